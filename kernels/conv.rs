@@ -1,0 +1,181 @@
+//! What the convolution kernels share: their shape and the order of packed weights.
+
+use super::{Activation, Target, Window, elements};
+use crate::shape::{Elem, Extent, Map};
+
+/// Output channels that one invocation computes, and the block width of packed weights.
+pub const OUT_BLOCK: u32 = 8;
+
+/// One convolution of one map, or of the channel concatenation of two maps that is never stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConvShape {
+    /// Extent of the sources.
+    pub input: Extent,
+    /// Channels of the sources; `[c, 0]` when there is one.
+    pub in_channels: [u32; 2],
+    /// Output channels.
+    pub out_channels: u32,
+    /// Kernel size along D, H, W.
+    pub kernel: [u32; 3],
+    /// Stride along D, H, W.
+    pub stride: [u32; 3],
+    /// Zero padding on both sides along D, H, W.
+    pub padding: [u32; 3],
+    /// Applied to the sum.
+    pub activation: Activation,
+    /// Storage type.
+    pub elem: Elem,
+    /// Where the sources' planes lie.
+    pub windows: [Window; 2],
+    /// What is written.
+    pub target: Target,
+}
+
+impl ConvShape {
+    /// Extent of the output: `(n + 2p - k) / s + 1` along each axis, as in PyTorch.
+    #[must_use]
+    pub fn output(&self) -> Extent {
+        let n = self.input.axes();
+        let mut out = [0; 3];
+        for axis in 0..3 {
+            out[axis] = (n[axis] + 2 * self.padding[axis]).saturating_sub(self.kernel[axis]) / self.stride[axis] + 1;
+        }
+        out.into()
+    }
+
+    /// The output map.
+    #[must_use]
+    pub fn map(&self) -> Map {
+        Map::new(self.output(), self.out_channels)
+    }
+
+    /// Blocks of four input channels of each source.
+    pub(super) fn blocks(&self) -> [u32; 2] {
+        self.in_channels.map(|c| c.div_ceil(4))
+    }
+
+    /// Blocks of eight output channels.
+    pub(super) fn out_blocks(&self) -> u32 {
+        self.out_channels.div_ceil(OUT_BLOCK)
+    }
+
+    pub(super) fn cost(&self) -> super::Cost {
+        let taps: u64 = self.kernel.iter().map(|&k| u64::from(k)).product();
+        let cin: u64 = self.in_channels.iter().map(|&c| u64::from(c)).sum();
+        let voxels = self.output().plane() * u64::from(self.target.count);
+        let read = self.in_channels.iter().map(|&c| elements(self.input, c, self.target.count * self.stride[0])).sum::<u64>();
+        let written = elements(self.output(), self.out_channels, self.target.count);
+        super::Cost {
+            flops: 2 * taps * cin * u64::from(self.out_channels) * voxels,
+            bytes: (read + written + packed_len(self.in_channels, self.out_channels, self.kernel)) * self.elem.bytes(),
+        }
+    }
+
+    pub(super) fn sizes(&self) -> Vec<u64> {
+        let [a, b] = self.in_channels;
+        let source = |c: u32| elements(self.input, c, self.input.d).max(4);
+        vec![
+            source(a),
+            source(a),
+            source(b),
+            source(b),
+            packed_len(self.in_channels, self.out_channels, self.kernel),
+            elements(self.output(), self.out_channels, self.output().d),
+        ]
+    }
+
+    /// The obvious loops over packed weights, f64 accumulation.
+    pub(super) fn reference(&self, inputs: &[&[f32]], output: &mut [f32]) {
+        use rayon::prelude::*;
+        let [a_lo, a_hi, b_lo, b_hi, weight] = inputs else { return };
+        let out = self.output();
+        let [ba, bb] = self.blocks().map(|b| b as usize);
+        let out_blocks = self.map().blocks() as usize;
+        let cin = (ba + bb) * 4;
+        let [kd, kh, kw] = self.kernel.map(|k| k as usize);
+        let [n_d, n_h, n_w] = self.input.axes().map(|n| n as usize);
+        let bias_at = self.out_blocks() as usize * kd * kh * kw * cin * OUT_BLOCK as usize;
+        let plane_a = n_h * n_w * ba * 4;
+        let plane_b = n_h * n_w * bb * 4;
+        let row = out.w as usize * out_blocks * 4;
+        self.target.planes(output, out.h as usize * row).for_each(|(z, plane)| {
+            plane.par_chunks_mut(row).enumerate().for_each(|(y, line)| {
+                let mut acc = vec![0.0f64; self.out_blocks() as usize * OUT_BLOCK as usize];
+                for x in 0..out.w as usize {
+                    acc.iter_mut().enumerate().for_each(|(o, s)| *s = f64::from(weight[bias_at + o]));
+                    for i in 0..kd {
+                        let Some(sz) = tap(z, i, self.stride[0], self.padding[0], n_d) else { continue };
+                        let a = self.windows[0].plane(a_lo, a_hi, sz, plane_a);
+                        let b = if bb > 0 { self.windows[1].plane(b_lo, b_hi, sz, plane_b) } else { &[] };
+                        for j in 0..kh {
+                            let Some(sy) = tap(y, j, self.stride[1], self.padding[1], n_h) else { continue };
+                            for k in 0..kw {
+                                let Some(sx) = tap(x, k, self.stride[2], self.padding[2], n_w) else { continue };
+                                let at = sy * n_w + sx;
+                                let voxel = a[at * ba * 4..(at + 1) * ba * 4].iter().chain(if bb > 0 { &b[at * bb * 4..(at + 1) * bb * 4] } else { &[] });
+                                for (c, &v) in voxel.enumerate() {
+                                    let v = f64::from(v);
+                                    for (block, sums) in acc.chunks_exact_mut(OUT_BLOCK as usize).enumerate() {
+                                        let w = ((((block * kd + i) * kh + j) * kw + k) * cin + c) * OUT_BLOCK as usize;
+                                        for (s, &w) in sums.iter_mut().zip(&weight[w..w + OUT_BLOCK as usize]) {
+                                            *s += v * f64::from(w);
+                                        }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                    for (o, y) in line[x * out_blocks * 4..(x + 1) * out_blocks * 4].iter_mut().enumerate() {
+                        #[expect(clippy::cast_possible_truncation, reason = "the twin stores what the shader stores")]
+                        {
+                            *y = self.activation.apply(acc[o]) as f32;
+                        }
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// Source index of tap `k` for output index `o`, if inside `0..n`.
+fn tap(o: usize, k: usize, stride: u32, padding: u32, n: usize) -> Option<usize> {
+    (o * stride as usize + k).checked_sub(padding as usize).filter(|&s| s < n)
+}
+
+/// Elements of the packed weights and bias of a convolution.
+#[must_use]
+pub fn packed_len(in_channels: [u32; 2], out_channels: u32, kernel: [u32; 3]) -> u64 {
+    let cin: u64 = in_channels.iter().map(|&c| u64::from(c.div_ceil(4)) * 4).sum();
+    let taps: u64 = kernel.iter().map(|&k| u64::from(k)).product();
+    u64::from(out_channels.div_ceil(OUT_BLOCK)) * u64::from(OUT_BLOCK) * (taps * cin + 1)
+}
+
+/// Packs weights in PyTorch's order `[O][I][KD][KH][KW]` and a bias `[O]` into the order the shaders read:
+/// `[O/8][KD][KH][KW][I padded][8]`, then the bias `[O padded]`. Padding is zero.
+#[must_use]
+pub fn pack_weights(weight: &[f64], bias: &[f64], in_channels: [u32; 2], out_channels: u32, kernel: [u32; 3]) -> Vec<f32> {
+    let taps = kernel.iter().map(|&k| k as usize).product::<usize>();
+    let [ca, cb] = in_channels.map(|c| c as usize);
+    let padded_a = ca.div_ceil(4) * 4;
+    let cin = padded_a + cb.div_ceil(4) * 4;
+    let block = OUT_BLOCK as usize;
+    let blocks = (out_channels as usize).div_ceil(block);
+    let mut packed = vec![0.0f32; blocks * block * (taps * cin + 1)];
+    let bias_at = blocks * block * taps * cin;
+    for o in 0..out_channels as usize {
+        for i in 0..ca + cb {
+            let c = if i < ca { i } else { padded_a + i - ca };
+            for t in 0..taps {
+                #[expect(clippy::cast_possible_truncation, reason = "f64 only for folding")]
+                {
+                    packed[(((o / block) * taps + t) * cin + c) * block + o % block] = weight[(o * (ca + cb) + i) * taps + t] as f32;
+                }
+            }
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "f64 only for folding")]
+        {
+            packed[bias_at + o] = bias[o] as f32;
+        }
+    }
+    packed
+}

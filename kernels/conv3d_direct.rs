@@ -1,0 +1,116 @@
+//! Direct 3D convolution: any kernel size, stride and zero padding; bias, activation and channel concatenation fused.
+//!
+//! Source: cross-correlation as `torch.nn.Conv3d` defines it. Weights are packed by [`super::pack_weights`].
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Target, Variant, Window, workgroup_size};
+use crate::caps::DeviceCaps;
+use crate::shape::{Elem, Extent};
+
+/// One dispatch of the direct convolution.
+#[derive(Clone, Debug)]
+pub struct Conv3dDirect(pub ConvShape);
+
+/// The shader's uniform block.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Params {
+    in_extent: [u32; 3],
+    a_blocks: u32,
+    out_extent: [u32; 3],
+    b_blocks: u32,
+    a_first: u32,
+    a_split: u32,
+    b_first: u32,
+    b_split: u32,
+    out_first: u32,
+    out_begin: u32,
+    out_blocks: u32,
+    row_groups: u32,
+}
+
+const VOXELS: u32 = 4;
+
+impl Kernel for Conv3dDirect {
+    const NAME: &'static str = "conv3d_direct";
+    const SHADER: &'static str = include_str!("../shaders/conv3d_direct.wgsl");
+    const BINDINGS: &'static [Binding] =
+        &[Binding::Params, Binding::Read, Binding::Read, Binding::Read, Binding::Read, Binding::Read, Binding::Write];
+    type Params = Params;
+
+    fn variant(&self, caps: &DeviceCaps) -> Variant {
+        let s = &self.0;
+        let mut variant = Variant::new(s.elem, workgroup_size(caps));
+        for (names, values) in [(["KD", "KH", "KW"], s.kernel), (["SD", "SH", "SW"], s.stride), (["PD", "PH", "PW"], s.padding)] {
+            for (name, value) in names.into_iter().zip(values) {
+                variant = variant.set(name, value);
+            }
+        }
+        variant.set("CONCAT", u8::from(s.in_channels[1] > 0)).set("ACTIVATION", s.activation.code())
+    }
+
+    fn params(&self) -> Params {
+        let s = &self.0;
+        let [a_blocks, b_blocks] = s.blocks();
+        Params {
+            in_extent: s.input.axes(),
+            a_blocks,
+            out_extent: s.output().axes(),
+            b_blocks,
+            a_first: s.windows[0].first,
+            a_split: s.windows[0].split,
+            b_first: s.windows[1].first,
+            b_split: s.windows[1].split,
+            out_first: s.target.first,
+            out_begin: s.target.begin,
+            out_blocks: s.map().blocks(),
+            row_groups: s.output().w.div_ceil(VOXELS),
+        }
+    }
+
+    fn grid(&self) -> [u64; 3] {
+        let out = self.0.output();
+        [u64::from(out.w.div_ceil(VOXELS)) * u64::from(out.h), self.0.out_blocks().into(), self.0.target.count.into()]
+    }
+
+    fn cost(&self) -> Cost {
+        self.0.cost()
+    }
+
+    fn sizes(&self) -> BindingSizes {
+        self.0.sizes()
+    }
+
+    fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
+        self.0.reference(inputs, output.floats());
+    }
+
+    fn cases() -> Vec<(String, Self)> {
+        let base = ConvShape {
+            input: Extent::new(5, 7, 9),
+            in_channels: [6, 0],
+            out_channels: 10,
+            kernel: [3; 3],
+            stride: [1; 3],
+            padding: [1; 3],
+            activation: Activation::Relu,
+            elem: Elem::F32,
+            windows: [Window::whole(0); 2],
+            target: Target { first: 0, begin: 0, count: 0 },
+        };
+        let list = [
+            ("k3", base.clone()),
+            ("k3_concat", ConvShape { in_channels: [5, 3], out_channels: 4, ..base.clone() }),
+            ("k1x3x3_one_plane", ConvShape { input: Extent::new(1, 13, 11), kernel: [1, 3, 3], padding: [0, 1, 1], activation: Activation::None, ..base.clone() }),
+            ("k2_stride2", ConvShape { kernel: [2; 3], stride: [2; 3], padding: [0; 3], input: Extent::new(6, 8, 10), ..base.clone() }),
+            ("k5_stride122", ConvShape { kernel: [5; 3], stride: [1, 2, 2], padding: [2; 3], in_channels: [3, 0], ..base.clone() }),
+            ("one_voxel", ConvShape { input: Extent::new(1, 1, 1), in_channels: [1, 0], out_channels: 1, activation: Activation::Sigmoid, ..base.clone() }),
+            ("k3_wide", ConvShape { input: Extent::new(4, 17, 33), in_channels: [16, 16], out_channels: 16, ..base.clone() }),
+            ("k3_f16", ConvShape { elem: Elem::F16, ..base.clone() }),
+            ("k3_concat_f16", ConvShape { elem: Elem::F16, in_channels: [4, 8], ..base }),
+        ];
+        let whole = |s: ConvShape| ConvShape { target: Target { first: 0, begin: 0, count: s.output().d }, ..s };
+        list.into_iter().map(|(label, s)| (label.to_owned(), Self(whole(s)))).collect()
+    }
+}

@@ -1,0 +1,108 @@
+//! 1x1x1 convolution, which is also a linear layer over the tokens of a map; bias, activation and concatenation fused.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Target, Variant, Window, workgroup_size};
+use crate::caps::DeviceCaps;
+use crate::shape::{Elem, Extent};
+
+/// One dispatch of the pointwise convolution; kernel and stride of the shape are one.
+#[derive(Clone, Debug)]
+pub struct Conv3dPointwise(pub ConvShape);
+
+/// The shader's uniform block.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Params {
+    plane: u32,
+    groups: u32,
+    a_blocks: u32,
+    b_blocks: u32,
+    a_first: u32,
+    b_first: u32,
+    out_first: u32,
+    out_begin: u32,
+    out_blocks: u32,
+    pad: [u32; 3],
+}
+
+const VOXELS: u32 = 8;
+
+impl Conv3dPointwise {
+    #[expect(clippy::cast_possible_truncation, reason = "the planner refuses planes above u32")]
+    fn plane(&self) -> u32 {
+        self.0.input.plane() as u32
+    }
+}
+
+impl Kernel for Conv3dPointwise {
+    const NAME: &'static str = "conv3d_pointwise";
+    const SHADER: &'static str = include_str!("../shaders/conv3d_pointwise.wgsl");
+    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::Read, Binding::Write];
+    type Params = Params;
+
+    fn variant(&self, caps: &DeviceCaps) -> Variant {
+        Variant::new(self.0.elem, workgroup_size(caps))
+            .set("CONCAT", u8::from(self.0.in_channels[1] > 0))
+            .set("ACTIVATION", self.0.activation.code())
+    }
+
+    fn params(&self) -> Params {
+        let s = &self.0;
+        let [a_blocks, b_blocks] = s.blocks();
+        Params {
+            plane: self.plane(),
+            groups: self.plane().div_ceil(VOXELS),
+            a_blocks,
+            b_blocks,
+            a_first: s.windows[0].first,
+            b_first: s.windows[1].first,
+            out_first: s.target.first,
+            out_begin: s.target.begin,
+            out_blocks: s.map().blocks(),
+            pad: [0; 3],
+        }
+    }
+
+    fn grid(&self) -> [u64; 3] {
+        [self.plane().div_ceil(VOXELS).into(), self.0.out_blocks().into(), self.0.target.count.into()]
+    }
+
+    fn cost(&self) -> Cost {
+        self.0.cost()
+    }
+
+    fn sizes(&self) -> BindingSizes {
+        let s = self.0.sizes();
+        vec![s[0], s[2], s[4], s[5]]
+    }
+
+    fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
+        if let [a, b, weight] = inputs {
+            self.0.reference(&[a, a, b, b, weight], output.floats());
+        }
+    }
+
+    fn cases() -> Vec<(String, Self)> {
+        let base = ConvShape {
+            input: Extent::new(3, 5, 7),
+            in_channels: [6, 0],
+            out_channels: 10,
+            kernel: [1; 3],
+            stride: [1; 3],
+            padding: [0; 3],
+            activation: Activation::None,
+            elem: Elem::F32,
+            windows: [Window::whole(0); 2],
+            target: Target { first: 0, begin: 0, count: 3 },
+        };
+        let list = [
+            ("plain", base.clone()),
+            ("concat_relu", ConvShape { in_channels: [5, 9], activation: Activation::Relu, ..base.clone() }),
+            ("one_channel_sigmoid", ConvShape { in_channels: [1, 0], out_channels: 1, activation: Activation::Sigmoid, ..base.clone() }),
+            ("wide", ConvShape { input: Extent::new(3, 16, 16), in_channels: [64, 0], out_channels: 64, ..base.clone() }),
+            ("concat_f16", ConvShape { elem: Elem::F16, in_channels: [8, 4], ..base }),
+        ];
+        list.into_iter().map(|(label, s)| (label.to_owned(), Self(s))).collect()
+    }
+}

@@ -1,0 +1,341 @@
+//! The Rust half of every kernel: what it binds, how it is dispatched, what it costs, and its scalar twin.
+//!
+//! One kernel is `shaders/NAME.wgsl` and `kernels/NAME.rs`. Nothing here holds a wgpu handle: a kernel value is one
+//! dispatch as data. The [`catalogue!`] below is the one list from which pipelines, tests and benches are driven.
+
+use bytemuck::Pod;
+
+use crate::caps::DeviceCaps;
+use crate::shape::{Elem, Extent};
+
+pub mod argmax;
+pub mod attention;
+pub mod conv3d_direct;
+pub mod conv3d_pointwise;
+pub mod max_pool3d;
+pub mod multiply;
+pub mod position_add;
+pub mod upsample_linear;
+
+mod conv;
+
+pub use conv::{ConvShape, pack_weights, packed_len};
+
+/// How a shader uses one of its bindings, in binding order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// The uniform block of parameters; always binding 0.
+    Params,
+    /// A storage buffer that is read.
+    Read,
+    /// The storage buffer of float elements that is written; always the last.
+    Write,
+    /// As `Write`, but of u32 words.
+    WriteWords,
+}
+
+/// Activation fused into a kernel's store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Activation {
+    /// The identity.
+    #[default]
+    None,
+    /// max(x, 0).
+    Relu,
+    /// 1 / (1 + exp(-x)).
+    Sigmoid,
+}
+
+impl Activation {
+    /// The value of the shader constant `ACTIVATION`.
+    #[must_use]
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Relu => 1,
+            Self::Sigmoid => 2,
+        }
+    }
+
+    /// The function itself, for the twins.
+    #[must_use]
+    pub fn apply(self, x: f64) -> f64 {
+        match self {
+            Self::None => x,
+            Self::Relu => x.max(0.0),
+            Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        }
+    }
+}
+
+/// Where the planes of a source lie. A source is bound as two neighbouring slabs: planes from `first` in the lower
+/// one, planes from `split` on in the upper one. With one slab, `split` is beyond its last plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Plane at the beginning of the lower binding.
+    pub first: u32,
+    /// First plane that lies in the upper binding.
+    pub split: u32,
+}
+
+impl Window {
+    /// All planes in one slab that begins at plane `first`.
+    #[must_use]
+    pub const fn whole(first: u32) -> Self {
+        Self { first, split: u32::MAX }
+    }
+
+    /// The plane `z` of a source bound as (`lo`, `hi`), `plane` elements each.
+    fn plane<'a>(&self, lo: &'a [f32], hi: &'a [f32], z: usize, plane: usize) -> &'a [f32] {
+        let (slab, at) = if z < self.split as usize { (lo, z - self.first as usize) } else { (hi, z - self.split as usize) };
+        &slab[at * plane..(at + 1) * plane]
+    }
+}
+
+/// Which planes a dispatch writes, and where the bound slab begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Plane at the beginning of the destination slab.
+    pub first: u32,
+    /// First plane to write.
+    pub begin: u32,
+    /// Planes to write.
+    pub count: u32,
+}
+
+impl Target {
+    /// The planes of `slab` that are to be written, each `plane` elements, with their plane numbers.
+    fn planes<'a, T: Send>(&self, slab: &'a mut [T], plane: usize) -> impl rayon::iter::IndexedParallelIterator<Item = (usize, &'a mut [T])> {
+        use rayon::prelude::*;
+        let skip = (self.begin - self.first) as usize * plane;
+        let begin = self.begin as usize;
+        slab[skip..skip + self.count as usize * plane].par_chunks_mut(plane).enumerate().map(move |(i, p)| (begin + i, p))
+    }
+}
+
+/// A pipeline of a kernel: element type, workgroup size and the values of the shader's `override` constants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Variant {
+    /// Storage type, which selects the prelude.
+    pub elem: Elem,
+    /// `override` constants by name.
+    pub constants: Vec<(&'static str, f64)>,
+}
+
+impl Variant {
+    fn new(elem: Elem, workgroup: u32) -> Self {
+        Self { elem, constants: vec![("WORKGROUP", f64::from(workgroup))] }
+    }
+
+    fn set(mut self, name: &'static str, value: impl Into<f64>) -> Self {
+        self.constants.push((name, value.into()));
+        self
+    }
+
+    /// Invocations of a workgroup, the constant `WORKGROUP` of every kernel.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "set from a u32 in `new`")]
+    pub fn workgroup(&self) -> u32 {
+        self.constants[0].1 as u32
+    }
+
+    /// A text that is equal exactly for equal variants.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let mut key = self.elem.name().to_owned();
+        for (name, value) in &self.constants {
+            key.push_str(&format!(" {name}={value}"));
+        }
+        key
+    }
+}
+
+/// Arithmetic and traffic of one dispatch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Floating-point operations, a multiply-add counted as two.
+    pub flops: u64,
+    /// Bytes read and written, each operand once.
+    pub bytes: u64,
+}
+
+/// A dispatch that does not fit the device's grid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeometryError(pub String);
+
+/// Destination of a twin: float elements or u32 words.
+#[derive(Debug)]
+pub enum HostSlice<'a> {
+    /// Float elements, whatever their storage type.
+    Floats(&'a mut [f32]),
+    /// Words.
+    Words(&'a mut [u32]),
+}
+
+impl HostSlice<'_> {
+    fn floats(&mut self) -> &mut [f32] {
+        match self {
+            Self::Floats(x) => x,
+            Self::Words(_) => &mut [],
+        }
+    }
+
+    fn words(&mut self) -> &mut [u32] {
+        match self {
+            Self::Floats(_) => &mut [],
+            Self::Words(x) => x,
+        }
+    }
+}
+
+/// Sizes of the storage bindings of a dispatch in elements, reads first, the destination last: what tests allocate.
+pub type BindingSizes = Vec<u64>;
+
+/// One kernel: a value of the type is one dispatch.
+pub trait Kernel: Sized {
+    /// File, entry point, pipeline label, bench id and error text.
+    const NAME: &'static str;
+    /// The WGSL half without prelude.
+    const SHADER: &'static str;
+    /// Bindings in order; checked against the shader by `tests/shaders.rs`.
+    const BINDINGS: &'static [Binding];
+    /// The uniform block.
+    type Params: Pod;
+
+    /// Element type and `override` constants.
+    fn variant(&self, caps: &DeviceCaps) -> Variant;
+    /// The uniform block of this dispatch.
+    fn params(&self) -> Self::Params;
+    /// Invocations needed along x, y, z; x is divided by the workgroup size.
+    fn grid(&self) -> [u64; 3];
+    /// FLOPs and bytes.
+    fn cost(&self) -> Cost;
+    /// Elements of each storage binding when the dispatch is run on whole maps.
+    fn sizes(&self) -> BindingSizes;
+    /// The same arithmetic on the host, accumulated in f64; `inputs` are the `Read` bindings in order.
+    fn reference(&self, inputs: &[&[f32]], output: HostSlice<'_>);
+    /// Shapes that exercise the kernel: odd extents, one-voxel axes, unpadded channels, windows, element types.
+    fn cases() -> Vec<(String, Self)>;
+}
+
+/// Workgroups for a grid of invocations.
+///
+/// # Errors
+/// When an axis needs more groups than the device dispatches.
+pub fn workgroups(name: &str, grid: [u64; 3], workgroup: u32, caps: &DeviceCaps) -> Result<[u32; 3], GeometryError> {
+    let mut groups = [0; 3];
+    for (axis, (out, n)) in groups.iter_mut().zip([grid[0].div_ceil(u64::from(workgroup)), grid[1], grid[2]]).enumerate() {
+        match u32::try_from(n) {
+            Ok(n) if n <= caps.max_workgroups && n > 0 => *out = n,
+            _ => return Err(GeometryError(format!("{name} needs {n} workgroups along {}, the device dispatches 1 to {}", ["x", "y", "z"][axis], caps.max_workgroups))),
+        }
+    }
+    Ok(groups)
+}
+
+/// Workgroup size: 64 fills a subgroup of every GPU; on a CPU small groups keep accumulators in registers.
+fn workgroup_size(caps: &DeviceCaps) -> u32 {
+    if caps.cpu { 16 } else { 64.min(caps.max_invocations) }
+}
+
+macro_rules! catalogue {
+    ($($variant:ident($path:path)),+ $(,)?) => {
+        /// One dispatch of any kernel.
+        #[derive(Clone, Debug)]
+        pub enum Call {
+            $(#[allow(missing_docs, reason = "named after the kernel")] $variant($path)),+
+        }
+
+        /// Names of all kernels.
+        pub const NAMES: &[&str] = &[$(<$path as Kernel>::NAME),+];
+
+        /// Every case of every kernel, with a label that names both.
+        #[must_use]
+        pub fn cases() -> Vec<(String, Call)> {
+            let mut all = Vec::new();
+            $(all.extend(<$path>::cases().into_iter().map(|(label, k)| (format!("{}/{label}", <$path as Kernel>::NAME), Call::$variant(k))));)+
+            all
+        }
+
+        impl Call {
+            /// The kernel's name.
+            #[must_use]
+            pub fn name(&self) -> &'static str { match self { $(Self::$variant(_) => <$path as Kernel>::NAME),+ } }
+            /// The kernel's WGSL without prelude.
+            #[must_use]
+            pub fn shader(&self) -> &'static str { match self { $(Self::$variant(_) => <$path as Kernel>::SHADER),+ } }
+            /// The kernel's bindings in order.
+            #[must_use]
+            pub fn bindings(&self) -> &'static [Binding] { match self { $(Self::$variant(_) => <$path as Kernel>::BINDINGS),+ } }
+            /// The pipeline variant.
+            #[must_use]
+            pub fn variant(&self, caps: &DeviceCaps) -> Variant { match self { $(Self::$variant(k) => k.variant(caps)),+ } }
+            /// The uniform block as bytes.
+            #[must_use]
+            pub fn params(&self) -> Vec<u8> { match self { $(Self::$variant(k) => bytemuck::bytes_of(&k.params()).to_vec()),+ } }
+            /// Workgroups to dispatch.
+            ///
+            /// # Errors
+            /// When the device's grid is too small.
+            pub fn workgroups(&self, caps: &DeviceCaps) -> Result<[u32; 3], GeometryError> {
+                match self { $(Self::$variant(k) => workgroups(self.name(), k.grid(), k.variant(caps).workgroup(), caps)),+ }
+            }
+            /// FLOPs and bytes.
+            #[must_use]
+            pub fn cost(&self) -> Cost { match self { $(Self::$variant(k) => k.cost()),+ } }
+            /// Elements of the storage bindings.
+            #[must_use]
+            pub fn sizes(&self) -> BindingSizes { match self { $(Self::$variant(k) => k.sizes()),+ } }
+            /// Runs the scalar twin.
+            pub fn reference(&self, inputs: &[&[f32]], output: HostSlice<'_>) { match self { $(Self::$variant(k) => k.reference(inputs, output)),+ } }
+        }
+    };
+}
+
+catalogue! {
+    Conv3dDirect(conv3d_direct::Conv3dDirect),
+    Conv3dPointwise(conv3d_pointwise::Conv3dPointwise),
+    MaxPool3d(max_pool3d::MaxPool3d),
+    UpsampleLinear(upsample_linear::UpsampleLinear),
+    PositionAdd(position_add::PositionAdd),
+    Attention(attention::Attention),
+    Multiply(multiply::Multiply),
+    Argmax(argmax::Argmax),
+}
+
+/// The complete WGSL text of a kernel for an element type: prelude, shared helpers, kernel.
+#[must_use]
+pub fn shader_source(kernel: &str, elem: Elem) -> String {
+    let prelude = match elem {
+        Elem::F32 => include_str!("../shaders/shared/elem_f32.wgsl"),
+        Elem::F16 => include_str!("../shaders/shared/elem_f16.wgsl"),
+    };
+    [prelude, include_str!("../shaders/shared/activation.wgsl"), kernel].join("\n")
+}
+
+/// `u64` of the elements a map has over `planes` planes.
+fn elements(extent: Extent, channels: u32, planes: u32) -> u64 {
+    extent.plane() * u64::from(channels.div_ceil(4)) * 4 * u64::from(planes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn geometry_stands_on_the_group_limit() {
+        let caps = DeviceCaps::default();
+        let edge = 65_535 * 64;
+        assert_eq!(workgroups("k", [edge, 1, 1], 64, &caps), Ok([65_535, 1, 1]));
+        assert!(workgroups("k", [edge + 1, 1, 1], 64, &caps).is_err());
+        assert!(workgroups("k", [1, 0, 1], 64, &caps).is_err());
+    }
+
+    #[test]
+    fn window_reads_across_two_slabs() {
+        let (lo, hi) = ([0.0, 1.0], [2.0, 3.0]);
+        let w = Window { first: 4, split: 6 };
+        assert_eq!(w.plane(&lo, &hi, 5, 1), [1.0]);
+        assert_eq!(w.plane(&lo, &hi, 6, 1), [2.0]);
+    }
+}

@@ -1,0 +1,134 @@
+//! Linear upsampling with aligned corners, as `torch.nn.functional.interpolate(mode="trilinear", align_corners=True)`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Target, Variant, Window, elements, workgroup_size};
+use crate::caps::DeviceCaps;
+use crate::shape::{Elem, Extent};
+
+/// One dispatch of linear upsampling.
+#[derive(Clone, Debug)]
+pub struct UpsampleLinear {
+    /// Extent of the source.
+    pub input: Extent,
+    /// Extent of the output.
+    pub output: Extent,
+    /// Channels.
+    pub channels: u32,
+    /// Storage type.
+    pub elem: Elem,
+    /// Where the source's planes lie.
+    pub window: Window,
+    /// What is written.
+    pub target: Target,
+}
+
+/// The shader's uniform block.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Params {
+    in_extent: [u32; 3],
+    blocks: u32,
+    out_extent: [u32; 3],
+    first: u32,
+    split: u32,
+    out_first: u32,
+    out_begin: u32,
+    pad: u32,
+}
+
+/// The two source indices of output index `o` along an axis, and the weight of the second.
+#[must_use]
+pub fn tap(o: u32, n_in: u32, n_out: u32) -> (u32, u32, f64) {
+    let den = n_out.saturating_sub(1).max(1);
+    let num = o * (n_in - 1);
+    let low = num / den;
+    (low, (low + 1).min(n_in - 1), f64::from(num % den) / f64::from(den))
+}
+
+impl Kernel for UpsampleLinear {
+    const NAME: &'static str = "upsample_linear";
+    const SHADER: &'static str = include_str!("../shaders/upsample_linear.wgsl");
+    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::Write];
+    type Params = Params;
+
+    fn variant(&self, caps: &DeviceCaps) -> Variant {
+        Variant::new(self.elem, workgroup_size(caps))
+    }
+
+    fn params(&self) -> Params {
+        Params {
+            in_extent: self.input.axes(),
+            blocks: self.channels.div_ceil(4),
+            out_extent: self.output.axes(),
+            first: self.window.first,
+            split: self.window.split,
+            out_first: self.target.first,
+            out_begin: self.target.begin,
+            pad: 0,
+        }
+    }
+
+    fn grid(&self) -> [u64; 3] {
+        [self.output.plane() * u64::from(self.channels.div_ceil(4)), 1, self.target.count.into()]
+    }
+
+    fn cost(&self) -> Cost {
+        let out = elements(self.output, self.channels, self.target.count);
+        let read = out * self.input.voxels() / self.output.voxels().max(1);
+        Cost { flops: out * 21, bytes: (out + read) * self.elem.bytes() }
+    }
+
+    fn sizes(&self) -> BindingSizes {
+        let n = elements(self.input, self.channels, self.input.d);
+        vec![n, n, elements(self.output, self.channels, self.output.d)]
+    }
+
+    fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
+        use rayon::prelude::*;
+        let [lo, hi] = inputs else { return };
+        let channels = self.channels.div_ceil(4) as usize * 4;
+        let n_w = self.input.w as usize;
+        let plane_in = self.input.plane() as usize * channels;
+        self.target.planes(output.floats(), self.output.plane() as usize * channels).for_each(|(z, plane)| {
+            #[expect(clippy::cast_possible_truncation, reason = "plane numbers are u32")]
+            let (z0, z1, wz) = tap(z as u32, self.input.d, self.output.d);
+            let low = self.window.plane(lo, hi, z0 as usize, plane_in);
+            let high = if wz > 0.0 { self.window.plane(lo, hi, z1 as usize, plane_in) } else { low };
+            for (y, row) in (0..self.output.h).zip(plane.chunks_exact_mut(self.output.w as usize * channels)) {
+                let (y0, y1, wy) = tap(y, self.input.h, self.output.h);
+                for (x, voxel) in (0..self.output.w).zip(row.chunks_exact_mut(channels)) {
+                    let (x0, x1, wx) = tap(x, self.input.w, self.output.w);
+                    for (c, value) in voxel.iter_mut().enumerate() {
+                        let mut acc = 0.0;
+                        for (source, a) in [(low, 1.0 - wz), (high, wz)] {
+                            for (y, b) in [(y0, 1.0 - wy), (y1, wy)] {
+                                for (x, w) in [(x0, 1.0 - wx), (x1, wx)] {
+                                    acc += a * b * w * f64::from(source[(y as usize * n_w + x as usize) * channels + c]);
+                                }
+                            }
+                        }
+                        #[expect(clippy::cast_possible_truncation, reason = "the twin stores what the shader stores")]
+                        {
+                            *value = acc as f32;
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    fn cases() -> Vec<(String, Self)> {
+        let case = |label: &str, input: Extent, output: Extent, elem| {
+            let k = Self { input, output, channels: 6, elem, window: Window::whole(0), target: Target { first: 0, begin: 0, count: output.d } };
+            (label.to_owned(), k)
+        };
+        vec![
+            case("twice", Extent::new(3, 4, 5), Extent::new(6, 8, 10), Elem::F32),
+            case("bilinear", Extent::new(3, 4, 5), Extent::new(3, 8, 10), Elem::F32),
+            case("from_one_voxel", Extent::new(1, 1, 1), Extent::new(2, 2, 2), Elem::F32),
+            case("odd_sizes", Extent::new(3, 4, 5), Extent::new(7, 9, 5), Elem::F32),
+            case("twice_f16", Extent::new(3, 4, 5), Extent::new(6, 8, 10), Elem::F16),
+        ]
+    }
+}

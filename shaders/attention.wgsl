@@ -1,0 +1,109 @@
+// Multi-head attention softmax(Q K^T * scale) V, streamed over the keys: no score is ever stored.
+// One invocation computes VALUES value channels of one head of one query: x walks the queries of a plane of Q,
+// y the heads times blocks of value channels, z the planes of Q. Keys are those of plane z (PER_PLANE) or of the whole map.
+// Limits: the planes of each source that are read lie in one slab; heads divide the channels.
+
+override WORKGROUP: u32 = 64u;
+override PER_PLANE: bool = false;
+
+const VALUES: u32 = 16u;      // value channels of an invocation
+const KEYS: u32 = 8u;         // keys whose scores are rescaled together
+const QUERY: u32 = 64u;       // query channels held in registers
+
+struct Params {
+    q_plane: u32,             // tokens of a plane of Q
+    q_stride: u32,            // elements from token to token
+    q_first: u32,
+    q_dim: u32,               // channels of a head of Q and K
+    k_tokens: u32,            // keys of a query
+    k_stride: u32,
+    k_first: u32,
+    v_stride: u32,
+    v_first: u32,
+    v_dim: u32,               // channels of a head of V
+    v_blocks: u32,            // blocks of VALUES channels of a head
+    heads: u32,
+    out_first: u32,
+    out_begin: u32,
+    out_stride: u32,
+    scale: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<Elem>;             // [tokens of Q, heads, q_dim], rows of q_stride
+@group(0) @binding(2) var<storage, read> k: array<Elem>;             // [tokens of K, heads, q_dim], rows of k_stride
+@group(0) @binding(3) var<storage, read> v: array<Elem>;             // [tokens of K, heads, v_dim], rows of v_stride
+@group(0) @binding(4) var<storage, read_write> dst: array<Elem>;     // [tokens of Q, heads, v_dim], rows of out_stride
+
+@compute @workgroup_size(WORKGROUP, 1, 1)
+fn attention(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x >= params.q_plane {
+        return;
+    }
+    let head = id.y / params.v_blocks;
+    let channel = (id.y % params.v_blocks) * VALUES;
+    let values = min(VALUES, params.v_dim - channel);
+    let z = params.out_begin + id.z;
+
+    let q_at = ((z - params.q_first) * params.q_plane + id.x) * params.q_stride + head * params.q_dim;
+    var query: array<f32, QUERY>;
+    let held = min(params.q_dim, QUERY);
+    for (var d = 0u; d < held; d++) {
+        query[d] = f32(q[q_at + d]);
+    }
+
+    var k_at = head * params.q_dim;
+    var v_at = head * params.v_dim + channel;
+    if PER_PLANE {
+        k_at += (z - params.k_first) * params.k_tokens * params.k_stride;
+        v_at += (z - params.v_first) * params.k_tokens * params.v_stride;
+    }
+
+    var acc: array<f32, VALUES>;
+    var high = -3.4e38;
+    var total = 0.0;
+    var score: array<f32, KEYS>;
+    for (var first = 0u; first < params.k_tokens; first += KEYS) {
+        let count = min(KEYS, params.k_tokens - first);
+        var next = high;
+        for (var i = 0u; i < count; i++) {
+            let row = k_at + (first + i) * params.k_stride;
+            var s = 0.0;
+            for (var d = 0u; d < held; d++) {
+                s = fma(query[d], f32(k[row + d]), s);
+            }
+            for (var d = held; d < params.q_dim; d++) {
+                s = fma(f32(q[q_at + d]), f32(k[row + d]), s);
+            }
+            score[i] = s * params.scale;
+            next = max(next, score[i]);
+        }
+        let rescale = exp(high - next);
+        var part = 0.0;
+        for (var i = 0u; i < count; i++) {
+            score[i] = exp(score[i] - next);
+            part += score[i];
+        }
+        total = fma(total, rescale, part);
+        for (var c = 0u; c < values; c++) {
+            var sum = 0.0;
+            for (var i = 0u; i < count; i++) {
+                sum = fma(score[i], f32(v[v_at + (first + i) * params.v_stride + c]), sum);
+            }
+            acc[c] = fma(acc[c], rescale, sum);
+        }
+        high = next;
+    }
+
+    let out = ((z - params.out_first) * params.q_plane + id.x) * params.out_stride + head * params.v_dim + channel;
+    for (var c = 0u; c < values; c++) {
+        dst[out + c] = Elem(acc[c] / total);
+    }
+    // the padding of the last block of channels is written by the last head
+    let channels = params.heads * params.v_dim;
+    if head + 1u == params.heads && channel + values == params.v_dim {
+        for (var c = channels; c < params.out_stride; c++) {
+            dst[out + values + c - channels] = Elem(0.0);
+        }
+    }
+}

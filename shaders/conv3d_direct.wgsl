@@ -1,0 +1,123 @@
+// Direct 3D convolution of one map or of two concatenated maps, bias and activation fused; zero padding.
+// One invocation computes 8 output channels of VOXELS neighbouring voxels of a row: x walks the row groups of a plane,
+// y the blocks of output channels, z the planes.
+// Limits: no dilation, no groups; a source spans at most two slabs.
+
+override WORKGROUP: u32 = 64u;
+override KD: u32 = 3u;
+override KH: u32 = 3u;
+override KW: u32 = 3u;
+override SD: u32 = 1u;
+override SH: u32 = 1u;
+override SW: u32 = 1u;
+override PD: u32 = 1u;
+override PH: u32 = 1u;
+override PW: u32 = 1u;
+override CONCAT: bool = false;
+
+const VOXELS: u32 = 4u;
+
+struct Params {
+    in_extent: vec3<u32>,     // D, H, W
+    a_blocks: u32,
+    out_extent: vec3<u32>,
+    b_blocks: u32,
+    a_first: u32,
+    a_split: u32,
+    b_first: u32,
+    b_split: u32,
+    out_first: u32,
+    out_begin: u32,
+    out_blocks: u32,          // of 4 channels
+    row_groups: u32,          // of VOXELS voxels
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a_lo: array<Elem4>;         // [D, H, W, A/4]
+@group(0) @binding(2) var<storage, read> a_hi: array<Elem4>;         // [D, H, W, A/4]
+@group(0) @binding(3) var<storage, read> b_lo: array<Elem4>;         // [D, H, W, B/4]
+@group(0) @binding(4) var<storage, read> b_hi: array<Elem4>;         // [D, H, W, B/4]
+@group(0) @binding(5) var<storage, read> weight: array<Elem4>;       // [O/8, KD, KH, KW, A+B, 2] then bias [O/8, 2]
+@group(0) @binding(6) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
+
+fn load_source(z: u32, y: u32, x: u32, c: u32) -> vec4<f32> {
+    let voxel = y * params.in_extent.z + x;
+    let plane = params.in_extent.y * params.in_extent.z;
+    if CONCAT && c >= params.a_blocks {
+        let at = voxel * params.b_blocks + c - params.a_blocks;
+        if z < params.b_split {
+            return vec4<f32>(b_lo[(z - params.b_first) * plane * params.b_blocks + at]);
+        }
+        return vec4<f32>(b_hi[(z - params.b_split) * plane * params.b_blocks + at]);
+    }
+    let at = voxel * params.a_blocks + c;
+    if z < params.a_split {
+        return vec4<f32>(a_lo[(z - params.a_first) * plane * params.a_blocks + at]);
+    }
+    return vec4<f32>(a_hi[(z - params.a_split) * plane * params.a_blocks + at]);
+}
+
+@compute @workgroup_size(WORKGROUP, 1, 1)
+fn conv3d_direct(@builtin(global_invocation_id) id: vec3<u32>) {
+    let out = params.out_extent;
+    let oy = id.x / params.row_groups;
+    let ox = (id.x % params.row_groups) * VOXELS;
+    let oz = params.out_begin + id.z;
+    if oy >= out.y {
+        return;
+    }
+    let blocks = params.a_blocks + params.b_blocks;
+    let bias = (params.out_blocks + 1u) / 2u * KD * KH * KW * blocks * 8u + id.y * 2u;
+    var acc: array<array<vec4<f32>, 2>, VOXELS>;
+    for (var v = 0u; v < VOXELS; v++) {
+        acc[v][0] = vec4<f32>(weight[bias]);
+        acc[v][1] = vec4<f32>(weight[bias + 1u]);
+    }
+
+    for (var i = 0u; i < KD; i++) {
+        let z = oz * SD + i - PD;             // below zero wraps above the extent
+        if z >= params.in_extent.x {
+            continue;
+        }
+        for (var j = 0u; j < KH; j++) {
+            let y = oy * SH + j - PH;
+            if y >= params.in_extent.y {
+                continue;
+            }
+            for (var k = 0u; k < KW; k++) {
+                let x = ox * SW + k - PW;
+                var w = (((id.y * KD + i) * KH + j) * KW + k) * blocks * 8u;
+                for (var c = 0u; c < blocks; c++) {
+                    let w0 = vec4<f32>(weight[w]);
+                    let w1 = vec4<f32>(weight[w + 1u]);
+                    let w2 = vec4<f32>(weight[w + 2u]);
+                    let w3 = vec4<f32>(weight[w + 3u]);
+                    let w4 = vec4<f32>(weight[w + 4u]);
+                    let w5 = vec4<f32>(weight[w + 5u]);
+                    let w6 = vec4<f32>(weight[w + 6u]);
+                    let w7 = vec4<f32>(weight[w + 7u]);
+                    w += 8u;
+                    for (var v = 0u; v < VOXELS; v++) {
+                        let sx = x + v * SW;
+                        if sx < params.in_extent.z {
+                            let s = load_source(z, y, sx, c);
+                            acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
+                            acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    let row = ((oz - params.out_first) * out.y + oy) * out.z;
+    for (var v = 0u; v < VOXELS; v++) {
+        if ox + v < out.z {
+            let at = (row + ox + v) * params.out_blocks + id.y * 2u;
+            dst[at] = Elem4(activate(acc[v][0]));
+            if id.y * 2u + 1u < params.out_blocks {
+                dst[at + 1u] = Elem4(activate(acc[v][1]));
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+// 1x1x1 convolution (a linear layer over tokens) of one map or of two concatenated maps, bias and activation fused.
+// One invocation computes 8 output channels of VOXELS neighbouring voxels: x walks the voxel groups of a plane,
+// y the blocks of output channels, z the planes.
+// Limits: stride 1; each source's planes lie in one slab.
+
+override WORKGROUP: u32 = 64u;
+override CONCAT: bool = false;
+
+const VOXELS: u32 = 8u;
+
+struct Params {
+    plane: u32,               // voxels of a plane
+    groups: u32,              // groups of VOXELS voxels of a plane
+    a_blocks: u32,
+    b_blocks: u32,
+    a_first: u32,
+    b_first: u32,
+    out_first: u32,
+    out_begin: u32,
+    out_blocks: u32,          // of 4 channels
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<Elem4>;            // [D, H, W, A/4]
+@group(0) @binding(2) var<storage, read> b: array<Elem4>;            // [D, H, W, B/4]
+@group(0) @binding(3) var<storage, read> weight: array<Elem4>;       // [O/8, A+B, 2] then bias [O/8, 2]
+@group(0) @binding(4) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
+
+@compute @workgroup_size(WORKGROUP, 1, 1)
+fn conv3d_pointwise(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x >= params.groups {
+        return;
+    }
+    let z = params.out_begin + id.z;
+    let voxel = id.x * VOXELS;
+    let inside = min(VOXELS, params.plane - voxel);
+    let blocks = params.a_blocks + params.b_blocks;
+    let bias = (params.out_blocks + 1u) / 2u * blocks * 8u + id.y * 2u;
+    var acc: array<array<vec4<f32>, 2>, VOXELS>;
+    for (var v = 0u; v < VOXELS; v++) {
+        acc[v][0] = vec4<f32>(weight[bias]);
+        acc[v][1] = vec4<f32>(weight[bias + 1u]);
+    }
+
+    let a_voxel = (z - params.a_first) * params.plane + voxel;
+    let b_voxel = (z - params.b_first) * params.plane + voxel;
+    var w = id.y * blocks * 8u;
+    for (var c = 0u; c < blocks; c++) {
+        let w0 = vec4<f32>(weight[w]);
+        let w1 = vec4<f32>(weight[w + 1u]);
+        let w2 = vec4<f32>(weight[w + 2u]);
+        let w3 = vec4<f32>(weight[w + 3u]);
+        let w4 = vec4<f32>(weight[w + 4u]);
+        let w5 = vec4<f32>(weight[w + 5u]);
+        let w6 = vec4<f32>(weight[w + 6u]);
+        let w7 = vec4<f32>(weight[w + 7u]);
+        w += 8u;
+        for (var v = 0u; v < VOXELS; v++) {
+            let step = min(v, inside - 1u);
+            var s: vec4<f32>;
+            if CONCAT && c >= params.a_blocks {
+                s = vec4<f32>(b[(b_voxel + step) * params.b_blocks + c - params.a_blocks]);
+            } else {
+                s = vec4<f32>(a[(a_voxel + step) * params.a_blocks + c]);
+            }
+            acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
+            acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
+        }
+    }
+
+    let row = (z - params.out_first) * params.plane + voxel;
+    for (var v = 0u; v < inside; v++) {
+        let at = (row + v) * params.out_blocks + id.y * 2u;
+        dst[at] = Elem4(activate(acc[v][0]));
+        if id.y * 2u + 1u < params.out_blocks {
+            dst[at + 1u] = Elem4(activate(acc[v][1]));
+        }
+    }
+}

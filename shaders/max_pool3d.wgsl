@@ -1,0 +1,55 @@
+// Max pooling without padding; trailing voxels that fill no window are dropped (floor).
+// One invocation computes 4 channels of one voxel: x walks the channel blocks of the voxels of a plane, z the planes.
+// Limits: stride = window; the source spans at most two slabs.
+
+override WORKGROUP: u32 = 64u;
+override KD: u32 = 2u;
+override KH: u32 = 2u;
+override KW: u32 = 2u;
+
+struct Params {
+    in_extent: vec3<u32>,     // D, H, W
+    blocks: u32,              // of 4 channels
+    out_extent: vec3<u32>,
+    first: u32,
+    split: u32,
+    out_first: u32,
+    out_begin: u32,
+    pad: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> lo: array<Elem4>;           // [D, H, W, C/4]
+@group(0) @binding(2) var<storage, read> hi: array<Elem4>;           // [D, H, W, C/4]
+@group(0) @binding(3) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, C/4]
+
+fn load_source(z: u32, at: u32) -> vec4<f32> {
+    let plane = params.in_extent.y * params.in_extent.z * params.blocks;
+    if z < params.split {
+        return vec4<f32>(lo[(z - params.first) * plane + at]);
+    }
+    return vec4<f32>(hi[(z - params.split) * plane + at]);
+}
+
+@compute @workgroup_size(WORKGROUP, 1, 1)
+fn max_pool3d(@builtin(global_invocation_id) id: vec3<u32>) {
+    let plane = params.out_extent.y * params.out_extent.z * params.blocks;
+    if id.x >= plane {
+        return;
+    }
+    let c = id.x % params.blocks;
+    let voxel = id.x / params.blocks;
+    let y = voxel / params.out_extent.z * KH;
+    let x = voxel % params.out_extent.z * KW;
+    let z = params.out_begin + id.z;
+    var acc = vec4<f32>(-3.4e38);
+    for (var i = 0u; i < KD; i++) {
+        for (var j = 0u; j < KH; j++) {
+            for (var k = 0u; k < KW; k++) {
+                let at = ((y + j) * params.in_extent.z + x + k) * params.blocks + c;
+                acc = max(acc, load_source(z * KD + i, at));
+            }
+        }
+    }
+    dst[(z - params.out_first) * plane + id.x] = Elem4(acc);
+}

@@ -1,0 +1,189 @@
+//! The GPU: a device and queue (the host's own or requested here), its limits, and its pipelines.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::caps::DeviceCaps;
+use crate::error::{EngineError, EngineErrorKind};
+use crate::kernels::Call;
+
+mod memory;
+mod pipeline;
+
+pub(crate) use memory::GpuMemory;
+pub(crate) use pipeline::Pipeline;
+
+/// Name and properties of an adapter, as [`Engine::adapters`] lists them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AdapterSummary {
+    /// The adapter's name.
+    pub name: String,
+    /// Vulkan, Metal or DX12.
+    pub backend: String,
+    /// Discrete, integrated, virtual, CPU or other.
+    pub kind: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// Its limits.
+    pub caps: DeviceCaps,
+}
+
+/// A device to run on. Cheap to clone; pipelines are shared by the clones.
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    caps: DeviceCaps,
+    summary: AdapterSummary,
+    pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+}
+
+impl Engine {
+    /// Uses the host's own device and queue. No callback is installed on them.
+    ///
+    /// Ask for [`Engine::required_features`] and [`Engine::required_limits`] when creating the device.
+    #[must_use]
+    pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        let info = device.adapter_info();
+        let caps = caps_of(&device.limits(), device.features(), &info);
+        Self(Arc::new(Inner { device: device.clone(), queue: queue.clone(), summary: summary_of(&info, &caps), caps, pipelines: Mutex::default() }))
+    }
+
+    /// Requests the first adapter whose name contains `pattern` (case ignored), or the one with that index in
+    /// [`Engine::adapters`]; without a pattern a real GPU before a software one.
+    ///
+    /// # Errors
+    /// When no adapter matches or it gives no device.
+    pub async fn request(pattern: Option<&str>) -> Result<Self, EngineError> {
+        let mut adapters = enumerate().await;
+        let listed = || adapters_text(&adapters);
+        let index = match pattern {
+            None => (0..adapters.len()).min_by_key(|&i| rank(adapters[i].get_info().device_type)),
+            Some(p) => match p.parse::<usize>() {
+                Ok(i) => Some(i).filter(|&i| i < adapters.len()),
+                Err(_) => adapters.iter().position(|a| a.get_info().name.to_lowercase().contains(&p.to_lowercase())),
+            },
+        };
+        let Some(index) = index else {
+            let text = match pattern {
+                Some(p) if !adapters.is_empty() => format!("no adapter matches {p:?}; there are: {}", listed()),
+                _ => "no GPU adapter found; install a Vulkan driver (on Debian and Ubuntu: apt-get install mesa-vulkan-drivers) or use --device cpu".into(),
+            };
+            return Err(EngineError::new(EngineErrorKind::NoAdapter, text));
+        };
+        let adapter = adapters.swap_remove(index);
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("organum"),
+            required_features: Self::required_features(&adapter),
+            required_limits: Self::required_limits(&adapter),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| {
+            EngineError::new(EngineErrorKind::NoDevice, format!("the adapter {} gave no device", adapter.get_info().name)).caused_by(e)
+        })?;
+        Ok(Self::new(&device, &queue))
+    }
+
+    /// Optional features that organum makes use of, as far as the adapter has them.
+    #[must_use]
+    pub fn required_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+        adapter.features() & wgpu::Features::SHADER_F16
+    }
+
+    /// The adapter's own limits: large bindings mean few slabs.
+    #[must_use]
+    pub fn required_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
+        adapter.limits()
+    }
+
+    /// All adapters, in the order that indices refer to.
+    pub async fn adapters() -> Vec<AdapterSummary> {
+        enumerate().await.iter().map(|a| {
+            let info = a.get_info();
+            summary_of(&info, &caps_of(&a.limits(), a.features(), &info))
+        }).collect()
+    }
+
+    /// What the planner needs to know of the device.
+    #[must_use]
+    pub fn caps(&self) -> &DeviceCaps {
+        &self.0.caps
+    }
+
+    /// Name, backend and driver.
+    #[must_use]
+    pub fn summary(&self) -> &AdapterSummary {
+        &self.0.summary
+    }
+
+    pub(crate) fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    pub(crate) fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    /// The pipeline of a kernel call, compiled at first use.
+    pub(crate) async fn pipeline(&self, call: &Call) -> Result<Arc<Pipeline>, EngineError> {
+        let variant = call.variant(&self.0.caps);
+        let key = format!("{} {}", call.name(), variant.key());
+        let cached = self.0.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(p) = cached {
+            return Ok(p);
+        }
+        let made = Arc::new(Pipeline::new(&self.0.device, call, &variant).await?);
+        self.0.pipelines.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&made));
+        Ok(made)
+    }
+}
+
+async fn enumerate() -> Vec<wgpu::Adapter> {
+    let descriptor = wgpu::InstanceDescriptor { backends: wgpu::Backends::PRIMARY, ..wgpu::InstanceDescriptor::new_without_display_handle() };
+    wgpu::Instance::new(descriptor).enumerate_adapters(wgpu::Backends::PRIMARY).await
+}
+
+fn adapters_text(adapters: &[wgpu::Adapter]) -> String {
+    adapters.iter().enumerate().map(|(i, a)| format!("{i} {}", a.get_info().name)).collect::<Vec<_>>().join(", ")
+}
+
+fn rank(kind: wgpu::DeviceType) -> u8 {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    }
+}
+
+fn summary_of(info: &wgpu::AdapterInfo, caps: &DeviceCaps) -> AdapterSummary {
+    AdapterSummary {
+        name: info.name.clone(),
+        backend: format!("{:?}", info.backend).to_lowercase(),
+        kind: format!("{:?}", info.device_type).to_lowercase(),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        caps: caps.clone(),
+    }
+}
+
+/// Bindings above this silently miscompute on Metal in wgpu 30 (gfx-rs/wgpu#10305).
+const BINDING_CEILING: u64 = (4 << 30) - 4;
+
+fn caps_of(limits: &wgpu::Limits, features: wgpu::Features, info: &wgpu::AdapterInfo) -> DeviceCaps {
+    DeviceCaps {
+        max_buffer: limits.max_buffer_size / 256 * 256,
+        max_binding: limits.max_storage_buffer_binding_size.min(BINDING_CEILING) / 4 * 4,
+        alignment: u64::from(limits.min_storage_buffer_offset_alignment).max(256),
+        max_workgroups: limits.max_compute_workgroups_per_dimension,
+        max_invocations: limits.max_compute_invocations_per_workgroup,
+        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        cpu: info.device_type == wgpu::DeviceType::Cpu,
+    }
+}

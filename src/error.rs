@@ -1,0 +1,186 @@
+//! Opaque errors with a kind, the name of the node they concern, and a message that says what to do.
+
+use std::fmt;
+
+macro_rules! error_type {
+    ($(#[$doc:meta])* $name:ident, $(#[$kind_doc:meta])* $kind:ident { $($(#[$variant_doc:meta])* $variant:ident),+ $(,)? }) => {
+        $(#[$kind_doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum $kind { $($(#[$variant_doc])* $variant),+ }
+
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name(Box<Detail<$kind>>);
+
+        impl $name {
+            pub(crate) fn new(kind: $kind, message: impl Into<String>) -> Self {
+                Self(Box::new(Detail { kind, node: None, message: message.into(), source: None }))
+            }
+
+            #[allow(dead_code, reason = "not every error kind names a node")]
+            pub(crate) fn at(mut self, node: impl Into<String>) -> Self {
+                self.0.node = Some(node.into());
+                self
+            }
+
+            #[allow(dead_code, reason = "not every error kind wraps another")]
+            pub(crate) fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+                self.0.source = Some(Box::new(source));
+                self
+            }
+
+            /// What went wrong, for a program to branch on.
+            #[must_use]
+            pub fn kind(&self) -> $kind {
+                self.0.kind
+            }
+
+            /// The graph node (the reference implementation's module path) the error concerns.
+            #[must_use]
+            pub fn node(&self) -> Option<&str> {
+                self.0.node.as_deref()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl std::error::Error for $name {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                self.0.source.as_deref().map(|e| e as _)
+            }
+        }
+    };
+}
+
+#[derive(Debug)]
+struct Detail<K> {
+    kind: K,
+    node: Option<String>,
+    message: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl<K> fmt::Display for Detail<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(node) = &self.node {
+            write!(f, "{node}: ")?;
+        }
+        f.write_str(&self.message)?;
+        if let Some(source) = &self.source {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+error_type! {
+    /// A model file could not be turned into a network.
+    LoadError,
+    /// Why a model was refused.
+    LoadErrorKind {
+        /// The file is not there.
+        NotFound,
+        /// The file could not be read.
+        Io,
+        /// Not a safetensors file, or a damaged one.
+        Format,
+        /// No card, or a card that is not what this version understands.
+        Card,
+        /// The card names an architecture that this version does not build.
+        UnknownArchitecture,
+        /// Tensors are missing, extra, mis-shaped or of an unsupported type; the message lists them.
+        Tensors,
+    }
+}
+
+error_type! {
+    /// A volume cannot be planned under the given limits.
+    PlanError,
+    /// Why there is no plan.
+    PlanErrorKind {
+        /// The extent is zero, overflows, or is not divisible by the network's stride.
+        Extent,
+        /// The budget is below the smallest that works; the message and [`PlanError::smallest_budget`] name it.
+        Budget,
+        /// Not possible within the device's limits whatever the budget.
+        Limits,
+        /// An operation or attribute that no kernel covers.
+        Unsupported,
+    }
+}
+
+impl PlanError {
+    pub(crate) fn budget(budget: u64, smallest: u64) -> Self {
+        let text = format!(
+            "a budget of {} ({budget} bytes) is too small: the smallest that works is {smallest} bytes ({})",
+            crate::shape::format_bytes(budget),
+            crate::shape::format_bytes(smallest)
+        );
+        Self::new(PlanErrorKind::Budget, text).at_smallest(smallest)
+    }
+
+    fn at_smallest(mut self, smallest: u64) -> Self {
+        self.0.source = Some(Box::new(SmallestBudget(smallest)));
+        self
+    }
+
+    /// The smallest budget in bytes with which a plan exists, for errors of kind [`PlanErrorKind::Budget`].
+    #[must_use]
+    pub fn smallest_budget(&self) -> Option<u64> {
+        self.0.source.as_ref()?.downcast_ref::<SmallestBudget>().map(|s| s.0)
+    }
+}
+
+#[derive(Debug)]
+struct SmallestBudget(u64);
+
+impl fmt::Display for SmallestBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "try --memory {}", self.0)
+    }
+}
+
+impl std::error::Error for SmallestBudget {}
+
+error_type! {
+    /// No usable device, or the device refused a resource.
+    EngineError,
+    /// What the device could not do.
+    EngineErrorKind {
+        /// No adapter matches.
+        NoAdapter,
+        /// The adapter gave no device.
+        NoDevice,
+        /// The device lacks a feature the plan was made for.
+        Unsupported,
+        /// A buffer could not be created.
+        OutOfMemory,
+        /// A shader was refused.
+        Shader,
+    }
+}
+
+error_type! {
+    /// A run did not finish.
+    RunError,
+    /// Why a run stopped.
+    RunErrorKind {
+        /// The input does not have the planned shape.
+        InputMismatch,
+        /// The input holds a value that is not finite.
+        NonFinite,
+        /// [`crate::Cancel`] was raised; the session can run again.
+        Cancelled,
+        /// The device was lost or did not answer.
+        DeviceLost,
+        /// The device ran out of memory.
+        OutOfMemory,
+        /// A device error that should not happen.
+        Internal,
+    }
+}

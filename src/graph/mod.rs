@@ -1,0 +1,333 @@
+//! The network as data: named nodes in topological order, each producing one map.
+
+use std::fmt;
+
+use crate::kernels::Activation;
+use crate::shape::{Extent, Map};
+
+pub mod pass;
+
+/// Index of a node; a node produces exactly one value, which has the same index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+impl NodeId {
+    /// The index as a `usize`.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Running statistics and affine parameters of a batch norm, by the name of the module that holds them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchNorm {
+    /// Prefix of `weight`, `bias`, `running_mean`, `running_var`.
+    pub module: String,
+    /// Channels.
+    pub channels: u32,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+/// A convolution over one map or over the channel concatenation of two.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conv {
+    /// Prefix of `weight` and, if any, `bias`.
+    pub module: String,
+    /// Input channels, all sources together.
+    pub in_channels: u32,
+    /// Output channels.
+    pub out_channels: u32,
+    /// Kernel size along D, H, W.
+    pub kernel: [u32; 3],
+    /// Stride along D, H, W.
+    pub stride: [u32; 3],
+    /// Zero padding along D, H, W.
+    pub padding: [u32; 3],
+    /// Whether the module has a bias.
+    pub bias: bool,
+    /// A batch norm folded into the weights at load.
+    pub norm: Option<BatchNorm>,
+    /// Applied to the result.
+    pub activation: Activation,
+    /// Shape of the weight tensor in the file.
+    pub weight_shape: Vec<usize>,
+}
+
+/// What a node computes.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Op {
+    /// The network's input with so many channels.
+    Input {
+        /// Channels.
+        channels: u32,
+    },
+    /// Convolution; a linear layer over tokens is a convolution with kernel 1.
+    Conv(Conv),
+    /// Batch norm with running statistics.
+    BatchNorm(BatchNorm),
+    /// Element-wise activation.
+    Activation(Activation),
+    /// Channel concatenation of two maps of one extent.
+    Concat,
+    /// Max pooling with stride = window, floored.
+    MaxPool {
+        /// Window along D, H, W.
+        kernel: [u32; 3],
+    },
+    /// Linear upsampling by integer factors, corners aligned.
+    Upsample {
+        /// Factor along D, H, W.
+        factor: [u32; 3],
+    },
+    /// Adds the sinusoidal positional encoding of the U-Transformer reference.
+    PositionalEncoding {
+        /// 2: each plane is an image; 3: the volume.
+        dims: u32,
+    },
+    /// softmax(Q K^T * scale) V; inputs Q, K, V.
+    Attention {
+        /// Heads.
+        heads: u32,
+        /// Factor of the scores.
+        scale: f32,
+        /// Tokens attend within their plane only.
+        per_plane: bool,
+    },
+    /// Element-wise product.
+    Multiply,
+    /// Label of the highest channel.
+    Argmax,
+}
+
+/// One operation with a name (the reference implementation's module path) and its inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Name for messages, taps and traces.
+    pub name: String,
+    /// The operation.
+    pub op: Op,
+    /// Producing nodes of the inputs, in the operation's order.
+    pub inputs: Vec<NodeId>,
+}
+
+/// A network: nodes in topological order, the first is the input, the last the logits.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Graph {
+    nodes: Vec<Node>,
+}
+
+/// A graph that cannot be, found while it is built or while its shapes are inferred.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphError {
+    /// The node concerned.
+    pub node: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for GraphError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.node, self.message)
+    }
+}
+
+impl std::error::Error for GraphError {}
+
+impl Graph {
+    /// Appends a node; its inputs must exist.
+    ///
+    /// # Panics
+    /// Never: an unknown input is caught by [`Graph::infer`].
+    pub fn add(&mut self, name: impl Into<String>, op: Op, inputs: &[NodeId]) -> NodeId {
+        #[expect(clippy::cast_possible_truncation, reason = "graphs have thousands of nodes")]
+        let id = NodeId(self.nodes.len() as u32);
+        self.nodes.push(Node { name: name.into(), op, inputs: inputs.to_vec() });
+        id
+    }
+
+    /// All nodes in topological order.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The node of an id of this graph.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// Ids of all nodes in topological order.
+    pub fn ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
+        #[expect(clippy::cast_possible_truncation, reason = "graphs have thousands of nodes")]
+        (0..self.nodes.len() as u32).map(NodeId)
+    }
+
+    /// The node with this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<NodeId> {
+        self.ids().find(|&id| self.node(id).name == name)
+    }
+
+    /// The last node: the logits.
+    #[must_use]
+    pub fn output(&self) -> NodeId {
+        #[expect(clippy::cast_possible_truncation, reason = "graphs have thousands of nodes")]
+        NodeId(self.nodes.len().saturating_sub(1) as u32)
+    }
+
+    /// Nodes that read each node.
+    #[must_use]
+    pub fn consumers(&self) -> Vec<Vec<NodeId>> {
+        let mut all = vec![Vec::new(); self.nodes.len()];
+        for id in self.ids() {
+            for input in &self.node(id).inputs {
+                all[input.index()].push(id);
+            }
+        }
+        all
+    }
+
+    /// Shapes of all values for an input of `extent`.
+    ///
+    /// # Errors
+    /// When shapes do not agree: the node is named.
+    pub fn infer(&self, extent: Extent) -> Result<Vec<Map>, GraphError> {
+        let mut maps: Vec<Map> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let fail = |message: String| GraphError { node: node.name.clone(), message };
+            let mut inputs = Vec::with_capacity(3);
+            for id in &node.inputs {
+                inputs.push(*maps.get(id.index()).ok_or_else(|| fail("reads a node that comes after it".into()))?);
+            }
+            maps.push(infer_node(&node.op, &inputs, extent).map_err(fail)?);
+        }
+        Ok(maps)
+    }
+
+    /// Names and shapes of the tensors the graph needs, in the order of use.
+    #[must_use]
+    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        let mut list = Vec::new();
+        let norm = |list: &mut Vec<_>, n: &BatchNorm| {
+            for part in ["weight", "bias", "running_mean", "running_var"] {
+                list.push((format!("{}.{part}", n.module), vec![n.channels as usize]));
+            }
+        };
+        for node in &self.nodes {
+            match &node.op {
+                Op::Conv(c) => {
+                    list.push((format!("{}.weight", c.module), c.weight_shape.clone()));
+                    if c.bias {
+                        list.push((format!("{}.bias", c.module), vec![c.out_channels as usize]));
+                    }
+                    if let Some(n) = &c.norm {
+                        norm(&mut list, n);
+                    }
+                }
+                Op::BatchNorm(n) => norm(&mut list, n),
+                _ => {}
+            }
+        }
+        list
+    }
+}
+
+fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
+    let arity = match op {
+        Op::Input { .. } => 0..=0,
+        Op::Conv(_) => 1..=2,
+        Op::Concat | Op::Multiply => 2..=2,
+        Op::Attention { .. } => 3..=3,
+        _ => 1..=1,
+    };
+    if !arity.contains(&inputs.len()) {
+        return Err(format!("takes {arity:?} inputs, has {}", inputs.len()));
+    }
+    let same_extent = inputs.windows(2).all(|w| w[0].extent == w[1].extent);
+    match op {
+        Op::Input { channels } => Ok(Map::new(extent, *channels)),
+        Op::Conv(c) => {
+            let have: u32 = inputs.iter().map(|m| m.channels).sum();
+            if have != c.in_channels || !same_extent {
+                return Err(format!("convolution of {} channels given {inputs:?}", c.in_channels));
+            }
+            let n = inputs[0].extent.axes();
+            let mut out = [0; 3];
+            for axis in 0..3 {
+                let span = (n[axis] + 2 * c.padding[axis]).checked_sub(c.kernel[axis]).ok_or("the kernel is larger than the padded map")?;
+                out[axis] = span / c.stride[axis] + 1;
+            }
+            Ok(Map::new(out.into(), c.out_channels))
+        }
+        Op::BatchNorm(n) if n.channels != inputs[0].channels => Err(format!("norm of {} channels given {}", n.channels, inputs[0].channels)),
+        Op::BatchNorm(_) | Op::Activation(_) | Op::PositionalEncoding { .. } => Ok(inputs[0]),
+        Op::Concat if same_extent => Ok(Map::new(inputs[0].extent, inputs[0].channels + inputs[1].channels)),
+        Op::Multiply if inputs[0] == inputs[1] => Ok(inputs[0]),
+        Op::Concat | Op::Multiply => Err(format!("inputs differ: {} channels of {}, {} channels of {}", inputs[0].channels, inputs[0].extent, inputs[1].channels, inputs[1].extent)),
+        Op::MaxPool { kernel } => {
+            let n = inputs[0].extent.axes();
+            let out = [n[0] / kernel[0], n[1] / kernel[1], n[2] / kernel[2]];
+            if out.contains(&0) {
+                return Err(format!("pooling an extent of {} leaves nothing", inputs[0].extent));
+            }
+            Ok(Map::new(out.into(), inputs[0].channels))
+        }
+        Op::Upsample { factor } => {
+            let n = inputs[0].extent.axes();
+            Ok(Map::new([n[0] * factor[0], n[1] * factor[1], n[2] * factor[2]].into(), inputs[0].channels))
+        }
+        Op::Attention { heads, .. } => {
+            let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
+            if q.channels != k.channels || k.extent != v.extent || q.channels % heads != 0 || v.channels % heads != 0 {
+                return Err(format!("attention of {heads} heads given {} / {} / {} channels of {} / {} / {}", q.channels, k.channels, v.channels, q.extent, k.extent, v.extent));
+            }
+            Ok(Map::new(q.extent, v.channels))
+        }
+        Op::Argmax => Ok(Map::new(inputs[0].extent, inputs[0].channels)),
+    }
+}
+
+impl fmt::Display for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for node in &self.nodes {
+            let inputs: Vec<&str> = node.inputs.iter().map(|&i| self.node(i).name.as_str()).collect();
+            writeln!(f, "{:<28} {:<40} {}", node.name, node.op.to_string(), inputs.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let x = |k: &[u32; 3]| format!("{}x{}x{}", k[0], k[1], k[2]);
+        match self {
+            Self::Input { channels } => write!(f, "input {channels}"),
+            Self::Conv(c) => {
+                write!(f, "conv {} {}->{}", x(&c.kernel), c.in_channels, c.out_channels)?;
+                if c.stride != [1; 3] {
+                    write!(f, " stride {}", x(&c.stride))?;
+                }
+                if c.norm.is_some() {
+                    f.write_str(" norm")?;
+                }
+                match c.activation {
+                    Activation::None => Ok(()),
+                    a => write!(f, " {}", format!("{a:?}").to_lowercase()),
+                }
+            }
+            Self::BatchNorm(n) => write!(f, "batch norm {}", n.channels),
+            Self::Activation(a) => f.write_str(&format!("{a:?}").to_lowercase()),
+            Self::Concat => f.write_str("concat"),
+            Self::MaxPool { kernel } => write!(f, "max pool {}", x(kernel)),
+            Self::Upsample { factor } => write!(f, "upsample {}", x(factor)),
+            Self::PositionalEncoding { dims } => write!(f, "positional encoding {dims}D"),
+            Self::Attention { heads, per_plane, .. } => write!(f, "attention {heads} heads{}", if *per_plane { " per plane" } else { "" }),
+            Self::Multiply => f.write_str("multiply"),
+            Self::Argmax => f.write_str("argmax"),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Rewrites that leave the result as it is: fold, fuse, prune. Each returns how often it applied.
+
+use super::{Graph, Node, NodeId, Op};
+use crate::kernels::Activation;
+
+/// What [`optimise`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Batch norms folded into convolutions.
+    pub norms_folded: usize,
+    /// Activations fused into convolutions.
+    pub activations_fused: usize,
+    /// Concatenations read by their convolution directly.
+    pub concats_fused: usize,
+    /// Nodes that could not reach an output.
+    pub nodes_removed: usize,
+}
+
+/// Applies all passes; `keep` are nodes besides the output that must survive.
+#[must_use]
+pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
+    let mut work = Work { nodes: graph.nodes().to_vec(), replaced: graph.ids().collect(), keep: keep.to_vec() };
+    let mut applied = Applied::default();
+    for id in graph.ids() {
+        for slot in 0..work.nodes[id.index()].inputs.len() {
+            let input = work.resolve(work.nodes[id.index()].inputs[slot]);
+            work.nodes[id.index()].inputs[slot] = input;
+        }
+        match work.nodes[id.index()].op.clone() {
+            Op::BatchNorm(norm) => {
+                if let Some(conv) = work.sole_conv(id, graph, |c| c.norm.is_none() && c.activation == Activation::None) {
+                    if let Op::Conv(c) = &mut work.nodes[conv.index()].op {
+                        c.norm = Some(norm);
+                    }
+                    work.replaced[id.index()] = conv;
+                    applied.norms_folded += 1;
+                }
+            }
+            Op::Activation(activation) => {
+                if let Some(conv) = work.sole_conv(id, graph, |c| c.activation == Activation::None) {
+                    if let Op::Conv(c) = &mut work.nodes[conv.index()].op {
+                        c.activation = activation;
+                    }
+                    // the fused node answers to the name of what it now produces
+                    work.nodes[conv.index()].name = work.nodes[id.index()].name.clone();
+                    work.replaced[id.index()] = conv;
+                    applied.activations_fused += 1;
+                }
+            }
+            Op::Conv(_) => {
+                if let [input] = work.nodes[id.index()].inputs[..]
+                    && work.nodes[input.index()].op == Op::Concat
+                    && !work.keep.contains(&input)
+                {
+                    work.nodes[id.index()].inputs = work.nodes[input.index()].inputs.clone();
+                    applied.concats_fused += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    let output = work.resolve(graph.output());
+    let keep: Vec<NodeId> = work.keep.iter().map(|&k| work.resolve(k)).collect();
+    let (pruned, removed) = prune(&work.nodes, output, &keep);
+    applied.nodes_removed = removed.iter().filter(|id| work.replaced[id.index()] == **id && work.nodes[id.index()].op != Op::Concat).count();
+    (pruned, applied)
+}
+
+struct Work {
+    nodes: Vec<Node>,
+    replaced: Vec<NodeId>,
+    keep: Vec<NodeId>,
+}
+
+impl Work {
+    fn resolve(&self, mut id: NodeId) -> NodeId {
+        while self.replaced[id.index()] != id {
+            id = self.replaced[id.index()];
+        }
+        id
+    }
+
+    /// The convolution that feeds `id` and, in the original graph, nobody else on the way.
+    fn sole_conv(&self, id: NodeId, graph: &Graph, ready: impl Fn(&super::Conv) -> bool) -> Option<NodeId> {
+        let before = graph.node(id).inputs[0];
+        let alone = graph.nodes().iter().flat_map(|n| &n.inputs).filter(|&&i| i == before).count() == 1;
+        let conv = self.resolve(before);
+        match &self.nodes[conv.index()].op {
+            Op::Conv(c) if alone && ready(c) && !self.keep.contains(&before) => Some(conv),
+            _ => None,
+        }
+    }
+}
+
+/// Keeps what reaches `output` or `keep`; also lists the nodes that went.
+fn prune(nodes: &[Node], output: NodeId, keep: &[NodeId]) -> (Graph, Vec<NodeId>) {
+    let mut alive = vec![false; nodes.len()];
+    let mut stack: Vec<NodeId> = keep.iter().copied().chain([output]).collect();
+    while let Some(id) = stack.pop() {
+        if !std::mem::replace(&mut alive[id.index()], true) {
+            stack.extend(&nodes[id.index()].inputs);
+        }
+    }
+    let mut graph = Graph::default();
+    let mut moved = vec![NodeId(0); nodes.len()];
+    for (i, node) in nodes.iter().enumerate() {
+        if alive[i] {
+            let inputs: Vec<NodeId> = node.inputs.iter().map(|n| moved[n.index()]).collect();
+            moved[i] = graph.add(node.name.clone(), node.op.clone(), &inputs);
+        }
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "graphs have thousands of nodes")]
+    let removed = (0..nodes.len()).filter(|&i| !alive[i]).map(|i| NodeId(i as u32)).collect();
+    (graph, removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{BatchNorm, Conv};
+    use crate::shape::Extent;
+
+    fn conv(name: &str, cin: u32, cout: u32) -> Op {
+        Op::Conv(Conv {
+            module: name.into(),
+            in_channels: cin,
+            out_channels: cout,
+            kernel: [3; 3],
+            stride: [1; 3],
+            padding: [1; 3],
+            bias: true,
+            norm: None,
+            activation: Activation::None,
+            weight_shape: vec![cout as usize, cin as usize, 3, 3, 3],
+        })
+    }
+
+    fn sample() -> Graph {
+        let mut g = Graph::default();
+        let x = g.add("input", Op::Input { channels: 1 }, &[]);
+        let a = g.add("a.conv", conv("a.conv", 1, 4), &[x]);
+        let n = g.add("a.norm", Op::BatchNorm(BatchNorm { module: "a.norm".into(), channels: 4, eps: 1e-5 }), &[a]);
+        let r = g.add("a", Op::Activation(Activation::Relu), &[n]);
+        g.add("dead", conv("dead", 4, 4), &[r]);
+        let c = g.add("cat", Op::Concat, &[r, x]);
+        g.add("head", conv("head", 5, 2), &[c]);
+        g
+    }
+
+    #[test]
+    fn folds_fuses_and_prunes() {
+        let (g, applied) = optimise(&sample(), &[]);
+        assert_eq!(applied, Applied { norms_folded: 1, activations_fused: 1, concats_fused: 1, nodes_removed: 1 });
+        assert_eq!(g.nodes().len(), 3);
+        assert_eq!(g.node(g.output()).inputs.len(), 2);
+        assert!(matches!(&g.nodes()[1].op, Op::Conv(c) if c.norm.is_some() && c.activation == Activation::Relu));
+        assert_eq!(g.nodes()[1].name, "a");
+        assert!(g.infer(Extent::new(2, 3, 4)).is_ok());
+    }
+
+    #[test]
+    fn a_second_reader_stops_fusion() {
+        let mut g = sample();
+        let a = g.find("a.conv").expect("in the sample");
+        let r = g.find("a").expect("in the sample");
+        g.add("sum", Op::Multiply, &[a, r]);
+        let (_, applied) = optimise(&g, &[]);
+        assert_eq!(applied.norms_folded, 0);
+    }
+
+    #[test]
+    fn kept_nodes_survive() {
+        let g = sample();
+        let dead = g.find("dead").expect("in the sample");
+        let (kept, applied) = optimise(&g, &[dead]);
+        assert!(kept.find("dead").is_some());
+        assert_eq!(applied.nodes_removed, 0);
+    }
+}

@@ -1,0 +1,118 @@
+//! One kernel call alone on a device: what tests compare with the twin and benches time.
+
+use std::sync::Arc;
+
+use crate::engine::{Engine, GpuMemory, Pipeline};
+use crate::error::{EngineError, EngineErrorKind, RunError};
+use crate::kernels::{Binding, Call, HostSlice};
+use crate::record::{Command, Recording, Region};
+use crate::shape::Elem;
+use crate::transfer::{decode, encode};
+
+/// A kernel call with its buffers on a device.
+#[derive(Debug)]
+pub struct KernelRun {
+    call: Call,
+    elem: Elem,
+    memory: GpuMemory,
+    pipeline: Arc<Pipeline>,
+    workgroups: [u32; 3],
+    bindings: Vec<Region>,
+}
+
+/// Result of a kernel call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum KernelOutput {
+    /// Float elements.
+    Floats(Vec<f32>),
+    /// Words.
+    Words(Vec<u32>),
+}
+
+/// Value that fills the destination before a run: an element that is not written shows.
+const POISON: f32 = 1234.0;
+
+impl KernelRun {
+    /// Creates one buffer a binding, fills the sources and poisons the destination.
+    ///
+    /// # Errors
+    /// When the device refuses the kernel or a buffer.
+    pub async fn new(engine: &Engine, call: &Call, inputs: &[Vec<f32>]) -> Result<Self, EngineError> {
+        let elem = call.variant(engine.caps()).elem;
+        let words = call.bindings().last() == Some(&Binding::WriteWords);
+        let sizes = call.sizes();
+        let last = sizes.len() - 1;
+        let bytes = |i: usize| (sizes[i] * if words && i == last { 4 } else { elem.bytes() }).next_multiple_of(4);
+        let bindings: Vec<Region> = (0u32..).zip(0..sizes.len()).map(|(chunk, i)| Region { chunk, offset: 0, size: bytes(i) }).collect();
+        let recording = Recording {
+            elem,
+            chunks: bindings.iter().map(|r| r.size).collect(),
+            commands: vec![Command::Dispatch { call: Box::new(call.clone()), bindings: bindings.clone(), node: crate::graph::NodeId(0) }],
+            upload_staging: 1 << 20,
+            download_staging: 1 << 20,
+            ..Recording::default()
+        };
+        let workgroups = call.workgroups(engine.caps()).map_err(|e| EngineError::new(EngineErrorKind::Unsupported, e.0))?;
+        let pipeline = engine.pipeline(call).await?;
+        let mut memory = GpuMemory::new(engine, &recording).await?;
+        let failed = |e: RunError| EngineError::new(EngineErrorKind::NoDevice, "the inputs could not be uploaded").caused_by(e);
+        memory.write_uniforms(&[call.params()]).await.map_err(failed)?;
+        for (region, values) in bindings.iter().zip(inputs) {
+            memory.write(*region, 0, &encode(values, elem)).await.map_err(failed)?;
+        }
+        if let Some(dst) = bindings.last() {
+            let poison = encode(&vec![POISON; (dst.size / if words { 4 } else { elem.bytes() }) as usize], if words { Elem::F32 } else { elem });
+            memory.write(*dst, 0, &poison[..dst.size as usize]).await.map_err(failed)?;
+        }
+        memory.flush().await.map_err(failed)?;
+        Ok(Self { call: call.clone(), elem, memory, pipeline, workgroups, bindings })
+    }
+
+    /// Dispatches the kernel `times` times and waits.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn run(&mut self, times: u32) -> Result<(), RunError> {
+        for _ in 0..times {
+            self.memory.dispatch(Arc::clone(&self.pipeline), &self.bindings, 0, self.workgroups);
+        }
+        self.memory.flush().await
+    }
+
+    /// The destination.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn read(&mut self) -> Result<KernelOutput, RunError> {
+        let Some(&dst) = self.bindings.last() else { return Ok(KernelOutput::Words(Vec::new())) };
+        let bytes = self.memory.read(dst).await?;
+        Ok(match self.call.bindings().last() {
+            Some(Binding::WriteWords) => KernelOutput::Words(bytes.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)).collect()),
+            _ => KernelOutput::Floats(decode(&bytes, self.elem)),
+        })
+    }
+}
+
+/// Sizes of the sources of a call in elements.
+#[must_use]
+pub fn source_sizes(call: &Call) -> Vec<u64> {
+    let mut sizes = call.sizes();
+    sizes.pop();
+    sizes
+}
+
+/// The twin's result for the same inputs; the destination is poisoned alike.
+#[must_use]
+pub fn twin(call: &Call, inputs: &[Vec<f32>]) -> KernelOutput {
+    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    let n = call.sizes().last().copied().unwrap_or(0) as usize;
+    if call.bindings().last() == Some(&Binding::WriteWords) {
+        let mut out = vec![POISON.to_bits(); n];
+        call.reference(&inputs, HostSlice::Words(&mut out));
+        KernelOutput::Words(out)
+    } else {
+        let mut out = vec![POISON; n];
+        call.reference(&inputs, HostSlice::Floats(&mut out));
+        KernelOutput::Floats(out)
+    }
+}

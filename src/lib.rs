@@ -1,0 +1,47 @@
+//! organum runs medical image segmentation networks on any GPU, on the whole volume, in the memory you give it.
+//!
+//! ```no_run
+//! use organum::{DeviceCaps, Engine, Extent, Input, Model, Plan, PlanOptions, RunOptions, Session};
+//!
+//! # async fn example(voxels: &[f32]) -> Result<(), Box<dyn std::error::Error>> {
+//! let model = Model::load("hippocampus_u_transformer.safetensors")?;
+//! let engine = Engine::request(None).await?; // or Engine::new(&device, &queue): your own wgpu device
+//! let extent = Extent::new(40, 56, 40);
+//! let plan = Plan::new(&model, extent, engine.caps(), &PlanOptions::default().with_budget(64 << 20))?;
+//! println!("{plan}");
+//! let mut session = Session::new(&engine, &model, plan).await?;
+//! let outputs = session.run(Input { channels: 1, extent, data: voxels }, RunOptions::default()).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Data flow: a [`Model`] holds a [`graph::Graph`] and weights; [`Plan::new`] cuts its values into slabs and places them
+//! under the budget, without a device; the plan's [`record::Recording`] is run by a [`Session`], on the GPU or on the host
+//! with the kernels' scalar twins. See ARCHITECTURE.md for the house on one page.
+
+pub use wgpu;
+
+mod caps;
+pub mod engine;
+mod error;
+pub mod graph;
+pub mod harness;
+#[path = "../kernels/mod.rs"]
+pub mod kernels;
+pub mod model;
+pub mod plan;
+pub mod record;
+mod reference;
+mod session;
+mod shape;
+mod transfer;
+pub mod volume;
+
+pub use caps::DeviceCaps;
+pub use engine::Engine;
+pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanError, PlanErrorKind, RunError, RunErrorKind};
+pub use model::{Card, Model};
+pub use plan::{OutputMode, Plan, PlanOptions, Report};
+pub use session::{Cancel, Progress, RunOptions, Session};
+pub use shape::{Elem, Extent, Map, format_bytes};
+pub use transfer::{Input, OutputData, OutputVolume};

@@ -1,0 +1,108 @@
+//! A trained network: its card, its graph, and its weights as they lie in the file.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use crate::error::{LoadError, LoadErrorKind};
+use crate::graph::pass::{self, Applied};
+use crate::graph::{Conv, Graph};
+use crate::kernels::pack_weights;
+
+mod card;
+mod u_transformer;
+mod weights;
+
+pub use card::{Card, Inference, InputSpec};
+pub use u_transformer::{Profile, UTransformerConfig};
+pub use weights::Weights;
+
+/// A network ready to be planned. Holds no device memory; outlives any device.
+#[derive(Debug)]
+pub struct Model {
+    card: Card,
+    graph: Graph,
+    applied: Applied,
+    weights: Weights,
+}
+
+impl Model {
+    /// Loads a safetensors file with a card. The file is memory-mapped, not copied.
+    ///
+    /// # Errors
+    /// When the file is missing or damaged, has no card, names an unknown architecture, or its tensors do not fit.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, LoadError> {
+        let path = path.as_ref();
+        Self::from_weights(Weights::map(path)?)
+    }
+
+    /// The same from bytes in memory.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, LoadError> {
+        Self::from_weights(Weights::from_bytes(bytes.into())?)
+    }
+
+    fn from_weights(weights: Weights) -> Result<Self, LoadError> {
+        let card = Card::parse(weights.card()?)?;
+        let raw = build(&card)?;
+        weights.check(&raw.parameters())?;
+        let (graph, applied) = pass::optimise(&raw, &[]);
+        Ok(Self { card, graph, applied, weights })
+    }
+
+    /// The card: architecture, configuration, what the input must be, names of labels.
+    #[must_use]
+    pub fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// The graph after folding and fusing.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// What the graph passes did.
+    #[must_use]
+    pub fn applied(&self) -> Applied {
+        self.applied
+    }
+
+    /// The tensors.
+    #[must_use]
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Every spatial extent must be a multiple of this along D, H, W.
+    #[must_use]
+    pub fn stride(&self) -> [u32; 3] {
+        self.card.stride()
+    }
+
+    /// Folded and packed weights of a convolution whose sources have these channels; see [`pack_weights`].
+    pub(crate) fn pack(&self, conv: &Conv, in_channels: [u32; 2]) -> Result<Vec<f32>, LoadError> {
+        let mut weight = self.weights.floats(&format!("{}.weight", conv.module))?;
+        let mut bias = if conv.bias { self.weights.floats(&format!("{}.bias", conv.module))? } else { vec![0.0; conv.out_channels as usize] };
+        if let Some(norm) = &conv.norm {
+            let part = |p: &str| self.weights.floats(&format!("{}.{p}", norm.module));
+            let (gamma, beta, mean, var) = (part("weight")?, part("bias")?, part("running_mean")?, part("running_var")?);
+            let per_output = weight.len() / bias.len().max(1);
+            for (o, row) in weight.chunks_exact_mut(per_output).enumerate() {
+                let scale = gamma[o] / (var[o] + norm.eps).sqrt();
+                row.iter_mut().for_each(|w| *w *= scale);
+                bias[o] = (bias[o] - mean[o]) * scale + beta[o];
+            }
+        }
+        Ok(pack_weights(&weight, &bias, in_channels, conv.out_channels, conv.kernel))
+    }
+}
+
+/// The unoptimised graph of a card.
+fn build(card: &Card) -> Result<Graph, LoadError> {
+    match card.architecture.as_str() {
+        "u_transformer" => Ok(u_transformer::graph(card.u_transformer()?)),
+        other => Err(LoadError::new(LoadErrorKind::UnknownArchitecture, format!("the card names the architecture {other:?}; this version builds: u_transformer"))),
+    }
+}

@@ -1,0 +1,150 @@
+//! Tensors of a safetensors file, mapped and read on demand.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::path::Path;
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::tensor::{Metadata, TensorView};
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::{LoadError, LoadErrorKind};
+
+/// The metadata key that holds the card.
+const CARD_KEY: &str = "organum";
+
+/// Tensor names that are part of a training checkpoint and mean nothing to inference.
+const IGNORED_SUFFIX: &str = "num_batches_tracked";
+
+/// The tensors of a model file.
+#[derive(Debug)]
+pub struct Weights {
+    bytes: Bytes,
+    metadata: Metadata,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Mmap),
+    Held(Cow<'static, [u8]>),
+}
+
+impl Bytes {
+    fn get(&self) -> &[u8] {
+        match self {
+            Self::Mapped(m) => m,
+            Self::Held(b) => b,
+        }
+    }
+}
+
+impl Weights {
+    /// Maps a safetensors file.
+    ///
+    /// # Errors
+    /// When it is missing, unreadable or not a safetensors file.
+    pub(super) fn map(path: &Path) -> Result<Self, LoadError> {
+        let open = |e: std::io::Error| {
+            let kind = if e.kind() == std::io::ErrorKind::NotFound { LoadErrorKind::NotFound } else { LoadErrorKind::Io };
+            LoadError::new(kind, format!("cannot open the model {}", path.display())).caused_by(e)
+        };
+        let file = File::open(path).map_err(open)?;
+        #[expect(unsafe_code, reason = "mapping a file; as every user of mmap, we rely on nobody truncating it meanwhile")]
+        // SAFETY: the map is read-only and lives as long as the bytes borrowed from it.
+        let map = unsafe { Mmap::map(&file) }.map_err(open)?;
+        Self::new(Bytes::Mapped(map)).map_err(|e| LoadError::new(e.kind(), format!("{} is not a model file", path.display())).caused_by(e))
+    }
+
+    pub(super) fn from_bytes(bytes: Cow<'static, [u8]>) -> Result<Self, LoadError> {
+        Self::new(Bytes::Held(bytes))
+    }
+
+    fn new(bytes: Bytes) -> Result<Self, LoadError> {
+        let format = |e| LoadError::new(LoadErrorKind::Format, "damaged or no safetensors data").caused_by(e);
+        let (_, metadata) = SafeTensors::read_metadata(bytes.get()).map_err(format)?;
+        SafeTensors::deserialize(bytes.get()).map_err(format)?;
+        Ok(Self { bytes, metadata })
+    }
+
+    /// The card's JSON.
+    pub(super) fn card(&self) -> Result<&str, LoadError> {
+        self.metadata.metadata().as_ref().and_then(|m| m.get(CARD_KEY)).map(String::as_str).ok_or_else(|| {
+            LoadError::new(LoadErrorKind::Card, format!("the model has no card: its safetensors metadata lacks the key {CARD_KEY:?}"))
+        })
+    }
+
+    fn tensors(&self) -> Result<SafeTensors<'_>, LoadError> {
+        SafeTensors::deserialize(self.bytes.get()).map_err(|e| LoadError::new(LoadErrorKind::Format, "damaged safetensors data").caused_by(e))
+    }
+
+    /// Names and shapes of all tensors, sorted by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<(String, Vec<usize>)> {
+        let mut list: Vec<_> = self.metadata.tensors().into_iter().map(|(name, info)| (name, info.shape.clone())).collect();
+        list.sort();
+        list
+    }
+
+    /// Bytes of all tensors as stored.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.metadata.tensors().values().map(|t| (t.data_offsets.1 - t.data_offsets.0) as u64).sum()
+    }
+
+    /// Elements of all tensors that are parameters.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        let count = |shape: &[usize]| shape.iter().map(|&n| n as u64).product::<u64>();
+        self.metadata.tensors().iter().filter(|(name, _)| !name.contains("running_") && !name.ends_with(IGNORED_SUFFIX)).map(|(_, t)| count(&t.shape)).sum()
+    }
+
+    /// Compares with what a graph needs.
+    ///
+    /// # Errors
+    /// Lists every tensor that is missing, extra, mis-shaped or not of a float type.
+    pub(super) fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<(), LoadError> {
+        let present = self.metadata.tensors();
+        let mut problems = Vec::new();
+        for (name, shape) in expected {
+            match present.get(name) {
+                None => problems.push(format!("missing {name} {shape:?}")),
+                Some(t) if t.shape != *shape => problems.push(format!("mis-shaped {name}: {:?} in the file, {shape:?} in the network", t.shape)),
+                Some(t) if !matches!(t.dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64) => problems.push(format!("unsupported type {:?} of {name}", t.dtype)),
+                Some(_) => {}
+            }
+        }
+        let mut extra: Vec<_> = present.keys().filter(|n| !n.ends_with(IGNORED_SUFFIX) && !expected.iter().any(|(e, _)| e == *n)).collect();
+        extra.sort();
+        problems.extend(extra.into_iter().map(|n| format!("extra {n}")));
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(LoadError::new(LoadErrorKind::Tensors, format!("{} tensors do not fit the architecture: {}", problems.len(), problems.join("; "))))
+    }
+
+    /// A tensor's elements in row-major order, as f64.
+    ///
+    /// # Errors
+    /// When it is missing or not of a float type.
+    pub fn floats(&self, name: &str) -> Result<Vec<f64>, LoadError> {
+        let tensors = self.tensors()?;
+        let view = tensors.tensor(name).map_err(|e| LoadError::new(LoadErrorKind::Tensors, format!("missing {name}")).caused_by(e))?;
+        floats_of(&view).ok_or_else(|| LoadError::new(LoadErrorKind::Tensors, format!("unsupported type {:?} of {name}", view.dtype())))
+    }
+}
+
+/// Elements of a float tensor as f64; `None` for other types.
+fn floats_of(view: &TensorView<'_>) -> Option<Vec<f64>> {
+    fn each<const N: usize>(data: &[u8], f: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+        data.as_chunks::<N>().0.iter().map(|&b| f(b)).collect()
+    }
+    let data = view.data();
+    Some(match view.dtype() {
+        Dtype::F16 => each(data, |b| f16::from_le_bytes(b).to_f64()),
+        Dtype::BF16 => each(data, |b| bf16::from_le_bytes(b).to_f64()),
+        Dtype::F32 => each(data, |b| f64::from(f32::from_le_bytes(b))),
+        Dtype::F64 => each(data, f64::from_le_bytes),
+        _ => return None,
+    })
+}

@@ -1,0 +1,105 @@
+//! The figures of a plan, for people and as JSON.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::schedule::Schedule;
+use crate::record::{OutputKind, Recording};
+use crate::shape::{Extent, format_bytes};
+
+/// What a plan needs and does. Field names are those of the command line's JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// Extent of the input.
+    #[serde(serialize_with = "axes")]
+    pub extent: Extent,
+    /// The budget asked for.
+    pub budget: Option<u64>,
+    /// Every device byte of a run: weights, activations, uniforms, staging.
+    pub peak_bytes: u64,
+    /// Weights and tables.
+    pub weights_bytes: u64,
+    /// Most bytes of activations alive at once: the bound of every placement.
+    pub max_live_bytes: u64,
+    /// Buffers of activations.
+    pub activation_bytes: u64,
+    /// Host bytes of input and outputs as the session holds them.
+    pub host_bytes: u64,
+    /// Floating-point operations.
+    pub flops: u64,
+    /// Operations done more than once.
+    pub recomputed_flops: u64,
+    /// Bytes that kernels read and write.
+    pub traffic_bytes: u64,
+    /// Bytes moved to the host and back to save device memory.
+    pub spilled_bytes: u64,
+    /// Kernel dispatches.
+    pub dispatches: u64,
+    /// Slabs of all values.
+    pub slabs: u64,
+    /// Planes of the input in a slab.
+    pub slab_depth: u32,
+    /// The smallest budget with which a plan exists.
+    pub smallest_budget: u64,
+}
+
+fn axes<S: serde::Serializer>(extent: &Extent, serializer: S) -> Result<S::Ok, S::Error> {
+    extent.axes().serialize(serializer)
+}
+
+impl Report {
+    pub(super) fn new(s: &Schedule<'_>, recording: &Recording, weights_bytes: u64, max_live_bytes: u64) -> Self {
+        let (mut flops, mut traffic, mut dispatches) = (0, 0, 0);
+        for (call, _) in recording.dispatches() {
+            let cost = call.cost();
+            flops += cost.flops;
+            traffic += cost.bytes;
+            dispatches += 1;
+        }
+        let input = s.maps[0];
+        let outputs: u64 = recording
+            .outputs
+            .iter()
+            .map(|o| match o.kind {
+                OutputKind::Labels => o.map.extent.voxels() * 2,
+                OutputKind::Map => o.map.extent.voxels() * u64::from(o.map.channels) * 4,
+            })
+            .sum();
+        Self {
+            extent: input.extent,
+            budget: None,
+            peak_bytes: recording.device_bytes(),
+            weights_bytes,
+            max_live_bytes,
+            activation_bytes: recording.chunks.iter().sum::<u64>() - weights_bytes,
+            host_bytes: input.extent.voxels() * u64::from(input.channels) * 4 + outputs,
+            flops,
+            recomputed_flops: 0,
+            traffic_bytes: traffic,
+            spilled_bytes: 0,
+            dispatches,
+            slabs: s.slab_count() as u64,
+            slab_depth: s.depths[0],
+            smallest_budget: recording.device_bytes(),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+        let (tera, ratio) = (self.flops as f64 / 1e12, self.activation_bytes as f64 / self.max_live_bytes.max(1) as f64);
+        writeln!(f, "extent              {}", self.extent)?;
+        writeln!(f, "budget              {}", self.budget.map_or_else(|| "none".into(), format_bytes))?;
+        writeln!(f, "device bytes, peak  {} ({} bytes)", format_bytes(self.peak_bytes), self.peak_bytes)?;
+        writeln!(f, "  weights           {}", format_bytes(self.weights_bytes))?;
+        writeln!(f, "  activations       {} ({ratio:.3}x of the {} alive at once)", format_bytes(self.activation_bytes), format_bytes(self.max_live_bytes))?;
+        writeln!(f, "  uniforms, staging {}", format_bytes(self.peak_bytes - self.weights_bytes - self.activation_bytes))?;
+        writeln!(f, "host bytes          {}", format_bytes(self.host_bytes))?;
+        writeln!(f, "work                {tera:.3} TFLOP, {} recomputed, {} of traffic, {} spilled", self.recomputed_flops, format_bytes(self.traffic_bytes), format_bytes(self.spilled_bytes))?;
+        writeln!(f, "dispatches          {} over {} slabs, {} input planes each", self.dispatches, self.slabs, self.slab_depth)?;
+        write!(f, "smallest budget     {} ({} bytes)", format_bytes(self.smallest_budget), self.smallest_budget)
+    }
+}

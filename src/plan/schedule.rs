@@ -1,0 +1,151 @@
+//! Order of tasks: a task computes one slab of one value. Slabs are demanded depth-first from the last node's slabs, so a
+//! chain of local operations rolls through the volume, and an operation that reads a whole map waits for all of it.
+
+use std::ops::Range;
+
+use super::slab::{self, Binds};
+use crate::graph::{Graph, NodeId, Op};
+use crate::shape::{Elem, Map};
+
+/// One slab of one value to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Task {
+    pub node: NodeId,
+    /// Which slab of the node's value.
+    pub slab: u32,
+}
+
+/// Values cut into slabs, and the order in which the slabs are computed.
+#[derive(Debug)]
+pub(super) struct Schedule<'a> {
+    pub graph: &'a Graph,
+    pub maps: &'a [Map],
+    pub elem: Elem,
+    /// Slab depth of each value.
+    pub depths: Vec<u32>,
+    pub tasks: Vec<Task>,
+    /// First slab number of each value in the list of all slabs.
+    starts: Vec<u32>,
+    /// Task that computes each slab.
+    made_by: Vec<Option<u32>>,
+}
+
+impl<'a> Schedule<'a> {
+    pub(super) fn new(graph: &'a Graph, maps: &'a [Map], elem: Elem, depths: Vec<u32>) -> Self {
+        let mut starts = Vec::with_capacity(maps.len());
+        let mut total = 0;
+        for (map, depth) in maps.iter().zip(&depths) {
+            starts.push(total);
+            total += map.extent.d.div_ceil(*depth);
+        }
+        let mut s = Self { graph, maps, elem, depths, tasks: Vec::new(), starts, made_by: vec![None; total as usize] };
+        let output = graph.output();
+        for slab in 0..s.slabs(output) {
+            s.demand(output, slab);
+        }
+        // what is kept but leads nowhere
+        for id in graph.ids() {
+            for slab in 0..s.slabs(id) {
+                s.demand(id, slab);
+            }
+        }
+        s
+    }
+
+    /// Slabs of a node's value.
+    pub(super) fn slabs(&self, node: NodeId) -> u32 {
+        self.maps[node.index()].extent.d.div_ceil(self.depths[node.index()])
+    }
+
+    /// Slabs of all values.
+    pub(super) fn slab_count(&self) -> usize {
+        self.made_by.len()
+    }
+
+    /// Number of a slab among all slabs.
+    pub(super) fn slab_id(&self, node: NodeId, slab: u32) -> usize {
+        (self.starts[node.index()] + slab) as usize
+    }
+
+    /// Planes of a slab.
+    pub(super) fn planes(&self, node: NodeId, slab: u32) -> Range<u32> {
+        let depth = self.depths[node.index()];
+        let begin = slab * depth;
+        begin..(begin + depth).min(self.maps[node.index()].extent.d)
+    }
+
+    /// Bytes of a slab.
+    pub(super) fn slab_bytes(&self, node: NodeId, slab: u32) -> u64 {
+        let planes = self.planes(node, slab).len() as u64;
+        planes * slab::plane_bytes(&self.graph.node(node).op, self.maps[node.index()], self.elem)
+    }
+
+    /// Planes of input `slot` read for output planes `z` of `node`.
+    pub(super) fn reach(&self, node: NodeId, slot: usize, z: &Range<u32>) -> Range<u32> {
+        let n = self.graph.node(node);
+        slab::reach(&n.op, slot, self.maps[n.inputs[slot].index()], self.maps[node.index()], z)
+    }
+
+    /// Slabs of `input` that hold `planes`.
+    pub(super) fn covering(&self, input: NodeId, planes: &Range<u32>) -> Range<u32> {
+        let depth = self.depths[input.index()];
+        planes.start / depth..(planes.end - 1) / depth + 1
+    }
+
+    /// Slabs (input, slab) that the task of `node` and `slab` reads.
+    pub(super) fn reads(&self, node: NodeId, slab: u32) -> Vec<(NodeId, u32)> {
+        let z = self.planes(node, slab);
+        let mut list = Vec::new();
+        for (slot, &input) in self.graph.node(node).inputs.iter().enumerate() {
+            list.extend(self.covering(input, &self.reach(node, slot, &z)).map(|k| (input, k)));
+        }
+        list
+    }
+
+    fn demand(&mut self, node: NodeId, slab: u32) {
+        let id = self.slab_id(node, slab);
+        if self.made_by[id].is_some() {
+            return;
+        }
+        for (input, k) in self.reads(node, slab) {
+            self.demand(input, k);
+        }
+        self.made_by[id] = u32::try_from(self.tasks.len()).ok();
+        self.tasks.push(Task { node, slab });
+    }
+
+    /// Cuts the planes of a task into dispatches whose windows fit their bindings and whose work stays below `max_flops`,
+    /// given the work of one plane.
+    pub(super) fn dispatches(&self, task: Task, plane_flops: u64, max_flops: u64) -> Vec<Range<u32>> {
+        let planes = self.planes(task.node, task.slab);
+        let most = u32::try_from((max_flops / plane_flops.max(1)).max(1)).unwrap_or(u32::MAX);
+        let mut list = Vec::new();
+        let mut begin = planes.start;
+        while begin < planes.end {
+            let mut end = begin + 1;
+            while end < planes.end && end - begin < most && self.fits(task.node, &(begin..end + 1)) {
+                end += 1;
+            }
+            list.push(begin..end);
+            begin = end;
+        }
+        list
+    }
+
+    /// Whether the windows of output planes `z` lie in as many slabs as the kernel binds.
+    pub(super) fn fits(&self, node: NodeId, z: &Range<u32>) -> bool {
+        let n = self.graph.node(node);
+        n.inputs.iter().enumerate().all(|(slot, &input)| {
+            let slabs = self.covering(input, &self.reach(node, slot, z)).len();
+            match slab::binds(&n.op, slot) {
+                Binds::One | Binds::Whole => slabs <= 1,
+                Binds::Two => slabs <= 2,
+            }
+        })
+    }
+
+    /// Whether the node uploads.
+    pub(super) fn is_input(&self, node: NodeId) -> bool {
+        matches!(self.graph.node(node).op, Op::Input { .. })
+    }
+}

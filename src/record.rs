@@ -1,0 +1,147 @@
+//! A run as data: what is uploaded, dispatched and downloaded, in order. No device in it.
+//!
+//! The same recording is run by the GPU engine and by the reference executor; the dry run, the memory report and the
+//! progress total read it.
+
+use std::ops::Range;
+
+use crate::graph::NodeId;
+use crate::kernels::Call;
+use crate::shape::{Elem, Map};
+
+/// A range of a chunk (one device buffer).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Region {
+    /// Index into [`Recording::chunks`].
+    pub chunk: u32,
+    /// Offset in bytes, a multiple of the binding alignment.
+    pub offset: u64,
+    /// Size in bytes, a multiple of four.
+    pub size: u64,
+}
+
+/// What a constant region is filled with when a session begins.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ConstantSource {
+    /// Folded and packed weights of the convolution node, for sources with these channels.
+    Conv {
+        /// The node.
+        node: NodeId,
+        /// Channels of its sources.
+        in_channels: [u32; 2],
+    },
+    /// Positional encoding of a map.
+    PositionTable {
+        /// The map.
+        map: Map,
+        /// 2 or 3.
+        dims: u32,
+    },
+}
+
+/// A region that is filled once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Constant {
+    /// Where.
+    pub dst: Region,
+    /// With what.
+    pub source: ConstantSource,
+}
+
+/// How an output is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputKind {
+    /// Float elements, channels-last.
+    Map,
+    /// Labels packed to words by the arg-max kernel.
+    Labels,
+}
+
+/// A value that leaves the device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// The node's name.
+    pub name: String,
+    /// Shape; for labels the channels are the classes.
+    pub map: Map,
+    /// How it is stored.
+    pub kind: OutputKind,
+}
+
+/// One step of a run.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Planes of the input, converted to channels-last.
+    Upload {
+        /// Where to.
+        dst: Region,
+        /// Which planes.
+        planes: Range<u32>,
+    },
+    /// One kernel.
+    Dispatch {
+        /// The kernel and its parameters.
+        call: Box<Call>,
+        /// Storage bindings in order, the destination last.
+        bindings: Vec<Region>,
+        /// The node it computes for.
+        node: NodeId,
+    },
+    /// Planes of an output.
+    Download {
+        /// Where from.
+        src: Region,
+        /// Index into [`Recording::outputs`].
+        output: u32,
+        /// Which planes.
+        planes: Range<u32>,
+    },
+    /// End of a batch: what came before is submitted, progress told and cancelling looked at.
+    Split,
+}
+
+/// A complete run.
+#[derive(Clone, Debug, Default)]
+pub struct Recording {
+    /// Storage type of maps and constants.
+    pub elem: Elem,
+    /// Shape of the input.
+    pub input: Option<Map>,
+    /// Sizes of the device buffers in bytes.
+    pub chunks: Vec<u64>,
+    /// Filled once.
+    pub constants: Vec<Constant>,
+    /// Done at every run.
+    pub commands: Vec<Command>,
+    /// What leaves the device.
+    pub outputs: Vec<Output>,
+    /// Bytes of the buffer through which data reach the device.
+    pub upload_staging: u64,
+    /// Bytes of the buffer through which results leave it.
+    pub download_staging: u64,
+}
+
+/// Bytes from one block of uniform parameters to the next.
+pub const UNIFORM_STRIDE: u64 = 256;
+
+impl Recording {
+    /// Kernel dispatches.
+    pub fn dispatches(&self) -> impl Iterator<Item = (&Call, &[Region])> {
+        self.commands.iter().filter_map(|c| match c {
+            Command::Dispatch { call, bindings, .. } => Some((call.as_ref(), bindings.as_slice())),
+            _ => None,
+        })
+    }
+
+    /// Bytes of the uniform buffer.
+    #[must_use]
+    pub fn uniform_bytes(&self) -> u64 {
+        (self.dispatches().count().max(1) as u64) * UNIFORM_STRIDE
+    }
+
+    /// Every device byte of a run.
+    #[must_use]
+    pub fn device_bytes(&self) -> u64 {
+        self.chunks.iter().sum::<u64>() + self.uniform_bytes() + self.upload_staging + self.download_staging
+    }
+}

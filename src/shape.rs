@@ -1,0 +1,144 @@
+//! Extents, maps and element types: the vocabulary shared by planner, kernels and executors.
+
+use std::fmt;
+
+/// Spatial extent in voxels: depth (planes), height (rows), width (columns). A 2D image has `d == 1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Extent {
+    /// Planes, the axis along which volumes are cut into slabs.
+    pub d: u32,
+    /// Rows of a plane.
+    pub h: u32,
+    /// Columns of a row, the fastest spatial axis.
+    pub w: u32,
+}
+
+impl Extent {
+    /// An extent of `d` planes of `h` rows of `w` voxels.
+    #[must_use]
+    pub const fn new(d: u32, h: u32, w: u32) -> Self {
+        Self { d, h, w }
+    }
+
+    /// Number of voxels.
+    #[must_use]
+    pub fn voxels(&self) -> u64 {
+        u64::from(self.d) * self.plane()
+    }
+
+    /// Voxels of one plane.
+    #[must_use]
+    pub fn plane(&self) -> u64 {
+        u64::from(self.h) * u64::from(self.w)
+    }
+
+    /// The three axes in the order D, H, W.
+    #[must_use]
+    pub const fn axes(&self) -> [u32; 3] {
+        [self.d, self.h, self.w]
+    }
+}
+
+impl From<[u32; 3]> for Extent {
+    fn from([d, h, w]: [u32; 3]) -> Self {
+        Self { d, h, w }
+    }
+}
+
+impl fmt::Display for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}x{}", self.d, self.h, self.w)
+    }
+}
+
+/// Storage type of activations and weights on the device. Arithmetic is f32 for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Elem {
+    /// 32-bit floats: relative error about 1e-6 against a float64 reference.
+    #[default]
+    F32,
+    /// 16-bit floats, accumulated in f32: half the memory, relative error about 1e-3.
+    F16,
+}
+
+impl Elem {
+    /// Bytes of one element.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+
+    /// The name used on the command line: `f32` or `f16`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+}
+
+/// A channels-last feature map `[D][H][W][C]`, C padded to a multiple of four. Batch is always one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Map {
+    /// Spatial extent.
+    pub extent: Extent,
+    /// Channels, before padding.
+    pub channels: u32,
+}
+
+impl Map {
+    /// A map of `channels` channels over `extent`.
+    #[must_use]
+    pub const fn new(extent: Extent, channels: u32) -> Self {
+        Self { extent, channels }
+    }
+
+    /// Blocks of four channels a voxel.
+    #[must_use]
+    pub const fn blocks(&self) -> u32 {
+        self.channels.div_ceil(4)
+    }
+
+    /// Elements of one plane, padding included.
+    #[must_use]
+    pub fn plane_elements(&self) -> u64 {
+        self.extent.plane() * u64::from(self.blocks()) * 4
+    }
+}
+
+/// `100` as `100 B`, `2048` as `2.00 KiB`: for messages and tables.
+#[must_use]
+pub fn format_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.2} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padded_map_sizes() {
+        let map = Map::new(Extent::new(2, 3, 5), 6);
+        assert_eq!(map.blocks(), 2);
+        assert_eq!(map.plane_elements(), 3 * 5 * 8);
+        assert_eq!(map.extent.to_string(), "2x3x5");
+    }
+
+    #[test]
+    fn bytes_are_readable() {
+        assert_eq!(format_bytes(100), "100 B");
+        assert_eq!(format_bytes(3 << 29), "1.50 GiB");
+    }
+}

@@ -1,0 +1,150 @@
+//! Between the host's channel planes `[C][D][H][W]` and the device's channels-last planes `[D][H][W][C padded]`.
+
+use std::ops::Range;
+
+use half::f16;
+
+use crate::kernels::argmax;
+use crate::record::{Output, OutputKind};
+use crate::shape::{Elem, Extent, Map};
+
+/// What the network reads: `channels` volumes of `extent`, f32, `[C][D][H][W]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Channels.
+    pub channels: u32,
+    /// Extent of each channel.
+    pub extent: Extent,
+    /// Values.
+    pub data: &'a [f32],
+}
+
+/// What a run brings back for one output.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OutputData {
+    /// Labels `[D][H][W]`.
+    Labels(Vec<u16>),
+    /// Values `[C][D][H][W]`.
+    Map(Vec<f32>),
+}
+
+/// An output of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutputVolume {
+    /// The node it is the value of.
+    pub name: String,
+    /// Shape; for labels the channels are the classes.
+    pub map: Map,
+    /// The values.
+    pub data: OutputData,
+}
+
+/// Bytes of float elements in a storage type.
+pub(crate) fn encode(values: &[f32], elem: Elem) -> Vec<u8> {
+    match elem {
+        Elem::F32 => bytemuck::cast_slice(values).to_vec(),
+        Elem::F16 => {
+            let mut bytes: Vec<u8> = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        }
+    }
+}
+
+/// Float elements of bytes in a storage type.
+pub(crate) fn decode(bytes: &[u8], elem: Elem) -> Vec<f32> {
+    match elem {
+        Elem::F32 => bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+        Elem::F16 => bytes.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
+    }
+}
+
+/// One plane of the input as the device stores it.
+pub(crate) fn pack_plane(input: &Input<'_>, z: u32, elem: Elem) -> Vec<u8> {
+    let plane = input.extent.plane() as usize;
+    let volume = plane * input.extent.d as usize;
+    let padded = input.channels.div_ceil(4) as usize * 4;
+    let mut values = vec![0.0f32; plane * padded];
+    for c in 0..input.channels as usize {
+        let source = &input.data[c * volume + z as usize * plane..][..plane];
+        for (at, &v) in source.iter().enumerate() {
+            values[at * padded + c] = v;
+        }
+    }
+    encode(&values, elem)
+}
+
+impl OutputVolume {
+    /// An output to be filled.
+    pub(crate) fn empty(output: &Output) -> Self {
+        let voxels = output.map.extent.voxels() as usize;
+        let data = match output.kind {
+            OutputKind::Labels => OutputData::Labels(vec![0; voxels]),
+            OutputKind::Map => OutputData::Map(vec![0.0; voxels * output.map.channels as usize]),
+        };
+        Self { name: output.name.clone(), map: output.map, data }
+    }
+
+    /// Bytes of one plane on the device.
+    pub(crate) fn plane_bytes(&self, elem: Elem) -> usize {
+        match self.data {
+            OutputData::Labels(_) => argmax::plane_words(self.map.extent, self.map.channels) as usize * 4,
+            OutputData::Map(_) => (self.map.plane_elements() * elem.bytes()) as usize,
+        }
+    }
+
+    /// Takes `planes` as the device stores them.
+    pub(crate) fn unpack(&mut self, bytes: &[u8], planes: Range<u32>, elem: Elem) {
+        let plane = self.map.extent.plane() as usize;
+        let step = self.plane_bytes(elem);
+        let classes = self.map.channels;
+        let volume = self.map.extent.voxels() as usize;
+        let padded = self.map.blocks() as usize * 4;
+        for (z, bytes) in planes.zip(bytes.chunks_exact(step)) {
+            let at = z as usize * plane;
+            match &mut self.data {
+                OutputData::Labels(labels) if argmax::labels_per_word(classes) == 4 => {
+                    labels[at..at + plane].iter_mut().zip(bytes).for_each(|(l, &b)| *l = u16::from(b));
+                }
+                OutputData::Labels(labels) => {
+                    labels[at..at + plane].iter_mut().zip(bytes.as_chunks::<2>().0).for_each(|(l, &b)| *l = u16::from_le_bytes(b));
+                }
+                OutputData::Map(values) => {
+                    for (v, voxel) in decode(bytes, elem).chunks_exact(padded).enumerate().take(plane) {
+                        for (c, &x) in voxel.iter().enumerate().take(classes as usize) {
+                            values[c * volume + at + v] = x;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_round_trip() {
+        let extent = Extent::new(2, 3, 5);
+        let data: Vec<f32> = (0..90u16).map(f32::from).collect();
+        let input = Input { channels: 3, extent, data: &data };
+        for elem in [Elem::F32, Elem::F16] {
+            let output = Output { name: "x".into(), map: Map::new(extent, 3), kind: OutputKind::Map };
+            let mut back = OutputVolume::empty(&output);
+            for z in 0..2 {
+                back.unpack(&pack_plane(&input, z, elem), z..z + 1, elem);
+            }
+            assert_eq!(back.data, OutputData::Map(data.clone()));
+        }
+    }
+
+    #[test]
+    fn wide_labels_unpack() {
+        let output = Output { name: "l".into(), map: Map::new(Extent::new(1, 1, 3), 300), kind: OutputKind::Labels };
+        let mut back = OutputVolume::empty(&output);
+        back.unpack(bytemuck::cast_slice(&[1u32 | (299 << 16), 7]), 0..1, Elem::F32);
+        assert_eq!(back.data, OutputData::Labels(vec![1, 299, 7]));
+    }
+}

@@ -1,0 +1,275 @@
+//! Medical volumes on the host: reading, orienting, resampling, scaling, scoring and drawing them.
+//!
+//! A [`Volume`] is the one type that these parts share: voxel values in the layout the network wants, `[C][D][H][W]`,
+//! with the spacing in millimetres and the patient direction of every axis. Nothing here knows of the device.
+
+pub mod intensity;
+pub mod metrics;
+#[cfg(feature = "nifti")]
+pub mod nifti;
+pub mod orient;
+#[cfg(feature = "cli")]
+pub mod picture;
+pub mod resample;
+
+use std::error::Error;
+use std::fmt;
+#[cfg(any(feature = "nifti", feature = "cli"))]
+use std::{io, path::Path};
+
+pub use intensity::Intensity;
+pub use metrics::{LabelScore, evaluate};
+pub use orient::{Axes, Direction, reorient};
+
+use crate::shape::Extent;
+
+/// Voxel values with their grid: `channels` times `extent`, in the layout `[C][D][H][W]`.
+///
+/// Build one with [`Volume::new`], which checks it. The fields are public to read; code that changes them keeps
+/// `data.len() == channels * D * H * W`, which every function of this module relies on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Volume<T> {
+    /// The number of channels `C`, at least 1.
+    pub channels: u32,
+    /// The voxels along D, H and W, each at least 1.
+    pub extent: Extent,
+    /// The distance between voxel centres along D, H and W, in millimetres.
+    pub spacing: [f64; 3],
+    /// The patient directions in which D, H and W increase.
+    pub axes: Axes,
+    /// The values in `[C][D][H][W]` order, W fastest.
+    pub data: Vec<T>,
+}
+
+impl<T> Volume<T> {
+    /// Joins values and their grid, after checking that they fit.
+    ///
+    /// `spacing` is in millimetres, in D, H, W order; `data` is `[C][D][H][W]`.
+    ///
+    /// # Errors
+    /// [`VolumeErrorKind::GridMismatch`] if `data` does not hold `channels * D * H * W` values or holds none;
+    /// [`VolumeErrorKind::Format`] if a spacing is not a finite, positive number.
+    pub fn new(
+        channels: u32,
+        extent: Extent,
+        spacing: [f64; 3],
+        axes: Axes,
+        data: Vec<T>,
+    ) -> Result<Self, VolumeError> {
+        let needed = [extent.d, extent.h, extent.w]
+            .iter()
+            .fold(u128::from(channels), |n, &s| n * u128::from(s));
+        if needed == 0 || data.len() as u128 != needed {
+            return Err(VolumeError::new(
+                VolumeErrorKind::GridMismatch,
+                format!(
+                    "{channels} channels of {extent} voxels need {needed} values (at least one), but there are {}",
+                    data.len()
+                ),
+            ));
+        }
+        if spacing.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
+            return Err(VolumeError::new(
+                VolumeErrorKind::Format,
+                format!("the spacing {spacing:?} mm is not three finite, positive numbers"),
+            ));
+        }
+        Ok(Self {
+            channels,
+            extent,
+            spacing,
+            axes,
+            data,
+        })
+    }
+
+    /// The values of one channel in `[D][H][W]` order, or `None` if there is no such channel.
+    #[must_use]
+    pub fn channel(&self, channel: u32) -> Option<&[T]> {
+        let voxels = self.data.len() / self.channels.max(1) as usize;
+        self.data.chunks_exact(voxels.max(1)).nth(channel as usize)
+    }
+
+    /// The volume of one voxel in millilitres.
+    #[must_use]
+    pub fn voxel_ml(&self) -> f64 {
+        self.spacing.iter().product::<f64>() / 1000.0
+    }
+
+    /// The same grid under other values; the caller vouches for the length.
+    pub(crate) fn regrid<U>(&self, extent: Extent, spacing: [f64; 3], data: Vec<U>) -> Volume<U> {
+        Volume {
+            channels: self.channels,
+            extent,
+            spacing,
+            axes: self.axes,
+            data,
+        }
+    }
+}
+
+/// Checks that two volumes lie on the same grid: extent, axes, and spacing to one part in a thousand.
+pub(crate) fn same_grid<T, U>(
+    a: &Volume<T>,
+    a_name: &str,
+    b: &Volume<U>,
+    b_name: &str,
+) -> Result<(), VolumeError> {
+    let close = a
+        .spacing
+        .iter()
+        .zip(&b.spacing)
+        .all(|(x, y)| (x - y).abs() <= 1e-3 * x.abs().max(y.abs()));
+    if a.extent == b.extent && a.axes == b.axes && close {
+        return Ok(());
+    }
+    let show = |extent: Extent, axes: Axes, s: [f64; 3]| {
+        format!(
+            "{extent} voxels of {:.4}x{:.4}x{:.4} mm along {axes}",
+            s[0], s[1], s[2]
+        )
+    };
+    Err(VolumeError::new(
+        VolumeErrorKind::GridMismatch,
+        format!(
+            "the {a_name} ({}) and the {b_name} ({}) lie on different grids; bring both onto one grid first",
+            show(a.extent, a.axes, a.spacing),
+            show(b.extent, b.axes, b.spacing)
+        ),
+    ))
+}
+
+/// The three sizes as indices.
+pub(crate) fn sizes(extent: Extent) -> [usize; 3] {
+    [extent.d as usize, extent.h as usize, extent.w as usize]
+}
+
+/// Lets `write` make a file called `temporary` in a folder of its own beside `path`, then moves it to `path`: the file
+/// appears whole or not at all. `write` returns I/O errors as they are; they are told here.
+#[cfg(any(feature = "nifti", feature = "cli"))]
+pub(crate) fn write_whole(
+    path: &Path,
+    temporary: &str,
+    write: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<(), VolumeError> {
+    let parent = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let written = tempfile::Builder::new()
+        .prefix(".organum-")
+        .tempdir_in(parent)
+        .and_then(|folder| {
+            let temporary = folder.path().join(temporary);
+            write(&temporary)?;
+            std::fs::rename(&temporary, path)
+        });
+    written.map_err(|e| {
+        let (path, folder) = (path.display(), parent.display());
+        let (kind, text) = match e.kind() {
+            io::ErrorKind::NotFound => (
+                VolumeErrorKind::NotFound,
+                format!("cannot write {path}: there is no folder {folder}; create it first"),
+            ),
+            _ => (VolumeErrorKind::Io, format!("cannot write {path}: {e}")),
+        };
+        VolumeError::new(kind, text).caused(e)
+    })
+}
+
+/// What went wrong with a volume or its file; see [`VolumeError::kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum VolumeErrorKind {
+    /// The file, or the folder to write to, does not exist.
+    NotFound,
+    /// The file could not be read or written.
+    Io,
+    /// The content is damaged, cut short, or not what its format says.
+    Format,
+    /// Some voxels are NaN or infinite.
+    NonFinite,
+    /// Two things that must share a grid do not, or values do not fill their grid.
+    GridMismatch,
+    /// The content is sound but of a sort that is not handled.
+    Unsupported,
+}
+
+/// A failure to read, write or combine volumes. The message names the file and what to try.
+#[derive(Debug)]
+pub struct VolumeError {
+    kind: VolumeErrorKind,
+    message: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl VolumeError {
+    pub(crate) fn new(kind: VolumeErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    #[cfg(any(feature = "nifti", feature = "cli"))]
+    pub(crate) fn caused(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The sort of failure, for programs.
+    #[must_use]
+    pub fn kind(&self) -> VolumeErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for VolumeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for VolumeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|e| e as &(dyn Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_sendable<T: Send + Sync + 'static>() {}
+
+    #[test]
+    fn constructor_checks_lengths_and_spacing() -> Result<(), VolumeError> {
+        let axes: Axes = "SAR".parse()?;
+        let extent = Extent::new(2, 3, 4);
+        let good = Volume::new(2, extent, [1.0, 2.0, 3.0], axes, vec![0u8; 48])?;
+        assert_eq!(good.channel(1).map(<[u8]>::len), Some(24));
+        assert_eq!(good.channel(2), None);
+        assert!((good.voxel_ml() - 0.006).abs() < 1e-15);
+        let kind = |r: Result<Volume<u8>, VolumeError>| r.err().map(|e| e.kind());
+        assert_eq!(
+            kind(Volume::new(2, extent, [1.0; 3], axes, vec![0; 47])),
+            Some(VolumeErrorKind::GridMismatch)
+        );
+        assert_eq!(
+            kind(Volume::new(1, Extent::new(0, 3, 4), [1.0; 3], axes, vec![])),
+            Some(VolumeErrorKind::GridMismatch)
+        );
+        assert_eq!(
+            kind(Volume::new(1, extent, [1.0, 0.0, 1.0], axes, vec![0; 24])),
+            Some(VolumeErrorKind::Format)
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn errors_cross_threads() {
+        is_sendable::<VolumeError>();
+        is_sendable::<Volume<f32>>();
+    }
+}

@@ -1,0 +1,335 @@
+//! NIfTI-1 files: scans and labels in; labels and maps out, on exactly the grid of the scan.
+//!
+//! A file's voxels (i fastest) become `[k][j][i]`, so the extent is `(nk, nj, ni)` and the axes are those of the header
+//! in k, j, i order. Decoding is our own: the `nifti` crate reads headers and writes files, but its voxel reader
+//! panics where `bitpix` and `datatype` disagree and ignores `vox_offset` where no extension is announced.
+
+mod affine;
+mod file;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use ::nifti::NiftiHeader;
+use ::nifti::writer::WriterOptions;
+use ndarray::{ArrayViewD, IxDyn, ShapeBuilder};
+use rayon::prelude::*;
+
+use self::file::{EXTENDER_BYTES, HEADER_BYTES, Stored};
+use super::{Axes, Volume, VolumeError, VolumeErrorKind, write_whole};
+use crate::shape::Extent;
+
+/// `NIFTI_INTENT_LABEL`: voxels are indices into a list of names.
+const INTENT_LABEL: i16 = 1002;
+
+/// A scan as read: its header, kept for writing results on the same grid, and its voxels.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// The file's header as stored.
+    pub header: NiftiHeader,
+    /// The voxels with slope and intercept applied, `[C][k][j][i]`; C is the 4th dimension, or 1.
+    pub image: Volume<f32>,
+}
+
+/// Reads a scan from `.nii`, `.nii.gz`, or a `.hdr`/`.img` pair (either compressed or not; the content decides).
+///
+/// 2D and 3D images have one channel; the 4th dimension (or the 5th, if the 4th is 1) is the channels. Every integer
+/// and real datatype up to 64 bits is read; `scl_slope` and `scl_inter` are applied in f64 before rounding to f32.
+///
+/// # Errors
+/// [`VolumeErrorKind::NotFound`], [`VolumeErrorKind::Io`], [`VolumeErrorKind::Format`] (not NIfTI-1, cut short, a
+/// contradictory header, a degenerate affine), [`VolumeErrorKind::NonFinite`] (with the count and the first place), or
+/// [`VolumeErrorKind::Unsupported`] (NIfTI-2, complex, colour and 128-bit data, more dimensions).
+pub fn read(path: impl AsRef<Path>) -> Result<Scan, VolumeError> {
+    let stored = Stored::open(path.as_ref())?;
+    let data = stored.decode(narrow)?;
+    let bad = data.par_iter().filter(|x| !x.is_finite()).count();
+    if bad > 0 {
+        let first = data.iter().position(|x| !x.is_finite()).unwrap_or(0);
+        return Err(VolumeError::new(
+            VolumeErrorKind::NonFinite,
+            format!(
+                "{bad} voxels of {} are not finite numbers in f32, the first at {}; replace them (for example by the \
+                 background value) and try again",
+                stored.path.display(),
+                stored.place(first)
+            ),
+        ));
+    }
+    let Grid {
+        channels,
+        extent,
+        spacing,
+        axes,
+    } = stored.grid;
+    let image = Volume::new(channels, extent, spacing, axes, data)?;
+    Ok(Scan {
+        header: stored.header,
+        image,
+    })
+}
+
+/// Reads a label volume: as [`read`], but the voxels must be whole numbers from 0 to 65535 in one channel.
+///
+/// # Errors
+/// Those of [`read`], and [`VolumeErrorKind::Format`] for values that are no labels.
+pub fn read_labels(path: impl AsRef<Path>) -> Result<(NiftiHeader, Volume<u16>), VolumeError> {
+    let stored = Stored::open(path.as_ref())?;
+    let Grid {
+        channels,
+        extent,
+        spacing,
+        axes,
+    } = stored.grid;
+    let name = stored.path.display();
+    if channels != 1 {
+        return Err(VolumeError::new(
+            VolumeErrorKind::Format,
+            format!("{name} has {channels} channels, but a label volume has one"),
+        ));
+    }
+    let read = stored.decode(|x| (x, label(x)))?;
+    if let Some(first) = read.iter().position(|(_, label)| label.is_none()) {
+        return Err(VolumeError::new(
+            VolumeErrorKind::Format,
+            format!(
+                "{name} holds {} at {}, but labels are whole numbers from 0 to 65535; is it a scan or a probability map?",
+                read[first].0,
+                stored.place(first)
+            ),
+        ));
+    }
+    let data = read
+        .into_iter()
+        .map(|(_, label)| label.unwrap_or(0))
+        .collect();
+    let labels = Volume::new(channels, extent, spacing, axes, data)?;
+    Ok((stored.header, labels))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the value is checked to be a whole number in range"
+)]
+fn label(x: f64) -> Option<u16> {
+    (x.fract() == 0.0 && (0.0..=65535.0).contains(&x)).then_some(x as u16)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to f32 is the point; overflow is reported"
+)]
+fn narrow(x: f64) -> f32 {
+    x as f32
+}
+
+/// Writes labels on the grid of `header` (a scan's, from [`read`]): its dimensions (without further channels), spacing,
+/// qform, sform and units, as u8, or as u16 if a label is above 255.
+///
+/// The labels must be in the file's own axes, as read. The file appears whole or not at all: it is written in a
+/// temporary folder beside `path` and moved into place. An existing file is replaced.
+///
+/// # Errors
+/// [`VolumeErrorKind::Unsupported`] if `path` ends in neither `.nii` nor `.nii.gz`; [`VolumeErrorKind::GridMismatch`];
+/// [`VolumeErrorKind::NotFound`] (no such folder) or [`VolumeErrorKind::Io`].
+pub fn write_labels(
+    path: impl AsRef<Path>,
+    header: &NiftiHeader,
+    labels: &Volume<u16>,
+) -> Result<(), VolumeError> {
+    let path = path.as_ref();
+    let grid = Grid::of(header, path)?;
+    grid.check(labels, path)?;
+    if labels.channels != 1 {
+        return Err(VolumeError::new(
+            VolumeErrorKind::GridMismatch,
+            format!(
+                "{} labels a voxel cannot be written to {}; one can",
+                labels.channels,
+                path.display()
+            ),
+        ));
+    }
+    let mut shape: Vec<usize> = header.dim[1..].iter().map(|n| usize::from(*n)).collect();
+    shape.truncate(usize::from(if grid.channels == 1 { header.dim[0] } else { 3 }).min(7));
+    let header = NiftiHeader {
+        intent_code: INTENT_LABEL,
+        ..plain(header)
+    };
+    if let Ok(narrow) = labels
+        .data
+        .iter()
+        .map(|l| u8::try_from(*l))
+        .collect::<Result<Vec<_>, _>>()
+    {
+        store(path, &shape, &narrow, 1, |file, view| {
+            WriterOptions::new(file)
+                .reference_header(&header)
+                .write_nifti(&view)
+        })
+    } else {
+        store(path, &shape, &labels.data, 2, |file, view| {
+            WriterOptions::new(file)
+                .reference_header(&header)
+                .write_nifti(&view)
+        })
+    }
+}
+
+/// Writes f32 maps (probabilities, attention) on the grid of `header` as a 4D file `(x, y, z, channel)`, otherwise as
+/// [`write_labels`].
+///
+/// # Errors
+/// Those of [`write_labels`].
+pub fn write_maps(
+    path: impl AsRef<Path>,
+    header: &NiftiHeader,
+    maps: &Volume<f32>,
+) -> Result<(), VolumeError> {
+    let path = path.as_ref();
+    Grid::of(header, path)?.check(maps, path)?;
+    let shape = [maps.extent.w, maps.extent.h, maps.extent.d, maps.channels].map(|n| n as usize);
+    let mut header = plain(header);
+    if !(header.pixdim[4].is_finite() && header.pixdim[4] > 0.0) {
+        header.pixdim[4] = 1.0;
+    }
+    store(path, &shape, &maps.data, 4, |file, view| {
+        WriterOptions::new(file)
+            .reference_header(&header)
+            .write_nifti(&view)
+    })
+}
+
+/// The header with everything that describes the scan's values, not its grid, cleared.
+fn plain(header: &NiftiHeader) -> NiftiHeader {
+    NiftiHeader {
+        intent_code: 0,
+        intent_p1: 0.0,
+        intent_p2: 0.0,
+        intent_p3: 0.0,
+        intent_name: [0; 16],
+        scl_slope: 1.0,
+        scl_inter: 0.0,
+        cal_min: 0.0,
+        cal_max: 0.0,
+        glmin: 0,
+        glmax: 0,
+        ..header.clone()
+    }
+}
+
+/// Writes atomically: into a folder of its own beside `path`, checked, then moved.
+fn store<T>(
+    path: &Path,
+    shape: &[usize],
+    data: &[T],
+    bytes: u64,
+    write: impl FnOnce(&Path, ArrayViewD<'_, T>) -> ::nifti::Result<()>,
+) -> Result<(), VolumeError> {
+    let name = path.display();
+    let file_name = path
+        .file_name()
+        .map(|n| n.to_string_lossy().to_lowercase())
+        .unwrap_or_default();
+    // The crate derives the final name from the first dot on, so ours must have no other dots.
+    let (temporary, compressed) = if file_name.ends_with(".nii.gz") {
+        ("volume.nii.gz", true)
+    } else if file_name.ends_with(".nii") {
+        ("volume.nii", false)
+    } else {
+        return Err(VolumeError::new(
+            VolumeErrorKind::Unsupported,
+            format!("cannot write {name}: give it a name that ends in .nii or .nii.gz"),
+        ));
+    };
+    let view = ArrayViewD::from_shape(IxDyn(shape).f(), data).map_err(|e| {
+        VolumeError::new(
+            VolumeErrorKind::GridMismatch,
+            format!(
+                "{} values do not fill the {shape:?} voxels of {name}",
+                data.len()
+            ),
+        )
+        .caused(e)
+    })?;
+    write_whole(path, temporary, |file| {
+        write(file, view).map_err(|e| match e {
+            ::nifti::NiftiError::Io(e) => e,
+            e => io::Error::other(e),
+        })?;
+        // The crate does not check its last flush, so a full disk may show only in the length.
+        let expected = HEADER_BYTES + EXTENDER_BYTES + bytes * data.len() as u64;
+        if !compressed && fs::metadata(file)?.len() != expected {
+            return Err(io::Error::new(
+                io::ErrorKind::WriteZero,
+                "not all bytes could be written",
+            ));
+        }
+        Ok(())
+    })
+}
+
+/// The grid that a header describes.
+#[derive(Clone, Copy, Debug)]
+struct Grid {
+    channels: u32,
+    extent: Extent,
+    spacing: [f64; 3],
+    axes: Axes,
+}
+
+impl Grid {
+    fn of(header: &NiftiHeader, path: &Path) -> Result<Self, VolumeError> {
+        let name = path.display();
+        let bad = |kind, what: String| Err(VolumeError::new(kind, format!("{name}: {what}")));
+        let rank = usize::from(header.dim[0]);
+        let used = header.dim.get(1..=rank).unwrap_or_default();
+        if used.is_empty() || used.iter().any(|n| *n == 0 || *n > 0x7fff) {
+            let text = format!(
+                "the header's dimensions {:?} are not all from 1 to 32767",
+                header.dim
+            );
+            return bad(VolumeErrorKind::Format, text);
+        }
+        let n = |axis: usize| used.get(axis).map_or(1, |n| u32::from(*n));
+        let more: Vec<u32> = (3..rank).map(n).filter(|n| *n > 1).collect();
+        if rank < 2 || more.len() > 1 {
+            let text = format!(
+                "dimensions {used:?} are not a 2D or 3D image with at most one axis of channels"
+            );
+            return bad(VolumeErrorKind::Unsupported, text);
+        }
+        let Some(([i, j, k], [x, y, z])) = affine::geometry(header) else {
+            let text = "the affine is degenerate (its voxel axes do not span space); repair the sform or qform";
+            return bad(VolumeErrorKind::Format, text.into());
+        };
+        Ok(Self {
+            channels: more.first().copied().unwrap_or(1),
+            extent: Extent::new(n(2), n(1), n(0)),
+            spacing: [z, y, x],
+            axes: Axes::new([k, j, i])?,
+        })
+    }
+
+    fn check<T>(&self, volume: &Volume<T>, path: &Path) -> Result<(), VolumeError> {
+        if self.extent == volume.extent && self.axes == volume.axes {
+            return Ok(());
+        }
+        Err(VolumeError::new(
+            VolumeErrorKind::GridMismatch,
+            format!(
+                "cannot write {}: the volume has {} voxels along {}, but the header {} along {}; reorient or resample it",
+                path.display(),
+                volume.extent,
+                volume.axes,
+                self.extent,
+                self.axes
+            ),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! The reference cases of ../shared/golden that this version's architectures cover.
+
+mod support;
+
+use organum::{DeviceCaps, Elem, Extent, Input, Model, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+use support::{engine, relative_error, shared};
+
+const CASES: [&str; 6] = ["u_transformer_2d", "u_transformer_3d", "u_transformer_themyr2021", "u_net_3d", "mhsa_only_3d", "mhca_only_2d"];
+
+struct Golden {
+    model: Model,
+    extent: Extent,
+    channels: u32,
+    input: Vec<f32>,
+    output: Vec<f64>,
+    stride: usize,
+}
+
+fn floats(tensors: &SafeTensors<'_>, name: &str) -> Vec<f64> {
+    let t = tensors.tensor(name).expect("the tensor is in the file");
+    let data = t.data();
+    match t.dtype() {
+        Dtype::F16 => data.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f64()).collect(),
+        Dtype::F32 => data.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect(),
+        Dtype::F64 => data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("eight bytes"))).collect(),
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+fn load(name: &str) -> Option<Golden> {
+    let folder = shared(&format!("golden/{name}"))?;
+    let bytes = std::fs::read(folder.join("io.safetensors")).expect("io.safetensors is there");
+    let io = SafeTensors::deserialize(&bytes).expect("io.safetensors is one");
+    let case: Value = serde_json::from_slice(&std::fs::read(folder.join("case.json")).expect("case.json is there")).expect("case.json is JSON");
+    let shape: Vec<u32> = case["input"].as_array().expect("a shape").iter().map(|n| n.as_u64().expect("an extent") as u32).collect();
+    let extent = if shape.len() == 4 { Extent::new(1, shape[2], shape[3]) } else { Extent::new(shape[2], shape[3], shape[4]) };
+    Some(Golden {
+        model: Model::load(folder.join("model.safetensors")).expect("the model loads"),
+        extent,
+        channels: shape[1],
+        input: floats(&io, "input").iter().map(|&v| v as f32).collect(),
+        output: floats(&io, "output"),
+        stride: case["output_stride"].as_u64().expect("a stride") as usize,
+    })
+}
+
+fn strided(values: &[f32], channels: usize, extent: Extent, stride: usize) -> Vec<f32> {
+    let [d, h, w] = extent.axes().map(|n| n as usize);
+    let mut out = Vec::new();
+    for c in 0..channels {
+        for z in (0..d).step_by(stride) {
+            for y in (0..h).step_by(stride) {
+                out.extend((0..w).step_by(stride).map(|x| values[((c * d + z) * h + y) * w + x]));
+            }
+        }
+    }
+    out
+}
+
+fn logits(golden: &Golden, session: &mut Session) -> Vec<f32> {
+    let input = Input { channels: golden.channels, extent: golden.extent, data: &golden.input };
+    let mut outputs = session.run_blocking(input, RunOptions::default()).expect("the network runs");
+    match outputs.swap_remove(0).data {
+        OutputData::Map(values) => values,
+        OutputData::Labels(_) => panic!("asked for logits"),
+    }
+}
+
+fn error(golden: &Golden, values: &[f32]) -> f64 {
+    relative_error(&strided(values, golden.model.card().classes() as usize, golden.extent, golden.stride), &golden.output)
+}
+
+fn plan(golden: &Golden, caps: &DeviceCaps, options: &PlanOptions) -> Plan {
+    Plan::new(&golden.model, golden.extent, caps, &options.clone().with_output(OutputMode::Logits)).expect("there is a plan")
+}
+
+#[test]
+fn device_equals_pytorch() {
+    let Some(engine) = engine() else { return };
+    for name in CASES {
+        let Some(golden) = load(name) else { continue };
+        for (precision, bound) in [(Elem::F32, 1e-5), (Elem::F16, 5e-3)] {
+            if precision == Elem::F16 && !engine.caps().f16 {
+                continue;
+            }
+            let options = PlanOptions::default().with_precision(precision);
+            let plan = plan(&golden, engine.caps(), &options);
+            let planned = plan.report().peak_bytes;
+            let mut session = pollster::block_on(Session::new(engine, &golden.model, plan)).expect("the session is made");
+            assert_eq!(session.allocated_bytes(), planned, "{name}: bytes allocated and planned");
+            let e = error(&golden, &logits(&golden, &mut session));
+            println!("{name} {}: relative error {e:.2e}", precision.name());
+            assert!(e <= bound, "{name} {}: relative error {e:e}", precision.name());
+        }
+    }
+}
+
+#[test]
+fn host_equals_pytorch() {
+    for name in CASES {
+        let Some(golden) = load(name) else { continue };
+        let mut session = Session::on_host(&golden.model, plan(&golden, &DeviceCaps::host(), &PlanOptions::default())).expect("the session is made");
+        let e = error(&golden, &logits(&golden, &mut session));
+        println!("{name} host: relative error {e:.2e}");
+        assert!(e <= 1e-5, "{name}: relative error {e:e}");
+    }
+}
+
+#[test]
+fn every_budget_gives_the_same_bits() {
+    let Some(engine) = engine() else { return };
+    for name in CASES {
+        let Some(golden) = load(name) else { continue };
+        let whole = plan(&golden, engine.caps(), &PlanOptions::default());
+        let (largest, smallest) = (whole.report().peak_bytes, whole.report().smallest_budget);
+        let mut session = pollster::block_on(Session::new(engine, &golden.model, whole)).expect("the session is made");
+        let expected = logits(&golden, &mut session);
+        drop(session);
+        for share in 0..4 {
+            let budget = smallest + (largest - smallest) * share / 4;
+            let plan = plan(&golden, engine.caps(), &PlanOptions::default().with_budget(budget));
+            assert!(plan.report().peak_bytes <= budget);
+            let planned = plan.report().peak_bytes;
+            let mut session = pollster::block_on(Session::new(engine, &golden.model, plan)).expect("the session is made");
+            assert_eq!(session.allocated_bytes(), planned);
+            assert!(logits(&golden, &mut session) == expected, "{name}: other bits in {budget} bytes");
+        }
+    }
+}
