@@ -113,7 +113,7 @@ impl GpuMemory {
             self.pending.push(Pending::Fetch { from: region, at, size });
             self.flush().await?;
             let mapped = map(&self.download, wgpu::MapMode::Read, size);
-            self.wait(&mapped, None).await?;
+            self.wait(&mapped).await?;
             bytes.extend_from_slice(&self.download.get_mapped_range(0..size).map_err(|e| internal("the download buffer is not mapped").caused_by(e))?);
             self.download.unmap();
         }
@@ -143,7 +143,7 @@ impl GpuMemory {
         let out_of_memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let invalid = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let commands = self.encode(uniform_offset);
-        let submission = self.engine.queue().submit([commands]);
+        self.engine.queue().submit([commands]);
         let (invalid, out_of_memory) = (invalid.pop(), out_of_memory.pop());
         self.pending.clear();
         self.filled = 0;
@@ -156,10 +156,10 @@ impl GpuMemory {
         let done = Arc::new(Signal::default());
         let set = Arc::clone(&done);
         self.engine.queue().on_submitted_work_done(move || set.raise(true));
-        self.wait(&done, Some(submission)).await?;
+        self.wait(&done).await?;
         if remap {
             let mapped = map(&self.upload, wgpu::MapMode::Write, self.upload.size());
-            self.wait(&mapped, None).await?;
+            self.wait(&mapped).await?;
         }
         Ok(())
     }
@@ -205,24 +205,20 @@ impl GpuMemory {
         self.engine.device().create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries })
     }
 
-    /// Polls the device until the signal is raised, without blocking longer than a slice at a time. Only our own submission
-    /// is waited for: the device may be the host's, and other threads may submit to it.
-    async fn wait(&self, signal: &Signal, submission: Option<wgpu::SubmissionIndex>) -> Result<(), RunError> {
+    /// Polls the device until the signal is raised, sleeping at most a millisecond between polls. `PollType::Wait` with a
+    /// timeout is not used: in wgpu 30 it panics when another thread polls the same device meanwhile (an assertion on the
+    /// queue being empty), and the device may be the host's.
+    async fn wait(&self, signal: &Signal) -> Result<(), RunError> {
+        let mut pause = Duration::from_micros(20);
         std::future::poll_fn(|context| {
-            if signal.raised.load(Ordering::Acquire) {
-                return Poll::Ready(Ok(()));
-            }
-            let slice = match submission.clone() {
-                Some(index) => wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(Duration::from_millis(50)) },
-                None => wgpu::PollType::Poll,
-            };
-            match self.engine.device().poll(slice) {
-                Ok(_) | Err(wgpu::PollError::Timeout) => {}
-                Err(e) => return Poll::Ready(Err(RunError::new(RunErrorKind::DeviceLost, "the device was lost").caused_by(e))),
+            if let Err(e) = self.engine.device().poll(wgpu::PollType::Poll) {
+                return Poll::Ready(Err(RunError::new(RunErrorKind::DeviceLost, "the device was lost").caused_by(e)));
             }
             if signal.raised.load(Ordering::Acquire) {
                 return Poll::Ready(Ok(()));
             }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(1));
             context.waker().wake_by_ref();
             Poll::Pending
         })
