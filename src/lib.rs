@@ -29,6 +29,7 @@ pub mod harness;
 #[path = "../kernels/mod.rs"]
 pub mod kernels;
 pub mod model;
+pub mod pipeline;
 pub mod plan;
 pub mod record;
 mod reference;

@@ -146,8 +146,11 @@ pub(crate) fn sizes(extent: Extent) -> [usize; 3] {
 
 /// Lets `write` make a file called `temporary` in a folder of its own beside `path`, then moves it to `path`: the file
 /// appears whole or not at all. `write` returns I/O errors as they are; they are told here.
+///
+/// # Errors
+/// When the folder is missing or the file cannot be written.
 #[cfg(any(feature = "nifti", feature = "cli"))]
-pub(crate) fn write_whole(
+pub fn write_whole(
     path: &Path,
     temporary: &str,
     write: impl FnOnce(&Path) -> io::Result<()>,

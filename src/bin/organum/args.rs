@@ -1,0 +1,236 @@
+//! Arguments.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use organum::{Elem, Extent};
+
+/// Runs medical image segmentation networks on any GPU, on the whole volume, in the memory you give it.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Segments the bundled scans with the bundled model and compares with the bundled labels
+    Demo(Demo),
+    /// Segments a scan
+    Segment(Segment),
+    /// Runs the network alone, on arrays
+    Infer(Infer),
+    /// Shows what a run needs, without a device
+    Plan(Plan),
+    /// Shows what a model file holds
+    Inspect(Inspect),
+    /// Lists the devices
+    Devices(Devices),
+    /// Dice and HD95 of each label
+    Evaluate(Evaluate),
+}
+
+/// Where and in how much memory to run.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Most device bytes of the run: a number, or with a suffix KiB MiB GiB kB MB GB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) memory: Option<u64>,
+    /// Index or part of a name from `organum devices`, or `cpu`
+    #[arg(long, value_name = "D")]
+    pub(crate) device: Option<String>,
+    /// Storage type of activations and weights
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) precision: Precision,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Precision {
+    F32,
+    F16,
+}
+
+impl From<Precision> for Elem {
+    fn from(p: Precision) -> Self {
+        match p {
+            Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    Whole,
+    Window,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Folder for label maps and pictures
+    #[arg(long, default_value = "organum-demo")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Segment {
+    /// NIfTI file, .nii or .nii.gz
+    pub(crate) input: PathBuf,
+    /// Model file
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    /// Label map to write, on the input's grid
+    #[arg(long)]
+    pub(crate) output: PathBuf,
+    /// The whole volume at once, or windows
+    #[arg(long, value_enum, default_value = "whole")]
+    pub(crate) mode: Mode,
+    /// Also write a picture of three planes with the labels
+    #[arg(long, value_name = "P.png")]
+    pub(crate) overlay: Option<PathBuf>,
+    /// Also write the probabilities of all classes, 4D
+    #[arg(long, value_name = "P.nii.gz")]
+    pub(crate) probabilities: Option<PathBuf>,
+    /// Also write a picture of the attention gates into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) attention: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Infer {
+    /// Model file
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    /// .npy of (1,C,[D,]H,W) f32, or a safetensors file holding `input`
+    #[arg(long)]
+    pub(crate) input: PathBuf,
+    /// .npy to write: logits (1,K,[D,]H,W) f32
+    #[arg(long)]
+    pub(crate) output: PathBuf,
+    /// Position of the crop in the volume (architectures with volume tokens)
+    #[arg(long, value_name = "z,y,x")]
+    pub(crate) position: Option<String>,
+    /// Visited volume tokens (architectures with volume tokens)
+    #[arg(long, value_name = "i,j,..")]
+    pub(crate) visited: Option<String>,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// Model file
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    /// Extent of the input, DxHxW (1xHxW or HxW for an image)
+    #[arg(long, value_parser = extent)]
+    pub(crate) extent: Extent,
+    /// Most device bytes of the run
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) memory: Option<u64>,
+    /// Storage type of activations and weights
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) precision: Precision,
+    /// `default` (what every WebGPU device guarantees) or a JSON file of limits
+    #[arg(long, default_value = "default", value_name = "default|FILE.json")]
+    pub(crate) caps: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Model file
+    pub(crate) model: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Devices {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Evaluate {
+    /// Label map to judge
+    pub(crate) prediction: PathBuf,
+    /// Label map to judge by
+    pub(crate) reference: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `64MiB` to bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(digits);
+    let unit: u64 = match suffix.trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        other => return Err(format!("unknown suffix {other:?}; use KiB MiB GiB kB MB GB")),
+    };
+    if let Ok(n) = number.parse::<u64>() {
+        return n.checked_mul(unit).ok_or_else(|| "too large".into());
+    }
+    match number.parse::<f64>() {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a size like 1.5 GiB; the cast saturates")]
+        Ok(n) if n.is_finite() => Ok((n * unit as f64) as u64),
+        _ => Err("not a size: a number, or with a suffix KiB MiB GiB kB MB GB".into()),
+    }
+}
+
+/// `DxHxW` to an extent.
+fn extent(text: &str) -> Result<Extent, String> {
+    let parts: Result<Vec<u32>, _> = text.split('x').map(str::parse).collect();
+    match parts.as_deref() {
+        Ok([d, h, w]) => Ok(Extent::new(*d, *h, *w)),
+        Ok([h, w]) => Ok(Extent::new(1, *h, *w)),
+        _ => Err("not an extent: three whole numbers like 128x256x256".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("1048576"), Ok(1 << 20));
+        assert_eq!(size("24MiB"), Ok(24 << 20));
+        assert_eq!(size("1.5GB"), Ok(1_500_000_000));
+        assert!(size("12 parsecs").is_err());
+        assert!(size("").is_err());
+        assert!(size("99999999999GiB").is_err());
+    }
+
+    #[test]
+    fn extents() {
+        assert_eq!(extent("2x3x4"), Ok(Extent::new(2, 3, 4)));
+        assert!(extent("2x3xq").is_err());
+    }
+
+    #[test]
+    fn the_parser_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,74 @@
+//! Errors to exit codes: 1 internal, 2 usage, 3 bad input file, 4 bad model, 5 does not fit, 6 device, 130 cancelled.
+
+use organum::volume::{VolumeError, VolumeErrorKind};
+use organum::{EngineError, LoadError, PlanError, PlanErrorKind, RunError, RunErrorKind};
+
+/// Why the program ends without success.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self { code: 1, message: message.into() }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { code: 2, message: message.into() }
+    }
+
+    pub(crate) fn input(message: impl Into<String>) -> Self {
+        Self { code: 3, message: message.into() }
+    }
+
+    /// A volume that could not be written: the path is wrong (usage) or the disk is (internal).
+    pub(crate) fn writing(e: &VolumeError) -> Self {
+        match e.kind() {
+            VolumeErrorKind::NotFound | VolumeErrorKind::Unsupported => Self::usage(e.to_string()),
+            _ => Self::internal(e.to_string()),
+        }
+    }
+}
+
+impl From<VolumeError> for Failure {
+    fn from(e: VolumeError) -> Self {
+        Self::input(e.to_string())
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(e: LoadError) -> Self {
+        Self { code: 4, message: e.to_string() }
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(e: PlanError) -> Self {
+        let code = match e.kind() {
+            PlanErrorKind::Extent => 3,
+            PlanErrorKind::Unsupported => 6,
+            _ => 5,
+        };
+        Self { code, message: e.to_string() }
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(e: EngineError) -> Self {
+        Self { code: 6, message: e.to_string() }
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(e: RunError) -> Self {
+        let code = match e.kind() {
+            RunErrorKind::InputMismatch | RunErrorKind::NonFinite => 3,
+            RunErrorKind::Cancelled => 130,
+            RunErrorKind::DeviceLost | RunErrorKind::OutOfMemory => 6,
+            _ => 1,
+        };
+        Self { code, message: e.to_string() }
+    }
+}

@@ -1,0 +1,110 @@
+//! `organum plan`, `inspect`, `devices` and `evaluate`.
+
+use organum::volume::{evaluate as score, nifti};
+use organum::{DeviceCaps, Engine, Model, format_bytes};
+use serde_json::{Map, Value, json};
+
+use crate::args;
+use crate::fail::Failure;
+use crate::output::{say, say_json};
+
+/// `organum plan`.
+pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
+    let model = Model::load(&a.model)?;
+    let caps = if a.caps == "default" {
+        DeviceCaps::default()
+    } else {
+        let text = std::fs::read_to_string(&a.caps).map_err(|e| Failure::input(format!("cannot read {}: {e}", a.caps)))?;
+        serde_json::from_str(&text).map_err(|e| Failure::input(format!("{} is not a list of limits: {e}", a.caps)))?
+    };
+    let mut options = organum::PlanOptions::default().with_precision(a.precision.into());
+    if let Some(bytes) = a.memory {
+        options = options.with_budget(bytes);
+    }
+    let plan = organum::Plan::new(&model, a.extent, &caps, &options)?;
+    if a.json {
+        say_json(&serde_json::to_value(plan.report()).map_err(|e| Failure::internal(e.to_string()))?);
+    } else {
+        say(&plan.to_string());
+    }
+    Ok(())
+}
+
+/// `organum inspect`.
+pub(crate) fn inspect(a: &args::Inspect) -> Result<(), Failure> {
+    let model = Model::load(&a.model)?;
+    let card = model.card();
+    let weights = model.weights();
+    if a.json {
+        say_json(&json!({
+            "card": card,
+            "parameters": weights.parameters(),
+            "weights_bytes": weights.bytes(),
+            "stride": model.stride(),
+            "nodes": model.graph().nodes().len(),
+            "tensors": weights.list().into_iter().map(|(name, shape)| (name, json!(shape))).collect::<Map<String, Value>>(),
+        }));
+        return Ok(());
+    }
+    let applied = model.applied();
+    say(&format!("architecture  {}", card.architecture));
+    say(&format!("config        {}", card.config));
+    say(&format!("input         {} channel(s), axes {}, spacing {}, intensity {}",
+        card.in_channels(),
+        card.input.axes.map_or_else(|| "as stored".into(), |x| x.to_string()),
+        card.input.spacing_mm.map_or_else(|| "as stored".into(), |s| format!("{s:?} mm")),
+        card.input.intensity.as_ref().map_or_else(|| "as stored".into(), |i| serde_json::to_string(i).unwrap_or_default())));
+    say(&format!("labels        {}", (1..card.classes()).map(|c| format!("{c} {}", card.label_name(c))).collect::<Vec<_>>().join(", ")));
+    say(&format!("parameters    {} in {}", weights.parameters(), format_bytes(weights.bytes())));
+    say(&format!("stride        {:?}", model.stride()));
+    say(&format!("passes        {} norms folded, {} activations and {} concatenations fused, {} nodes removed", applied.norms_folded, applied.activations_fused, applied.concats_fused, applied.nodes_removed));
+    if !card.provenance.is_empty() {
+        say(&format!("provenance    {}", card.provenance));
+    }
+    say(&format!("\n{}", model.graph().to_string().trim_end()));
+    Ok(())
+}
+
+/// `organum devices`.
+pub(crate) fn devices(a: &args::Devices) -> Result<(), Failure> {
+    let adapters = pollster::block_on(Engine::adapters());
+    if a.json {
+        let list: Vec<Value> = adapters
+            .iter()
+            .enumerate()
+            .map(|(i, d)| json!({"index": i, "name": d.name, "backend": d.backend, "kind": d.kind, "driver": d.driver, "caps": d.caps}))
+            .collect();
+        say_json(&json!({ "devices": list }));
+        return Ok(());
+    }
+    for (i, d) in adapters.iter().enumerate() {
+        say(&format!("{i}    {}  [{}, {}, {}]  binding {}, buffer {}{}", d.name, d.backend, d.kind, d.driver, format_bytes(d.caps.max_binding), format_bytes(d.caps.max_buffer), if d.caps.f16 { ", f16" } else { "" }));
+    }
+    say("cpu  the reference executor on the host, no driver needed");
+    Ok(())
+}
+
+/// `organum evaluate`.
+pub(crate) fn evaluate(a: &args::Evaluate) -> Result<(), Failure> {
+    let (_, prediction) = nifti::read_labels(&a.prediction)?;
+    let (_, reference) = nifti::read_labels(&a.reference)?;
+    let scores = score(&prediction, &reference)?;
+    let mean = |values: Vec<f64>| {
+        #[expect(clippy::cast_precision_loss, reason = "a handful of labels")]
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    let dice = mean(scores.iter().filter_map(|s| s.dice).collect());
+    let hd95 = mean(scores.iter().filter_map(|s| s.hd95_mm).collect());
+    if a.json {
+        let labels: Map<String, Value> = scores.iter().map(|s| (s.label.to_string(), json!({"dice": s.dice, "hd95_mm": s.hd95_mm}))).collect();
+        say_json(&json!({"labels": labels, "mean": {"dice": dice, "hd95_mm": hd95}}));
+        return Ok(());
+    }
+    let show = |x: Option<f64>| x.map_or_else(|| "-".into(), |v| format!("{v:.4}"));
+    say("label      Dice   HD95 mm");
+    for s in &scores {
+        say(&format!("{:<6} {:>8} {:>9}", s.label, show(s.dice), show(s.hd95_mm)));
+    }
+    say(&format!("{:<6} {:>8} {:>9}", "mean", show(dice), show(hd95)));
+    Ok(())
+}

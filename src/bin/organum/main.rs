@@ -1,0 +1,36 @@
+//! The command line `organum`; its interface is fixed by the contract that CHANGELOG.md refers to.
+
+mod args;
+mod demo;
+mod device;
+mod fail;
+mod infer;
+mod info;
+mod output;
+mod segment;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.command {
+        Command::Demo(a) => demo::run(a),
+        Command::Segment(a) => segment::run(a),
+        Command::Infer(a) => infer::run(a),
+        Command::Plan(a) => info::plan(a),
+        Command::Inspect(a) => info::inspect(a),
+        Command::Devices(a) => info::devices(a),
+        Command::Evaluate(a) => info::evaluate(a),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::note(&format!("organum: {}", failure.message));
+            ExitCode::from(failure.code)
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What people and programs see: stdout for data, stderr for the rest, files written whole or not at all.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::fail::Failure;
+use organum::volume::write_whole;
+
+/// A line of data.
+pub(crate) fn say(text: &str) {
+    // a reader that has gone away is no reason to fail
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// A line that is not data.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// The one JSON object of a command.
+pub(crate) fn say_json(value: &Value) {
+    say(&serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+/// Seconds with microseconds.
+pub(crate) fn seconds(d: Duration) -> Value {
+    json!((d.as_secs_f64() * 1e6).round() / 1e6)
+}
+
+/// A bar on a terminal, nothing elsewhere.
+pub(crate) fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{wide_bar} {percent:>3}% {elapsed} of {duration}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(1).with_style(style)
+}
+
+/// Writes a `.npy` of f32 in C order.
+pub(crate) fn write_npy(path: &Path, shape: &[u64], values: &[f32]) -> Result<(), Failure> {
+    write_whole(path, "array.npy", |temporary| {
+        use npyz::WriterBuilder;
+        let file = std::io::BufWriter::new(std::fs::File::create(temporary)?);
+        let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(file).begin_nd()?;
+        writer.extend(values.iter().copied())?;
+        writer.finish()
+    })
+    .map_err(|e| Failure::writing(&e))
+}

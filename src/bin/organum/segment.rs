@@ -1,0 +1,174 @@
+//! `organum segment`, and the part of it that the demo shares.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use organum::pipeline::{self, Prepared};
+use organum::volume::{Volume, nifti, picture};
+use organum::{Model, OutputData, OutputMode, OutputVolume, PlanOptions};
+use serde_json::{Map, Value, json};
+
+use crate::args::{self, Mode};
+use crate::device::{self, Device, Ran};
+use crate::fail::Failure;
+use crate::output::{say, say_json};
+
+/// What to write besides the label map.
+#[derive(Default)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) labels: Option<&'a Path>,
+    pub(crate) overlay: Option<&'a Path>,
+    pub(crate) probabilities: Option<&'a Path>,
+    pub(crate) attention: Option<&'a Path>,
+}
+
+/// A segmented scan.
+pub(crate) struct Segmented {
+    pub(crate) labels: Volume<u16>,
+    pub(crate) ran: Ran,
+}
+
+impl Segmented {
+    /// `{name: {"voxels", "ml"}}` of every class but the background.
+    pub(crate) fn volumes(&self, model: &Model) -> Map<String, Value> {
+        let mut counts = vec![0u64; model.card().classes() as usize];
+        for &l in &self.labels.data {
+            if let Some(n) = counts.get_mut(l as usize) {
+                *n += 1;
+            }
+        }
+        let ml = self.labels.voxel_ml();
+        #[expect(clippy::cast_precision_loss, reason = "a volume for people")]
+        (1u32..).zip(&counts[1..]).map(|(class, &n)| (model.card().label_name(class), json!({"voxels": n, "ml": n as f64 * ml}))).collect()
+    }
+}
+
+/// Segments a scan and writes what is wanted.
+pub(crate) fn segment(device: &Device, model: &Model, scan: &nifti::Scan, run: &args::Run, wanted: &Wanted<'_>) -> Result<Segmented, Failure> {
+    let prepared = Prepared::new(model, &scan.image)?;
+    let mut options = PlanOptions::default();
+    if wanted.probabilities.is_some() {
+        options = options.with_output(OutputMode::Logits);
+    }
+    let gates = if wanted.attention.is_some() { pipeline::gates(model) } else { Vec::new() };
+    for gate in &gates {
+        options = options.with_tap(gate);
+    }
+    let mut ran = device::run(device, model, prepared.input(), run, options)?;
+    let taps = ran.outputs.split_off(1);
+    let classes = model.card().classes();
+    let (raw, probabilities) = match ran.outputs.pop().map(|o| o.data) {
+        Some(OutputData::Labels(labels)) => (labels, None),
+        Some(OutputData::Map(mut logits)) => {
+            let labels = pipeline::argmax(&logits, classes);
+            pipeline::softmax(&mut logits, classes);
+            (labels, Some(logits))
+        }
+        None => return Err(Failure::internal("the run brought nothing back")),
+    };
+    let centre = centroid(&raw, &prepared.volume);
+    let labels = prepared.restore_labels(raw)?;
+    if let Some(path) = wanted.labels {
+        nifti::write_labels(path, &scan.header, &labels).map_err(|e| Failure::writing(&e))?;
+    }
+    if let (Some(path), Some(values)) = (wanted.probabilities, probabilities) {
+        let maps = prepared.restore_maps(classes, values)?;
+        nifti::write_maps(path, &scan.header, &maps).map_err(|e| Failure::writing(&e))?;
+    }
+    if let Some(path) = wanted.overlay {
+        picture::overlay(&scan.image, &labels)?.save(path).map_err(|e| Failure::writing(&e))?;
+    }
+    if let Some(path) = wanted.attention.filter(|_| !gates.is_empty()) {
+        let maps = taps.into_iter().map(|tap| gate_volume(&prepared, tap)).collect::<Result<Vec<_>, Failure>>()?;
+        picture::attention(&prepared.volume, &maps, centre)?.save(path).map_err(|e| Failure::writing(&e))?;
+    }
+    Ok(Segmented { labels, ran })
+}
+
+fn gate_volume(prepared: &Prepared, tap: OutputVolume) -> Result<(String, Volume<f32>), Failure> {
+    match tap.data {
+        OutputData::Map(values) => Ok((tap.name, prepared.field(tap.map.extent, tap.map.channels, values)?)),
+        OutputData::Labels(_) => Err(Failure::internal("a gate came back as labels")),
+    }
+}
+
+/// The voxel at the centre of mass of the labels of the network's input, else its middle.
+fn centroid(labels: &[u16], volume: &Volume<f32>) -> [u32; 3] {
+    let [d, h, w] = volume.extent.axes();
+    let mut sum = [0u64; 3];
+    let mut n = 0u64;
+    for (at, _) in (0u64..).zip(labels).filter(|&(_, &l)| l > 0) {
+        let (h, w) = (u64::from(h), u64::from(w));
+        for (s, i) in sum.iter_mut().zip([at / (h * w), at / w % h, at % w]) {
+            *s += i;
+        }
+        n += 1;
+    }
+    if n == 0 {
+        return [d / 2, h / 2, w / 2];
+    }
+    sum.map(|s| u32::try_from(s / n).unwrap_or(0))
+}
+
+/// `organum segment`.
+pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
+    let started = Instant::now();
+    if a.mode == Mode::Window {
+        return Err(Failure::usage("--mode window is not there yet; the whole volume is segmented at once, bound it with --memory"));
+    }
+    for path in [Some(&a.output), a.probabilities.as_ref()].into_iter().flatten() {
+        let name = path.to_string_lossy();
+        if !(name.ends_with(".nii") || name.ends_with(".nii.gz")) {
+            return Err(Failure::usage(format!("{name} must end in .nii or .nii.gz")));
+        }
+    }
+    let folders = [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()];
+    for parent in folders.into_iter().flatten().filter_map(|p| p.parent()).filter(|p| !p.as_os_str().is_empty()) {
+        if !parent.is_dir() {
+            return Err(Failure::usage(format!("the folder {} is not there", parent.display())));
+        }
+    }
+    let model = Model::load(&a.model)?;
+    if a.attention.is_some() && pipeline::gates(&model).is_empty() {
+        return Err(Failure::usage("--attention: the network has no attention gates"));
+    }
+    let scan = nifti::read(&a.input)?;
+    let load = started.elapsed();
+    let device = Device::open(a.run.device.as_deref())?;
+    if let Some(folder) = &a.attention {
+        std::fs::create_dir_all(folder).map_err(|e| Failure::usage(format!("cannot create {}: {e}", folder.display())))?;
+    }
+    let attention = a.attention.as_ref().map(|folder| folder.join("attention.png"));
+    let wanted = Wanted { labels: Some(&a.output), overlay: a.overlay.as_deref(), probabilities: a.probabilities.as_deref(), attention: attention.as_deref() };
+    let result = segment(&device, &model, &scan, &a.run, &wanted)?;
+    let volumes = result.volumes(&model);
+    if a.run.json {
+        let mut report = result.ran.json(&device, load, started.elapsed());
+        report["labels"] = Value::Object(volumes);
+        say_json(&report);
+    } else {
+        say(&table(&volumes));
+        say(&summary(&result.ran, &device, started.elapsed()));
+    }
+    Ok(())
+}
+
+/// Volumes as lines.
+pub(crate) fn table(volumes: &Map<String, Value>) -> String {
+    let line = |(name, v): (&String, &Value)| format!("{name:<28} {:>9.3} ml {:>10} voxels", v["ml"].as_f64().unwrap_or(0.0), v["voxels"].as_u64().unwrap_or(0));
+    volumes.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// One line on where, in how many bytes and how fast.
+pub(crate) fn summary(ran: &Ran, device: &Device, total: Duration) -> String {
+    format!(
+        "{} ({}): planned {} bytes, allocated {} bytes; compile {:.2} s, run {:.2} s, total {:.2} s",
+        device.name(),
+        device.backend(),
+        ran.plan.peak_bytes,
+        ran.allocated,
+        ran.seconds[1].as_secs_f64(),
+        ran.seconds[2].as_secs_f64(),
+        total.as_secs_f64()
+    )
+}

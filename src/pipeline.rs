@@ -1,0 +1,159 @@
+//! From a scan to the network's input and back: axes, spacing, intensity, padding, and their inverses.
+
+use crate::graph::Op;
+use crate::model::Model;
+use crate::shape::Extent;
+use crate::transfer::Input;
+use crate::volume::orient::{Axes, reorient};
+use crate::volume::{Volume, VolumeError, VolumeErrorKind, resample};
+
+/// Spacings that differ by less than this share are taken as equal.
+const SPACING_TOLERANCE: f64 = 1e-3;
+
+/// A scan as the network wants it, and what is needed to bring results back to the scan's grid.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The network's input: the card's axes, spacing and intensity, zero-padded to the network's stride.
+    pub volume: Volume<f32>,
+    offset: Extent,
+    inner: Extent,
+    oriented: Extent,
+    oriented_spacing: [f64; 3],
+    axes: Axes,
+}
+
+impl Prepared {
+    /// Prepares a scan for a model.
+    ///
+    /// # Errors
+    /// When the scan does not have the model's number of channels.
+    pub fn new(model: &Model, scan: &Volume<f32>) -> Result<Self, VolumeError> {
+        let card = model.card();
+        if scan.channels != card.in_channels() {
+            let names = if card.input.channels.is_empty() { String::new() } else { format!(" ({})", card.input.channels.join(", ")) };
+            let text = format!("the scan has {} channels, the model needs {}{names}", scan.channels, card.in_channels());
+            return Err(VolumeError::new(VolumeErrorKind::GridMismatch, text));
+        }
+        let mut volume = match card.input.axes {
+            Some(axes) => reorient(scan, axes),
+            None => scan.clone(),
+        };
+        let (oriented, oriented_spacing) = (volume.extent, volume.spacing);
+        if let Some(spacing) = card.input.spacing_mm
+            && spacing.iter().zip(volume.spacing).any(|(a, b)| (a / b - 1.0).abs() > SPACING_TOLERANCE)
+        {
+            let extent = resample::extent_for_spacing(&volume, spacing);
+            volume = resample::resample_linear(&volume, extent);
+        }
+        if let Some(intensity) = &card.input.intensity {
+            intensity.apply(&mut volume);
+        }
+        let inner = volume.extent;
+        let (volume, offset) = resample::pad_to_multiple(&volume, model.stride().into(), 0.0);
+        Ok(Self { volume, offset, inner, oriented, oriented_spacing, axes: scan.axes })
+    }
+
+    /// The network's input.
+    #[must_use]
+    pub fn input(&self) -> Input<'_> {
+        Input { channels: self.volume.channels, extent: self.volume.extent, data: &self.volume.data }
+    }
+
+    /// Labels of the padded input, brought to the scan's grid (nearest voxel where spacings differ).
+    ///
+    /// # Errors
+    /// When the labels are not those of this input.
+    pub fn restore_labels(&self, labels: Vec<u16>) -> Result<Volume<u16>, VolumeError> {
+        let v = Volume::new(1, self.volume.extent, self.volume.spacing, self.volume.axes, labels)?;
+        let mut v = resample::crop(&v, self.offset, self.inner)?;
+        if self.inner != self.oriented {
+            v = resample::resample_nearest(&v, self.oriented);
+        }
+        v.spacing = self.oriented_spacing;
+        Ok(reorient(&v, self.axes))
+    }
+
+    /// Maps of the padded input (`channels` of its extent), brought to the scan's grid by linear interpolation.
+    ///
+    /// # Errors
+    /// When the maps are not those of this input.
+    pub fn restore_maps(&self, channels: u32, values: Vec<f32>) -> Result<Volume<f32>, VolumeError> {
+        let v = Volume::new(channels, self.volume.extent, self.volume.spacing, self.volume.axes, values)?;
+        let mut v = resample::crop(&v, self.offset, self.inner)?;
+        if self.inner != self.oriented {
+            v = resample::resample_linear(&v, self.oriented);
+        }
+        v.spacing = self.oriented_spacing;
+        Ok(reorient(&v, self.axes))
+    }
+
+    /// A map over the padded input's field at a lower resolution, as a volume.
+    ///
+    /// # Errors
+    /// When lengths do not agree.
+    pub fn field(&self, extent: Extent, channels: u32, values: Vec<f32>) -> Result<Volume<f32>, VolumeError> {
+        let (fine, coarse) = (self.volume.extent.axes(), extent.axes());
+        let mut spacing = self.volume.spacing;
+        for axis in 0..3 {
+            spacing[axis] *= f64::from(fine[axis]) / f64::from(coarse[axis].max(1));
+        }
+        Volume::new(channels, extent, spacing, self.volume.axes, values)
+    }
+}
+
+/// Softmax over the channels of logits `[C][...]`, in place: probabilities.
+pub fn softmax(logits: &mut [f32], channels: u32) {
+    use rayon::prelude::*;
+    let n = logits.len() / channels.max(1) as usize;
+    let high: Vec<f32> = (0..n).into_par_iter().map(|v| (0..channels as usize).map(|c| logits[c * n + v]).fold(f32::NEG_INFINITY, f32::max)).collect();
+    let mut total = vec![0.0f32; n];
+    for plane in logits.chunks_exact_mut(n.max(1)) {
+        plane.par_iter_mut().zip(&high).zip(&mut total).for_each(|((x, h), t)| {
+            *x = (*x - h).exp();
+            *t += *x;
+        });
+    }
+    for plane in logits.chunks_exact_mut(n.max(1)) {
+        plane.par_iter_mut().zip(&total).for_each(|(x, t)| *x /= t);
+    }
+}
+
+/// Label of the highest of the channels `[C][...]`; the first of equals wins.
+#[must_use]
+pub fn argmax(values: &[f32], channels: u32) -> Vec<u16> {
+    use rayon::prelude::*;
+    let n = values.len() / channels.max(1) as usize;
+    (0..n)
+        .into_par_iter()
+        .map(|v| {
+            let best = (0..channels as usize).fold(0, |best, c| if values[c * n + v] > values[best * n + v] { c } else { best });
+            u16::try_from(best).unwrap_or(u16::MAX)
+        })
+        .collect()
+}
+
+/// Names of the nodes that gate the skips of a model, coarsest first; empty when it has none.
+#[must_use]
+pub fn gates(model: &Model) -> Vec<String> {
+    let graph = model.graph();
+    let is_gate = |name: &str| name.ends_with(".mhca.gate");
+    graph.nodes().iter().filter(|n| matches!(n.op, Op::Conv(_)) && is_gate(&n.name)).map(|n| n.name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softmax_sums_to_one_and_keeps_the_argmax() {
+        let mut x = vec![1.0, -100.0, 3.0, 200.0, 2.0, 50.0];
+        let before = argmax(&x, 3);
+        softmax(&mut x, 3);
+        assert_eq!(argmax(&x, 3), before);
+        for v in 0..2 {
+            let sum: f32 = (0..3).map(|c| x[c * 2 + v]).sum();
+            assert!((sum - 1.0).abs() < 1e-6);
+        }
+        assert_eq!(argmax(&[1.0, 1.0], 2), [0]);
+    }
+}

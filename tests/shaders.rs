@@ -1,0 +1,215 @@
+//! Every shader variant: parsed, validated with core WebGPU (and f16) alone, reflected against its Rust half, and
+//! translated for every backend. No device needed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use naga::back::{glsl, hlsl, msl, pipeline_constants::process_overrides, spv};
+use naga::proc::BoundsCheckPolicies;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
+use organum::kernels::{self, Binding, Call, Variant, shader_source};
+use organum::{DeviceCaps, Elem};
+
+/// A translation and how it is done: the writer's text or words, or why it refuses.
+struct Backend {
+    name: &'static str,
+    write: fn(&Module, &ModuleInfo, &str, Elem) -> Result<(), String>,
+}
+
+const BACKENDS: [Backend; 5] = [
+    Backend { name: "SPIR-V 1.3", write: to_spirv },
+    Backend { name: "MSL 2.0", write: to_msl },
+    Backend { name: "HLSL 5.1/6.2", write: to_hlsl },
+    Backend { name: "GLSL 430", write: |m, i, name, _| to_glsl(m, i, name, glsl::Version::Desktop(430)) },
+    Backend { name: "GLSL ES 310", write: |m, i, name, _| to_glsl(m, i, name, glsl::Version::new_gles(310)) },
+];
+
+/// What may fail, and why: (backend, element type, reason).
+const EXCEPTIONS: [(&str, Elem, &str); 2] = [
+    ("GLSL 430", Elem::F16, "naga's GLSL writer has no 16-bit floats; wgpu offers no f16 on GL either"),
+    ("GLSL ES 310", Elem::F16, "naga's GLSL writer has no 16-bit floats; wgpu offers no f16 on GL either"),
+];
+
+/// Storage buffers that every WebGPU device binds in a stage.
+const STORAGE_BUFFERS: usize = 8;
+/// Workgroup memory that every WebGPU device has.
+const WORKGROUP_BYTES: u32 = 16 << 10;
+
+fn to_spirv(module: &Module, info: &ModuleInfo, name: &str, _: Elem) -> Result<(), String> {
+    let options = spv::Options { lang_version: (1, 3), force_loop_bounding: false, ..spv::Options::default() };
+    let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: name.to_owned() };
+    spv::write_vec(module, info, &options, Some(&pipeline)).map(|words| assert_eq!(words[0], 0x0723_0203)).map_err(|e| e.to_string())
+}
+
+fn to_msl(module: &Module, info: &ModuleInfo, name: &str, _: Elem) -> Result<(), String> {
+    let options = msl::Options { lang_version: (2, 0), force_loop_bounding: false, ..msl::Options::default() };
+    let pipeline = msl::PipelineOptions { entry_point: Some((ShaderStage::Compute, name.to_owned())), ..msl::PipelineOptions::default() };
+    let (text, translated) = msl::write_string(module, info, &options, &pipeline).map_err(|e| e.to_string())?;
+    for point in translated.entry_point_names {
+        assert!(text.contains(&point.map_err(|e| e.to_string())?), "the entry point is in the text");
+    }
+    Ok(())
+}
+
+fn to_hlsl(module: &Module, info: &ModuleInfo, name: &str, elem: Elem) -> Result<(), String> {
+    // naga does not check that 16-bit types need shader model 6.2
+    let shader_model = if elem == Elem::F16 { hlsl::ShaderModel::V6_2 } else { hlsl::ShaderModel::V5_1 };
+    let options = hlsl::Options { shader_model, force_loop_bounding: false, ..hlsl::Options::default() };
+    let pipeline = hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, name.to_owned())) };
+    let mut text = String::new();
+    hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None).map_err(|e| e.to_string())?;
+    assert!(text.contains("numthreads"), "the entry point is in the text");
+    Ok(())
+}
+
+fn to_glsl(module: &Module, info: &ModuleInfo, name: &str, version: glsl::Version) -> Result<(), String> {
+    let bindings = module.global_variables.iter().filter_map(|(_, v)| v.binding).map(|b| (b, b.binding as u8));
+    let options = glsl::Options { version, binding_map: bindings.collect(), ..glsl::Options::default() };
+    let pipeline = glsl::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: name.to_owned(), multiview: None };
+    let mut text = String::new();
+    let mut writer = glsl::Writer::new(&mut text, module, info, &options, &pipeline, BoundsCheckPolicies::default()).map_err(|e| e.to_string())?;
+    writer.write().map_err(|e| e.to_string())?;
+    assert!(text.contains("void main()"), "the entry point is in the text");
+    Ok(())
+}
+
+/// Parses and validates; nothing but core WebGPU and, with its prelude, f16 is allowed.
+fn parse(name: &str, shader: &str, elem: Elem) -> (Module, ModuleInfo) {
+    let source = shader_source(shader, elem);
+    let module = naga::front::wgsl::parse_str(&source).unwrap_or_else(|e| panic!("{name} {}: {}", elem.name(), e.emit_to_string(&source)));
+    let capabilities = if elem == Elem::F16 { Capabilities::SHADER_FLOAT16 } else { Capabilities::empty() };
+    let info = Validator::new(ValidationFlags::all(), capabilities)
+        .validate(&module)
+        .unwrap_or_else(|e| panic!("{name} {}: {}", elem.name(), e.emit_to_string(&source)));
+    (module, info)
+}
+
+/// A call of every variant of every kernel, on a GPU and on a CPU, once.
+fn variants() -> Vec<(Call, Variant)> {
+    let mut all = BTreeMap::new();
+    for caps in [DeviceCaps::default(), DeviceCaps::host()] {
+        for (_, call) in kernels::cases() {
+            let variant = call.variant(&caps);
+            all.entry(format!("{} {}", call.name(), variant.key())).or_insert((call, variant));
+        }
+    }
+    all.into_values().collect()
+}
+
+fn translate(call: &Call, variant: &Variant, backend: &Backend) -> Result<(), String> {
+    let (module, info) = parse(call.name(), call.shader(), variant.elem);
+    let constants: HashMap<String, f64> = variant.constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+    let point = (ShaderStage::Compute, call.name());
+    let (module, info) = process_overrides(&module, &info, Some(point), &constants.into_iter().collect()).map_err(|e| format!("overrides: {e}"))?;
+    catch_unwind(AssertUnwindSafe(|| (backend.write)(&module, &info, call.name(), variant.elem)))
+        .unwrap_or_else(|e| Err(e.downcast_ref::<String>().cloned().unwrap_or_else(|| "the writer panicked".into())))
+}
+
+#[test]
+fn every_variant_translates_to_every_backend() {
+    let mut table: BTreeMap<(&str, &str), Vec<(usize, usize)>> = BTreeMap::new();
+    let mut failures = Vec::new();
+    for (call, variant) in variants() {
+        let row = table.entry((call.name(), variant.elem.name())).or_insert_with(|| vec![(0, 0); BACKENDS.len()]);
+        for (cell, backend) in row.iter_mut().zip(&BACKENDS) {
+            let result = translate(&call, &variant, backend);
+            let exception = EXCEPTIONS.iter().find(|(b, elem, _)| *b == backend.name && *elem == variant.elem);
+            cell.0 += usize::from(result.is_ok());
+            cell.1 += 1;
+            match (result, exception) {
+                (Ok(()), None) => {}
+                (Err(e), Some(_)) if e.contains("unsupported width") => {}
+                (Err(e), _) => failures.push(format!("{} {} to {}: {e}", call.name(), variant.key(), backend.name)),
+                (Ok(()), Some((.., reason))) => failures.push(format!("{} {} to {} works now, so this is no exception: {reason}", call.name(), variant.key(), backend.name)),
+            }
+        }
+    }
+    println!("{:<18} {:<4} {}", "kernel", "elem", BACKENDS.map(|b| format!("{:>13}", b.name)).join(""));
+    for ((kernel, elem), row) in &table {
+        let cells: String = row.iter().map(|(ok, of)| format!("{:>13}", if ok == of { format!("{of} ok") } else { format!("{ok} of {of}") })).collect();
+        println!("{kernel:<18} {elem:<4} {cells}");
+    }
+    for (backend, elem, reason) in EXCEPTIONS {
+        println!("{} on {backend}: {reason}", elem.name());
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn every_kernel_takes_both_element_types() {
+    let mut seen = Vec::new();
+    for (_, call) in kernels::cases() {
+        if !seen.contains(&call.name()) {
+            seen.push(call.name());
+            for elem in [Elem::F32, Elem::F16] {
+                parse(call.name(), call.shader(), elem);
+            }
+        }
+    }
+    assert_eq!(seen, kernels::NAMES, "every kernel has a case");
+}
+
+/// What the shader declares at group 0, by binding number.
+fn declared(name: &str, module: &Module) -> Vec<Binding> {
+    let words = |ty| matches!(&module.types[ty].inner, naga::TypeInner::Array { base, .. } if matches!(module.types[*base].inner, naga::TypeInner::Scalar(naga::Scalar::U32)));
+    let mut found = BTreeMap::new();
+    for (_, variable) in module.global_variables.iter() {
+        let kind = match variable.space {
+            AddressSpace::Uniform => Binding::Params,
+            AddressSpace::Storage { access } if !access.contains(StorageAccess::STORE) => Binding::Read,
+            AddressSpace::Storage { .. } if words(variable.ty) => Binding::WriteWords,
+            AddressSpace::Storage { .. } => Binding::Write,
+            AddressSpace::WorkGroup | AddressSpace::Private => continue,
+            other => panic!("{name}: {other:?} is not for compute kernels"),
+        };
+        let at = variable.binding.unwrap_or_else(|| panic!("{name}: a resource without a binding"));
+        assert_eq!(at.group, 0, "{name}: one bind group");
+        assert!(found.insert(at.binding, kind).is_none(), "{name}: binding {} twice", at.binding);
+    }
+    assert!(found.keys().copied().eq(0..found.len() as u32), "{name}: bindings are numbered from 0: {found:?}");
+    found.into_values().collect()
+}
+
+#[test]
+fn shaders_declare_what_their_rust_halves_bind() {
+    for (call, variant) in variants() {
+        let name = call.name();
+        let (module, info) = parse(name, call.shader(), variant.elem);
+        let points: Vec<_> = module.entry_points.iter().map(|p| (p.stage, p.name.as_str())).collect();
+        assert_eq!(points, [(ShaderStage::Compute, name)], "one entry point, named as the kernel");
+
+        let bindings = declared(name, &module);
+        assert_eq!(bindings, call.bindings(), "{name}");
+        assert_eq!(bindings.iter().filter(|&&b| b == Binding::Params).count(), 1, "{name}: one uniform block");
+        let storage = bindings.len() - 1;
+        assert!(storage <= STORAGE_BUFFERS, "{name} binds {storage} storage buffers");
+        assert_eq!(call.sizes().len(), storage, "{name}: a size for every storage binding");
+
+        let params = module.global_variables.iter().find(|(_, v)| v.space == AddressSpace::Uniform).expect("just counted").1.ty;
+        let size = module.types[params].inner.size(module.to_ctx()) as usize;
+        assert_eq!(size, call.params().len(), "{name}: bytes of Params");
+        assert_eq!(size % 16, 0, "{name}: a uniform block is a multiple of 16 bytes");
+
+        let overrides: Vec<&str> = module.overrides.iter().filter_map(|(_, o)| o.name.as_deref()).collect();
+        for (constant, _) in &variant.constants {
+            assert!(overrides.contains(constant), "{name} has no override {constant}");
+        }
+
+        let constants = variant.constants.iter().map(|&(n, v)| (n.to_owned(), v)).collect();
+        let (made, _) = process_overrides(&module, &info, None, &constants).expect("the overrides fit");
+        let memory: u32 = made.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::WorkGroup).map(|(_, v)| made.types[v.ty].inner.size(made.to_ctx())).sum();
+        assert!(memory <= WORKGROUP_BYTES, "{name} takes {memory} bytes of workgroup memory");
+        assert_eq!(made.entry_points[0].workgroup_size, [variant.workgroup(), 1, 1], "{name}");
+        assert!(!call.shader().contains("subgroup"), "{name}: naga rejects `enable subgroups;`, browsers demand it");
+    }
+}
+
+#[test]
+fn constants_are_set_once() {
+    for (call, variant) in variants() {
+        let names: Vec<_> = variant.constants.iter().map(|(n, _)| n).collect();
+        assert!((1..names.len()).all(|i| !names[..i].contains(&names[i])), "{} sets a constant twice: {names:?}", call.name());
+        assert_eq!(names[0], &"WORKGROUP");
+    }
+}
