@@ -4,7 +4,7 @@ use super::{Activation, Target, Window, elements};
 use crate::shape::{Elem, Extent, Map};
 
 /// Output channels that one invocation computes, and the block width of packed weights.
-pub const OUT_BLOCK: u32 = 8;
+pub(super) const OUT_BLOCK: u32 = 8;
 
 /// One convolution of one map, or of the channel concatenation of two maps that is never stored.
 #[derive(Clone, Debug, PartialEq)]

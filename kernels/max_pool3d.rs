@@ -75,7 +75,7 @@ impl Kernel for MaxPool3d {
     }
 
     fn grid(&self) -> [u64; 3] {
-        [self.output().plane() * u64::from(self.map().blocks()), 1, self.target.count.into()]
+        [u64::from(self.output().w) * u64::from(self.map().blocks()), self.output().h.into(), self.target.count.into()]
     }
 
     fn cost(&self) -> Cost {

@@ -23,12 +23,13 @@ pub struct Multiply {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Params {
-    plane: u32,
+    row: u32,
+    rows: u32,
     a_first: u32,
     b_first: u32,
     out_first: u32,
     out_begin: u32,
-    pad: [u32; 3],
+    pad: [u32; 2],
 }
 
 impl Kernel for Multiply {
@@ -41,20 +42,20 @@ impl Kernel for Multiply {
         Variant::new(self.elem, workgroup_size(caps))
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the planner refuses planes above u32")]
     fn params(&self) -> Params {
         Params {
-            plane: (self.map.plane_elements() / 4) as u32,
+            row: self.map.extent.w * self.map.blocks(),
+            rows: self.map.extent.h,
             a_first: self.first[0],
             b_first: self.first[1],
             out_first: self.target.first,
             out_begin: self.target.begin,
-            pad: [0; 3],
+            pad: [0; 2],
         }
     }
 
     fn grid(&self) -> [u64; 3] {
-        [self.map.plane_elements() / 4, 1, self.target.count.into()]
+        [u64::from(self.map.extent.w) * u64::from(self.map.blocks()), self.map.extent.h.into(), self.target.count.into()]
     }
 
     fn cost(&self) -> Cost {

@@ -104,7 +104,7 @@ impl Kernel for PositionAdd {
     }
 
     fn grid(&self) -> [u64; 3] {
-        [self.map.plane_elements() / 4, 1, self.target.count.into()]
+        [u64::from(self.map.extent.w) * u64::from(self.map.blocks()), self.map.extent.h.into(), self.target.count.into()]
     }
 
     fn cost(&self) -> Cost {

@@ -70,7 +70,7 @@ impl Kernel for UpsampleLinear {
     }
 
     fn grid(&self) -> [u64; 3] {
-        [self.output.plane() * u64::from(self.channels.div_ceil(4)), 1, self.target.count.into()]
+        [u64::from(self.output.w) * u64::from(self.channels.div_ceil(4)), self.output.h.into(), self.target.count.into()]
     }
 
     fn cost(&self) -> Cost {

@@ -1,5 +1,5 @@
 // Max pooling without padding; trailing voxels that fill no window are dropped (floor).
-// One invocation computes 4 channels of one voxel: x walks the channel blocks of the voxels of a plane, z the planes.
+// One invocation computes 4 channels of one voxel: x walks the channel blocks of the voxels of a row, y the rows, z the planes.
 // Limits: stride = window; the source spans at most two slabs.
 
 override WORKGROUP: u32 = 64u;
@@ -33,14 +33,13 @@ fn load_source(z: u32, at: u32) -> vec4<f32> {
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
 fn max_pool3d(@builtin(global_invocation_id) id: vec3<u32>) {
-    let plane = params.out_extent.y * params.out_extent.z * params.blocks;
-    if id.x >= plane {
+    let row = params.out_extent.z * params.blocks;
+    if id.x >= row {
         return;
     }
     let c = id.x % params.blocks;
-    let voxel = id.x / params.blocks;
-    let y = voxel / params.out_extent.z * KH;
-    let x = voxel % params.out_extent.z * KW;
+    let y = id.y * KH;
+    let x = id.x / params.blocks * KW;
     let z = params.out_begin + id.z;
     var acc = vec4<f32>(-3.4e38);
     for (var i = 0u; i < KD; i++) {
@@ -51,5 +50,5 @@ fn max_pool3d(@builtin(global_invocation_id) id: vec3<u32>) {
             }
         }
     }
-    dst[(z - params.out_first) * plane + id.x] = Elem4(acc);
+    dst[((z - params.out_first) * params.out_extent.y + id.y) * row + id.x] = Elem4(acc);
 }

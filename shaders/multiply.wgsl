@@ -1,18 +1,18 @@
 // Element-wise product of two maps of one shape: the gate of a skip connection.
-// One invocation computes 4 channels of one voxel: x walks the channel blocks of a plane, z the planes.
+// One invocation computes 4 channels of one voxel: x walks the channel blocks of a row, y the rows, z the planes.
 // Limits: each source's planes lie in one slab.
 
 override WORKGROUP: u32 = 64u;
 
 struct Params {
-    plane: u32,               // blocks of 4 elements of a plane
+    row: u32,                 // blocks of 4 elements of a row
+    rows: u32,                // of a plane
     a_first: u32,
     b_first: u32,
     out_first: u32,
     out_begin: u32,
     pad0: u32,
     pad1: u32,
-    pad2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -22,11 +22,11 @@ struct Params {
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
 fn multiply(@builtin(global_invocation_id) id: vec3<u32>) {
-    if id.x >= params.plane {
+    if id.x >= params.row {
         return;
     }
     let z = params.out_begin + id.z;
-    let x = vec4<f32>(a[(z - params.a_first) * params.plane + id.x]);
-    let y = vec4<f32>(b[(z - params.b_first) * params.plane + id.x]);
-    dst[(z - params.out_first) * params.plane + id.x] = Elem4(x * y);
+    let x = vec4<f32>(a[((z - params.a_first) * params.rows + id.y) * params.row + id.x]);
+    let y = vec4<f32>(b[((z - params.b_first) * params.rows + id.y) * params.row + id.x]);
+    dst[((z - params.out_first) * params.rows + id.y) * params.row + id.x] = Elem4(x * y);
 }

@@ -1,5 +1,5 @@
 // Adds a separable positional encoding: row z of the D table, row y of the H table and row x of the W table.
-// One invocation computes 4 channels of one voxel: x walks the channel blocks of the voxels of a plane, z the planes.
+// One invocation computes 4 channels of one voxel: x walks the channel blocks of the voxels of a row, y the rows, z the planes.
 // Limits: the source's planes lie in one slab.
 
 override WORKGROUP: u32 = 64u;
@@ -20,15 +20,15 @@ struct Params {
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
 fn position_add(@builtin(global_invocation_id) id: vec3<u32>) {
-    let plane = params.extent.y * params.extent.z * params.blocks;
-    if id.x >= plane {
+    let row = params.extent.z * params.blocks;
+    if id.x >= row {
         return;
     }
     let c = id.x % params.blocks;
-    let voxel = id.x / params.blocks;
     let z = params.out_begin + id.z;
-    let y = params.extent.x + voxel / params.extent.z;
-    let x = params.extent.x + params.extent.y + voxel % params.extent.z;
+    let y = params.extent.x + id.y;
+    let x = params.extent.x + params.extent.y + id.x / params.blocks;
     let position = vec4<f32>(table[z * params.blocks + c]) + vec4<f32>(table[y * params.blocks + c]) + vec4<f32>(table[x * params.blocks + c]);
-    dst[(z - params.out_first) * plane + id.x] = Elem4(vec4<f32>(src[(z - params.first) * plane + id.x]) + position);
+    let source = ((z - params.first) * params.extent.y + id.y) * row + id.x;
+    dst[((z - params.out_first) * params.extent.y + id.y) * row + id.x] = Elem4(vec4<f32>(src[source]) + position);
 }

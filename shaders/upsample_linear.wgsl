@@ -1,5 +1,6 @@
 // Linear upsampling with aligned corners along each axis (bilinear when the depth is unchanged).
-// One invocation computes 4 channels of one voxel: x walks the channel blocks of the voxels of a plane, z the planes.
+// One invocation computes 4 channels of one voxel: x walks the channel blocks of the voxels of a row,
+// y the rows, z the planes.
 // Coordinates are exact fractions of integers, so a voxel's value depends on nothing but its position.
 // Limits: the source spans at most two slabs; (out - 1) * (in - 1) of an axis fits a u32.
 
@@ -52,19 +53,18 @@ fn bilinear(z: u32, y: Tap, x: Tap, c: u32) -> vec4<f32> {
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
 fn upsample_linear(@builtin(global_invocation_id) id: vec3<u32>) {
-    let plane = params.out_extent.y * params.out_extent.z * params.blocks;
-    if id.x >= plane {
+    let row = params.out_extent.z * params.blocks;
+    if id.x >= row {
         return;
     }
     let c = id.x % params.blocks;
-    let voxel = id.x / params.blocks;
-    let y = tap(voxel / params.out_extent.z, params.in_extent.y, params.out_extent.y);
-    let x = tap(voxel % params.out_extent.z, params.in_extent.z, params.out_extent.z);
+    let y = tap(id.y, params.in_extent.y, params.out_extent.y);
+    let x = tap(id.x / params.blocks, params.in_extent.z, params.out_extent.z);
     let oz = params.out_begin + id.z;
     let z = tap(oz, params.in_extent.x, params.out_extent.x);
     var acc = bilinear(z.low, y, x, c);
     if z.weight > 0.0 {
         acc = mix(acc, bilinear(z.high, y, x, c), z.weight);
     }
-    dst[(oz - params.out_first) * plane + id.x] = Elem4(acc);
+    dst[((oz - params.out_first) * params.out_extent.y + id.y) * row + id.x] = Elem4(acc);
 }

@@ -25,16 +25,20 @@ mod caps;
 pub mod engine;
 mod error;
 pub mod graph;
+#[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 pub mod harness;
+#[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 #[path = "../kernels/mod.rs"]
 pub mod kernels;
 pub mod model;
 pub mod pipeline;
 pub mod plan;
 pub mod record;
+#[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 mod reference;
 mod session;
 mod shape;
+#[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 mod transfer;
 pub mod volume;
 

@@ -1,262 +1,20 @@
 //! Plans, checked by brute force: every byte a command reads is the byte it means. The last test runs them.
 
+#[path = "support/checker.rs"]
+mod checker;
 mod support;
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::collections::HashMap;
 
+use checker::{Checker, check};
 use organum::graph::{BatchNorm, Conv, Graph, NodeId, Op, pass};
-use organum::kernels::{Activation, Call, Target, Window, argmax};
-use organum::record::{Command, Recording, Region};
-use organum::{DeviceCaps, Elem, Extent, Input, Map, Model, OutputData, OutputMode, Plan, PlanError, PlanErrorKind, PlanOptions, RunOptions, Session};
+use organum::kernels::Activation;
+use organum::record::Command;
+use organum::{DeviceCaps, Elem, Extent, Input, Model, OutputData, OutputMode, Plan, PlanError, PlanErrorKind, PlanOptions, RunOptions, Session};
 use proptest::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use support::{Random, engine};
-
-// ---- the checker ----
-
-/// What lies in a range of bytes: a plane of a node's value, or a node's constant.
-type Content = (NodeId, Option<u32>);
-
-/// Chunks as ranges: offset to end and content. Ranges never overlap.
-struct Bytes(Vec<BTreeMap<u64, (u64, Content)>>);
-
-impl Bytes {
-    fn write(&mut self, chunk: u32, range: Range<u64>, content: Content) {
-        let map = &mut self.0[chunk as usize];
-        let hit: Vec<(u64, u64, Content)> = map.range(..range.end).filter(|(_, (end, _))| *end > range.start).map(|(&at, &(end, c))| (at, end, c)).collect();
-        for (at, _, _) in hit {
-            map.remove(&at); // a range overwritten in part is no longer whole
-        }
-        map.insert(range.start, (range.end, content));
-    }
-
-    fn holds(&self, chunk: u32, range: &Range<u64>, content: Content) -> bool {
-        self.0[chunk as usize].get(&range.start) == Some(&(range.end, content))
-    }
-}
-
-struct Checker<'a> {
-    plan: &'a Plan,
-    caps: &'a DeviceCaps,
-    maps: Vec<Map>,
-    bytes: Bytes,
-    /// How often each plane of each node was computed.
-    computed: Vec<Vec<u32>>,
-}
-
-/// Windows and first planes of the sources of a call, and what it writes: read from the kernel's own parameters.
-fn operands(call: &Call) -> (Vec<(Window, usize, usize)>, Target) {
-    let one = |first: u32, slot: usize| (Window::whole(first), slot, slot);
-    match call {
-        Call::Conv3dDirect(k) => {
-            let sources = if k.0.in_channels[1] > 0 { 2 } else { 1 };
-            ((0..sources).map(|s| (k.0.windows[s], 2 * s, 2 * s + 1)).collect(), k.0.target)
-        }
-        Call::Conv3dPointwise(k) => {
-            let sources = if k.0.in_channels[1] > 0 { 2 } else { 1 };
-            ((0..sources).map(|s| (Window { split: u32::MAX, ..k.0.windows[s] }, s, s)).collect(), k.0.target)
-        }
-        Call::MaxPool3d(k) => (vec![(k.window, 0, 1)], k.target),
-        Call::UpsampleLinear(k) => (vec![(k.window, 0, 1)], k.target),
-        Call::PositionAdd(k) => (vec![one(k.first, 0)], k.target),
-        Call::Attention(k) => ((0..3).map(|s| one(k.first[s], s)).collect(), k.target),
-        Call::Multiply(k) => (vec![one(k.first[0], 0), one(k.first[1], 1)], k.target),
-        Call::Argmax(k) => (vec![one(k.first, 0)], k.target),
-    }
-}
-
-/// Binding of the constant of a call, if it has one.
-fn constant_slot(call: &Call) -> Option<usize> {
-    match call {
-        Call::Conv3dDirect(_) => Some(4),
-        Call::Conv3dPointwise(_) => Some(2),
-        Call::PositionAdd(_) => Some(1),
-        _ => None,
-    }
-}
-
-/// Planes of input `slot` that plane `z` of the result is computed from, by the definition of the operation.
-fn needs(op: &Op, slot: usize, n: u32, out: u32, z: u32) -> Vec<u32> {
-    match op {
-        Op::Conv(c) => (0..c.kernel[0]).filter_map(|k| (z * c.stride[0] + k).checked_sub(c.padding[0])).filter(|&s| s < n).collect(),
-        Op::MaxPool { kernel } => (z * kernel[0]..(z + 1) * kernel[0]).collect(),
-        Op::Upsample { .. } => {
-            let (num, den) = (u64::from(z) * u64::from(n - 1), u64::from((out - 1).max(1)));
-            let low = (num / den) as u32;
-            if num % den == 0 { vec![low] } else { vec![low, low + 1] }
-        }
-        Op::Attention { per_plane: false, .. } if slot > 0 => (0..n).collect(),
-        _ => vec![z],
-    }
-}
-
-impl<'a> Checker<'a> {
-    fn new(plan: &'a Plan, caps: &'a DeviceCaps) -> Self {
-        let maps = plan.graph().infer(plan.extent()).expect("a planned graph has shapes");
-        let computed = maps.iter().map(|m| vec![0; m.extent.d as usize]).collect();
-        Self { plan, caps, maps, bytes: Bytes(vec![BTreeMap::new(); plan.recording().chunks.len()]), computed }
-    }
-
-    fn recording(&self) -> &'a Recording {
-        self.plan.recording()
-    }
-
-    fn name(&self, node: NodeId) -> &str {
-        &self.plan.graph().node(node).name
-    }
-
-    fn plane_bytes(&self, node: NodeId) -> u64 {
-        let map = self.maps[node.index()];
-        match self.plan.graph().node(node).op {
-            Op::Argmax => argmax::plane_words(map.extent, map.channels) * 4,
-            _ => map.plane_elements() * self.recording().elem.bytes(),
-        }
-    }
-
-    /// A region that lies in its chunk and may be bound.
-    fn region(&self, r: Region) {
-        let chunk = self.recording().chunks[r.chunk as usize];
-        assert!(r.size > 0 && r.offset + r.size <= chunk, "{r:?} leaves its chunk of {chunk} bytes");
-        assert!(r.size <= self.caps.max_binding, "{r:?} exceeds the binding limit of {}", self.caps.max_binding);
-        assert_eq!(r.offset % self.caps.alignment, 0, "{r:?} is not aligned");
-        assert_eq!(r.size % 4, 0, "{r:?} is no number of words");
-    }
-
-    /// Plane `z` of `node` in a region that begins with plane `first`.
-    fn plane(&self, r: Region, node: NodeId, first: u32, z: u32) -> Range<u64> {
-        let bytes = self.plane_bytes(node);
-        assert!(z >= first, "plane {z} of {} lies before {r:?}, which begins with plane {first}", self.name(node));
-        let begin = r.offset + u64::from(z - first) * bytes;
-        assert!(begin + bytes <= r.offset + r.size, "plane {z} of {} lies after {r:?}, which begins with plane {first}", self.name(node));
-        begin..begin + bytes
-    }
-
-    fn write_plane(&mut self, r: Region, node: NodeId, first: u32, z: u32) {
-        let range = self.plane(r, node, first, z);
-        self.bytes.write(r.chunk, range, (node, Some(z)));
-        self.computed[node.index()][z as usize] += 1;
-    }
-
-    fn read_plane(&self, r: Region, node: NodeId, first: u32, z: u32, reader: &str) {
-        let range = self.plane(r, node, first, z);
-        assert!(self.bytes.holds(r.chunk, &range, (node, Some(z))), "{reader} reads plane {z} of {}, which is not in chunk {} at {range:?}", self.name(node), r.chunk);
-    }
-
-    fn constants(&mut self) {
-        let mut nodes = HashMap::new();
-        for constant in &self.recording().constants {
-            self.region(constant.dst);
-            let node = match constant.source {
-                organum::record::ConstantSource::Conv { node, .. } => node,
-                organum::record::ConstantSource::PositionTable { .. } => {
-                    let of = |id: &NodeId| matches!(self.plan.graph().node(*id).op, Op::PositionalEncoding { .. });
-                    let tables: Vec<NodeId> = self.plan.graph().ids().filter(of).collect();
-                    let count = nodes.entry("tables").or_insert(0usize);
-                    *count += 1;
-                    tables[*count - 1]
-                }
-            };
-            let range = constant.dst.offset..constant.dst.offset + constant.dst.size;
-            let before = self.bytes.0[constant.dst.chunk as usize].len();
-            self.bytes.write(constant.dst.chunk, range, (node, None));
-            assert_eq!(self.bytes.0[constant.dst.chunk as usize].len(), before + 1, "constants overlap");
-        }
-    }
-
-    fn dispatch(&mut self, call: &Call, bindings: &[Region], node: NodeId) {
-        let plan = self.plan;
-        let (&dst, sources) = bindings.split_last().expect("a kernel writes");
-        assert_eq!(bindings.len(), call.bindings().len() - 1, "{}", call.name());
-        bindings.iter().for_each(|&r| self.region(r));
-        assert!(sources.iter().all(|r| r.chunk != dst.chunk), "{} binds chunk {} read and read_write", self.name(node), dst.chunk);
-        let groups = call.workgroups(self.caps).expect("the grid fits");
-        assert!(groups.iter().all(|&n| (1..=self.caps.max_workgroups).contains(&n)));
-        assert!(call.bindings().len() - 1 <= self.caps.max_storage_buffers as usize);
-        if let Some(slot) = constant_slot(call) {
-            let r = bindings[slot];
-            assert!(self.bytes.holds(r.chunk, &(r.offset..r.offset + r.size), (node, None)), "the constant of {} is gone", self.name(node));
-        }
-
-        let (windows, target) = operands(call);
-        let graph_node = plan.graph().node(node);
-        assert_eq!(windows.len(), graph_node.inputs.len(), "{}", graph_node.name);
-        for (slot, (&input, &(window, lo, hi))) in graph_node.inputs.iter().zip(&windows).enumerate() {
-            let (n, out) = (self.maps[input.index()].extent.d, self.maps[node.index()].extent.d);
-            for z in target.begin..target.begin + target.count {
-                for source in needs(&graph_node.op, slot, n, out, z) {
-                    if source < window.split {
-                        self.read_plane(sources[lo], input, window.first, source, &graph_node.name);
-                    } else {
-                        self.read_plane(sources[hi], input, window.split, source, &graph_node.name);
-                    }
-                }
-            }
-        }
-        // a kernel over the whole map finds its keys one after the other from the first on
-        if let Call::Attention(k) = call
-            && !k.per_plane
-        {
-            assert_eq!(k.first[1..], [0, 0], "{}", graph_node.name);
-        }
-        for z in target.begin..target.begin + target.count {
-            self.write_plane(dst, node, target.first, z);
-        }
-    }
-
-    /// Walks the whole recording.
-    fn check(mut self) {
-        let recording = self.recording();
-        let plan = self.plan;
-        let report = plan.report();
-        assert!(recording.chunks.iter().all(|&c| c <= self.caps.max_buffer), "a chunk exceeds the buffer limit");
-        assert_eq!(recording.device_bytes(), report.peak_bytes);
-        assert!(report.budget.is_none_or(|b| report.peak_bytes <= b));
-        assert!(report.smallest_budget <= report.peak_bytes);
-        assert!(report.activation_bytes >= report.max_live_bytes);
-        self.constants();
-        let input = plan.graph().ids().next().expect("a graph has an input");
-        let mut delivered: Vec<Vec<u32>> = recording.outputs.iter().map(|o| vec![0; o.map.extent.d as usize]).collect();
-        let mut flops = 0;
-        for command in &recording.commands {
-            match command {
-                Command::Upload { dst, planes } => {
-                    self.region(*dst);
-                    planes.clone().for_each(|z| self.write_plane(*dst, input, planes.start, z));
-                }
-                Command::Dispatch { call, bindings, node } => {
-                    flops += call.cost().flops;
-                    self.dispatch(call, bindings, *node);
-                }
-                Command::Download { src, output, planes } => {
-                    self.region(*src);
-                    let node = plan.graph().find(&recording.outputs[*output as usize].name).expect("an output is a node");
-                    assert_eq!(src.size, planes.len() as u64 * self.plane_bytes(node), "a download is whole planes");
-                    for z in planes.clone() {
-                        self.read_plane(*src, node, planes.start, z, "a download");
-                        delivered[*output as usize][z as usize] += 1;
-                    }
-                }
-                Command::Split => {}
-            }
-        }
-        assert!(matches!(recording.commands.last(), Some(Command::Split)), "a recording ends with a split");
-        assert_eq!(flops, report.flops);
-        for (output, planes) in recording.outputs.iter().zip(&delivered) {
-            assert!(planes.iter().all(|&n| n == 1), "planes of {} are delivered {planes:?} times", output.name);
-        }
-        for id in plan.graph().ids() {
-            let times = &self.computed[id.index()];
-            assert!(times.iter().all(|&n| n >= 1), "{} is not computed whole", self.name(id));
-            assert!(report.recomputed_flops > 0 || times.iter().all(|&n| n == 1), "{} is computed again, the report says nothing is", self.name(id));
-        }
-    }
-}
-
-fn check(plan: &Plan, caps: &DeviceCaps) {
-    Checker::new(plan, caps).check();
-}
 
 // ---- random networks ----
 
@@ -470,6 +228,39 @@ fn random_plans_hold_what_they_promise() {
     assert!(t.plans > 300 && t.cuts > 100, "the cases are too tame");
 }
 
+#[test]
+fn the_checker_sees_every_misplaced_slab() {
+    let caps = DeviceCaps::default();
+    let plan = Plan::of_graph(&small().graph(), Extent::new(16, 16, 16), &caps, &PlanOptions::default().with_slab_depth(2)).expect("there is a plan");
+    check(&plan, &caps);
+    let mut tried = 0;
+    for at in 0..plan.recording().commands.len() {
+        let regions = match &plan.recording().commands[at] {
+            Command::Dispatch { bindings, .. } => bindings.len(),
+            Command::Upload { .. } | Command::Download { .. } => 1,
+            Command::Split => 0,
+        };
+        // the first source and the destination; an upper slab is bound even where it is not read
+        for which in [0, regions.max(1) - 1].into_iter().take(regions) {
+            for step in [-1i64, 1] {
+                let mut broken = plan.recording().clone();
+                let region = match &mut broken.commands[at] {
+                    Command::Dispatch { bindings, .. } => &mut bindings[which],
+                    Command::Upload { dst: r, .. } | Command::Download { src: r, .. } => r,
+                    Command::Split => continue,
+                };
+                let Some(offset) = region.offset.checked_add_signed(step * caps.alignment as i64) else { continue };
+                region.offset = offset;
+                tried += 1;
+                let seen = std::panic::catch_unwind(|| Checker::new(&plan, &broken, &caps).check()).is_err();
+                assert!(seen, "command {at}, region {which}, moved by {step}: not seen");
+            }
+        }
+    }
+    println!("{tried} misplacements seen");
+    assert!(tried > 300);
+}
+
 // ---- bad inputs ----
 
 fn small() -> Net {
@@ -528,10 +319,13 @@ fn limits_that_rule_a_network_out_name_its_node() {
         assert_eq!(e.kind(), PlanErrorKind::Limits, "{bytes}");
         assert!(e.node().is_some() && e.to_string().contains("one storage binding"), "{e}");
     }
-    let caps = DeviceCaps { max_workgroups: 1, ..DeviceCaps::default() };
-    assert_eq!(kind(plan(&caps, 64, &PlanOptions::default())), PlanErrorKind::Limits);
-    let caps = DeviceCaps { f16: false, ..DeviceCaps::default() };
-    assert_eq!(kind(plan(&caps, 64, &PlanOptions::default().with_precision(Elem::F16))), PlanErrorKind::Unsupported);
+    let with = |f: fn(&mut DeviceCaps)| {
+        let mut caps = DeviceCaps::default();
+        f(&mut caps);
+        caps
+    };
+    assert_eq!(kind(plan(&with(|c| c.max_workgroups = 1), 64, &PlanOptions::default())), PlanErrorKind::Limits);
+    assert_eq!(kind(plan(&with(|c| c.f16 = false), 64, &PlanOptions::default().with_precision(Elem::F16))), PlanErrorKind::Unsupported);
     assert_eq!(kind(plan(&DeviceCaps::default(), 64, &PlanOptions::default().with_tap("nobody"))), PlanErrorKind::Unsupported);
     let e = plan(&DeviceCaps::default(), 64, &PlanOptions::default().with_budget(0)).expect_err("nothing fits no bytes");
     assert_eq!(e.kind(), PlanErrorKind::Budget);
@@ -539,6 +333,19 @@ fn limits_that_rule_a_network_out_name_its_node() {
     for depth in [0, 1, u32::MAX] {
         let plan = plan(&DeviceCaps::default(), 64, &PlanOptions::default().with_slab_depth(depth)).expect("any depth is brought into range");
         check(&plan, &DeviceCaps::default());
+    }
+}
+
+#[test]
+fn every_tap_comes_back_once() {
+    let (graph, caps) = (small().graph(), DeviceCaps::default());
+    for taps in [&["input", "enc.0"][..], &["head"], &["enc.0", "enc.0"]] {
+        for output in [OutputMode::Labels, OutputMode::Logits] {
+            let options = taps.iter().fold(PlanOptions::default().with_output(output), |o, t| o.with_tap(*t));
+            let plan = Plan::of_graph(&graph, Extent::new(16, 16, 16), &caps, &options).expect("there is a plan");
+            assert_eq!(plan.recording().outputs.len(), taps.len() + 1);
+            check(&plan, &caps);
+        }
     }
 }
 
@@ -693,7 +500,8 @@ fn random_model(card: &Card, seed: u64) -> Model {
             let scale = 2.0 / (fan_in as f32).sqrt();
             let positive = name.ends_with("running_var") || name.contains("norm.weight");
             let values = random.values(shape.iter().product()).into_iter().map(|v| if positive { 1.0 + v / 2.0 } else if shape.len() > 1 { v * scale } else { v / 4.0 });
-            (name, shape, values.flat_map(f32::to_le_bytes).collect())
+            let bytes = values.flat_map(f32::to_le_bytes).collect();
+            (name, shape, bytes)
         })
         .collect();
     let views = tensors.iter().map(|(name, shape, bytes)| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the shape is that of the bytes")));

@@ -48,7 +48,8 @@ impl GpuMemory {
         let upload = buffer("upload", recording.upload_staging, wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC);
         let download = buffer("download", recording.download_staging, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
         let (invalid, out_of_memory) = (invalid.pop(), out_of_memory.pop());
-        for error in [invalid.await, out_of_memory.await].into_iter().flatten() {
+        let (invalid, out_of_memory) = (invalid.await, out_of_memory.await);
+        if let Some(error) = out_of_memory.or(invalid) {
             let text = format!("the device could not allocate {} bytes in {} buffers; give a smaller --memory", recording.device_bytes(), recording.chunks.len() + 3);
             return Err(EngineError::new(EngineErrorKind::OutOfMemory, text).caused_by(error));
         }

@@ -7,6 +7,7 @@ use crate::caps::DeviceCaps;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::kernels::Call;
 
+#[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 mod memory;
 mod pipeline;
 

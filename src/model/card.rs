@@ -100,7 +100,9 @@ impl Card {
         self.config.get("classes").and_then(Value::as_u64).and_then(|d| u32::try_from(d).ok()).unwrap_or(1)
     }
 
-    pub(super) fn stride(&self) -> [u32; 3] {
+    /// Every spatial extent must be a multiple of this along D, H, W.
+    #[must_use]
+    pub fn stride(&self) -> [u32; 3] {
         let levels = self.config.get("channels").and_then(Value::as_array).map_or(1, Vec::len);
         #[expect(clippy::cast_possible_truncation, reason = "checked to be at most 12 levels")]
         let s = 1u32 << levels.saturating_sub(1).min(12) as u32;

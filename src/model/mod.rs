@@ -99,6 +99,16 @@ impl Model {
     }
 }
 
+/// The card and the optimised graph of a card's JSON, without weights: enough to plan.
+///
+/// # Errors
+/// When the card is not one, or names an unknown architecture.
+pub fn architecture(card: &str) -> Result<(Card, Graph), LoadError> {
+    let card = Card::parse(card)?;
+    let (graph, _) = pass::optimise(&build(&card)?, &[]);
+    Ok((card, graph))
+}
+
 /// The unoptimised graph of a card.
 fn build(card: &Card) -> Result<Graph, LoadError> {
     match card.architecture.as_str() {

@@ -194,7 +194,11 @@ impl std::fmt::Display for Plan {
     }
 }
 
-fn check_stride(extent: Extent, stride: [u32; 3]) -> Result<(), PlanError> {
+/// Checks an extent against a network's stride.
+///
+/// # Errors
+/// When it is not divisible; the message says what to pad to.
+pub fn check_stride(extent: Extent, stride: [u32; 3]) -> Result<(), PlanError> {
     if extent.axes().iter().zip(stride).any(|(n, s)| n % s != 0) {
         let needed: Vec<String> = extent.axes().iter().zip(stride).map(|(n, s)| n.next_multiple_of(s).to_string()).collect();
         let text = format!("an extent of {extent} is not divisible by the network's stride of {}x{}x{}; pad it to {}", stride[0], stride[1], stride[2], needed.join("x"));

@@ -135,8 +135,10 @@ pub(super) fn depths(maps: &[Map], limits: &[DepthLimits], finest: u32) -> Vec<u
 /// The slab depths worth trying, deepest first: the whole volume, then halves.
 pub(super) fn candidates(depth: u32) -> Vec<u32> {
     let mut list = vec![depth];
-    while let Some(&last) = list.last().filter(|&&last| last > 1) {
-        list.push(last.div_ceil(2));
+    let mut last = depth;
+    while last > 1 {
+        last = last.div_ceil(2);
+        list.push(last);
     }
     list
 }

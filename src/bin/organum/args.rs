@@ -127,7 +127,7 @@ pub(crate) struct Infer {
 
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
-    /// Model file
+    /// Model file, or a card alone (.json)
     #[arg(long)]
     pub(crate) model: PathBuf,
     /// Extent of the input, DxHxW (1xHxW or HxW for an image)

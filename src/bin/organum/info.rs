@@ -10,7 +10,13 @@ use crate::output::{say, say_json};
 
 /// `organum plan`.
 pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
-    let model = Model::load(&a.model)?;
+    let (card, graph) = if a.model.extension().is_some_and(|e| e == "json") {
+        let text = std::fs::read_to_string(&a.model).map_err(|e| Failure { code: 4, message: format!("cannot read {}: {e}", a.model.display()) })?;
+        organum::model::architecture(&text)?
+    } else {
+        let model = Model::load(&a.model)?;
+        (model.card().clone(), model.graph().clone())
+    };
     let caps = if a.caps == "default" {
         DeviceCaps::default()
     } else {
@@ -21,7 +27,8 @@ pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
     if let Some(bytes) = a.memory {
         options = options.with_budget(bytes);
     }
-    let plan = organum::Plan::new(&model, a.extent, &caps, &options)?;
+    organum::plan::check_stride(a.extent, card.stride())?;
+    let plan = organum::Plan::of_graph(&graph, a.extent, &caps, &options)?;
     if a.json {
         say_json(&serde_json::to_value(plan.report()).map_err(|e| Failure::internal(e.to_string()))?);
     } else {

@@ -1,0 +1,250 @@
+//! A brute-force checker of recordings: simulates every byte and asserts that each plane a command reads is where it reads.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use organum::graph::{NodeId, Op};
+use organum::kernels::{Call, Target, Window, argmax};
+use organum::record::{Command, ConstantSource, Recording, Region};
+use organum::{DeviceCaps, Map, Plan};
+
+/// What lies in a range of bytes: a plane of a node's value, or a node's constant.
+type Content = (NodeId, Option<u32>);
+
+/// Chunks as ranges: offset to end and content. Ranges never overlap.
+struct Bytes(Vec<BTreeMap<u64, (u64, Content)>>);
+
+impl Bytes {
+    fn write(&mut self, chunk: u32, range: Range<u64>, content: Content) {
+        let map = &mut self.0[chunk as usize];
+        let hit: Vec<(u64, u64, Content)> = map.range(..range.end).filter(|(_, (end, _))| *end > range.start).map(|(&at, &(end, c))| (at, end, c)).collect();
+        for (at, _, _) in hit {
+            map.remove(&at); // a range overwritten in part is no longer whole
+        }
+        map.insert(range.start, (range.end, content));
+    }
+
+    fn holds(&self, chunk: u32, range: &Range<u64>, content: Content) -> bool {
+        self.0[chunk as usize].get(&range.start) == Some(&(range.end, content))
+    }
+}
+
+/// A walk over a recording that may or may not do what the plan says.
+pub(crate) struct Checker<'a> {
+    plan: &'a Plan,
+    recording: &'a Recording,
+    caps: &'a DeviceCaps,
+    maps: Vec<Map>,
+    bytes: Bytes,
+    /// How often each plane of each node was computed.
+    computed: Vec<Vec<u32>>,
+}
+
+/// Windows and first planes of the sources of a call, and what it writes: read from the kernel's own parameters.
+fn operands(call: &Call) -> (Vec<(Window, usize, usize)>, Target) {
+    let one = |first: u32, slot: usize| (Window::whole(first), slot, slot);
+    match call {
+        Call::Conv3dDirect(k) => {
+            let sources = if k.0.in_channels[1] > 0 { 2 } else { 1 };
+            ((0..sources).map(|s| (k.0.windows[s], 2 * s, 2 * s + 1)).collect(), k.0.target)
+        }
+        Call::Conv3dPointwise(k) => {
+            let sources = if k.0.in_channels[1] > 0 { 2 } else { 1 };
+            ((0..sources).map(|s| (Window { split: u32::MAX, ..k.0.windows[s] }, s, s)).collect(), k.0.target)
+        }
+        Call::MaxPool3d(k) => (vec![(k.window, 0, 1)], k.target),
+        Call::UpsampleLinear(k) => (vec![(k.window, 0, 1)], k.target),
+        Call::PositionAdd(k) => (vec![one(k.first, 0)], k.target),
+        Call::Attention(k) => ((0..3).map(|s| one(k.first[s], s)).collect(), k.target),
+        Call::Multiply(k) => (vec![one(k.first[0], 0), one(k.first[1], 1)], k.target),
+        Call::Argmax(k) => (vec![one(k.first, 0)], k.target),
+    }
+}
+
+/// Binding of the constant of a call, if it has one.
+fn constant_slot(call: &Call) -> Option<usize> {
+    match call {
+        Call::Conv3dDirect(_) => Some(4),
+        Call::Conv3dPointwise(_) => Some(2),
+        Call::PositionAdd(_) => Some(1),
+        _ => None,
+    }
+}
+
+/// Planes of input `slot` that plane `z` of the result is computed from, by the definition of the operation.
+fn needs(op: &Op, slot: usize, n: u32, out: u32, z: u32) -> Vec<u32> {
+    match op {
+        Op::Conv(c) => (0..c.kernel[0]).filter_map(|k| (z * c.stride[0] + k).checked_sub(c.padding[0])).filter(|&s| s < n).collect(),
+        Op::MaxPool { kernel } => (z * kernel[0]..(z + 1) * kernel[0]).collect(),
+        Op::Upsample { .. } => {
+            let (num, den) = (u64::from(z) * u64::from(n - 1), u64::from((out - 1).max(1)));
+            let low = (num / den) as u32;
+            if num % den == 0 { vec![low] } else { vec![low, low + 1] }
+        }
+        Op::Attention { per_plane: false, .. } if slot > 0 => (0..n).collect(),
+        _ => vec![z],
+    }
+}
+
+impl<'a> Checker<'a> {
+    pub(crate) fn new(plan: &'a Plan, recording: &'a Recording, caps: &'a DeviceCaps) -> Self {
+        let maps = plan.graph().infer(plan.extent()).expect("a planned graph has shapes");
+        let computed = maps.iter().map(|m| vec![0; m.extent.d as usize]).collect();
+        Self { plan, recording, caps, maps, bytes: Bytes(vec![BTreeMap::new(); recording.chunks.len()]), computed }
+    }
+
+    fn name(&self, node: NodeId) -> &str {
+        &self.plan.graph().node(node).name
+    }
+
+    fn plane_bytes(&self, node: NodeId) -> u64 {
+        let map = self.maps[node.index()];
+        match self.plan.graph().node(node).op {
+            Op::Argmax => argmax::plane_words(map.extent, map.channels) * 4,
+            _ => map.plane_elements() * self.recording.elem.bytes(),
+        }
+    }
+
+    /// A region that lies in its chunk and may be bound.
+    fn region(&self, r: Region) {
+        let chunk = self.recording.chunks[r.chunk as usize];
+        assert!(r.size > 0 && r.offset + r.size <= chunk, "{r:?} leaves its chunk of {chunk} bytes");
+        assert!(r.size <= self.caps.max_binding, "{r:?} exceeds the binding limit of {}", self.caps.max_binding);
+        assert_eq!(r.offset % self.caps.alignment, 0, "{r:?} is not aligned");
+        assert_eq!(r.size % 4, 0, "{r:?} is no number of words");
+    }
+
+    /// Plane `z` of `node` in a region that begins with plane `first`.
+    fn plane(&self, r: Region, node: NodeId, first: u32, z: u32) -> Range<u64> {
+        let bytes = self.plane_bytes(node);
+        assert!(z >= first, "plane {z} of {} lies before {r:?}, which begins with plane {first}", self.name(node));
+        let begin = r.offset + u64::from(z - first) * bytes;
+        assert!(begin + bytes <= r.offset + r.size, "plane {z} of {} lies after {r:?}, which begins with plane {first}", self.name(node));
+        begin..begin + bytes
+    }
+
+    fn write_plane(&mut self, r: Region, node: NodeId, first: u32, z: u32) {
+        let range = self.plane(r, node, first, z);
+        self.bytes.write(r.chunk, range, (node, Some(z)));
+        self.computed[node.index()][z as usize] += 1;
+    }
+
+    fn read_plane(&self, r: Region, node: NodeId, first: u32, z: u32, reader: &str) {
+        let range = self.plane(r, node, first, z);
+        assert!(self.bytes.holds(r.chunk, &range, (node, Some(z))), "{reader} reads plane {z} of {}, which is not in chunk {} at {range:?}", self.name(node), r.chunk);
+    }
+
+    fn constants(&mut self) {
+        let mut nodes = HashMap::new();
+        for constant in &self.recording.constants {
+            self.region(constant.dst);
+            let node = match constant.source {
+                ConstantSource::Conv { node, .. } => node,
+                ConstantSource::PositionTable { .. } => {
+                    let of = |id: &NodeId| matches!(self.plan.graph().node(*id).op, Op::PositionalEncoding { .. });
+                    let tables: Vec<NodeId> = self.plan.graph().ids().filter(of).collect();
+                    let count = nodes.entry("tables").or_insert(0usize);
+                    *count += 1;
+                    tables[*count - 1]
+                }
+            };
+            let range = constant.dst.offset..constant.dst.offset + constant.dst.size;
+            let before = self.bytes.0[constant.dst.chunk as usize].len();
+            self.bytes.write(constant.dst.chunk, range, (node, None));
+            assert_eq!(self.bytes.0[constant.dst.chunk as usize].len(), before + 1, "constants overlap");
+        }
+    }
+
+    fn dispatch(&mut self, call: &Call, bindings: &[Region], node: NodeId) {
+        let plan = self.plan;
+        let (&dst, sources) = bindings.split_last().expect("a kernel writes");
+        assert_eq!(bindings.len(), call.bindings().len() - 1, "{}", call.name());
+        bindings.iter().for_each(|&r| self.region(r));
+        assert!(sources.iter().all(|r| r.chunk != dst.chunk), "{} binds chunk {} read and read_write", self.name(node), dst.chunk);
+        let groups = call.workgroups(self.caps).expect("the grid fits");
+        assert!(groups.iter().all(|&n| (1..=self.caps.max_workgroups).contains(&n)));
+        assert!(call.bindings().len() - 1 <= self.caps.max_storage_buffers as usize);
+        if let Some(slot) = constant_slot(call) {
+            let r = bindings[slot];
+            assert!(self.bytes.holds(r.chunk, &(r.offset..r.offset + r.size), (node, None)), "the constant of {} is gone", self.name(node));
+        }
+
+        let (windows, target) = operands(call);
+        let graph_node = plan.graph().node(node);
+        assert_eq!(windows.len(), graph_node.inputs.len(), "{}", graph_node.name);
+        for (slot, (&input, &(window, lo, hi))) in graph_node.inputs.iter().zip(&windows).enumerate() {
+            let (n, out) = (self.maps[input.index()].extent.d, self.maps[node.index()].extent.d);
+            for z in target.begin..target.begin + target.count {
+                for source in needs(&graph_node.op, slot, n, out, z) {
+                    if source < window.split {
+                        self.read_plane(sources[lo], input, window.first, source, &graph_node.name);
+                    } else {
+                        self.read_plane(sources[hi], input, window.split, source, &graph_node.name);
+                    }
+                }
+            }
+        }
+        // a kernel over the whole map finds its keys one after the other from the first on
+        if let Call::Attention(k) = call
+            && !k.per_plane
+        {
+            assert_eq!(k.first[1..], [0, 0], "{}", graph_node.name);
+        }
+        for z in target.begin..target.begin + target.count {
+            self.write_plane(dst, node, target.first, z);
+        }
+    }
+
+    /// Walks the whole recording.
+    pub(crate) fn check(mut self) {
+        let recording = self.recording;
+        let plan = self.plan;
+        let report = plan.report();
+        assert!(recording.chunks.iter().all(|&c| c <= self.caps.max_buffer), "a chunk exceeds the buffer limit");
+        assert_eq!(recording.device_bytes(), report.peak_bytes);
+        assert!(report.budget.is_none_or(|b| report.peak_bytes <= b));
+        assert!(report.smallest_budget <= report.peak_bytes);
+        assert!(report.activation_bytes >= report.max_live_bytes);
+        self.constants();
+        let input = plan.graph().ids().next().expect("a graph has an input");
+        let mut delivered: Vec<Vec<u32>> = recording.outputs.iter().map(|o| vec![0; o.map.extent.d as usize]).collect();
+        let mut flops = 0;
+        for command in &recording.commands {
+            match command {
+                Command::Upload { dst, planes } => {
+                    self.region(*dst);
+                    planes.clone().for_each(|z| self.write_plane(*dst, input, planes.start, z));
+                }
+                Command::Dispatch { call, bindings, node } => {
+                    flops += call.cost().flops;
+                    self.dispatch(call, bindings, *node);
+                }
+                Command::Download { src, output, planes } => {
+                    self.region(*src);
+                    let node = plan.graph().find(&recording.outputs[*output as usize].name).expect("an output is a node");
+                    assert_eq!(src.size, planes.len() as u64 * self.plane_bytes(node), "a download is whole planes");
+                    for z in planes.clone() {
+                        self.read_plane(*src, node, planes.start, z, "a download");
+                        delivered[*output as usize][z as usize] += 1;
+                    }
+                }
+                Command::Split => {}
+            }
+        }
+        assert!(matches!(recording.commands.last(), Some(Command::Split)), "a recording ends with a split");
+        assert_eq!(flops, report.flops);
+        for (output, planes) in recording.outputs.iter().zip(&delivered) {
+            assert!(planes.iter().all(|&n| n == 1), "planes of {} are delivered {planes:?} times", output.name);
+        }
+        for id in plan.graph().ids() {
+            let times = &self.computed[id.index()];
+            assert!(times.iter().all(|&n| n >= 1), "{} is not computed whole", self.name(id));
+            assert!(report.recomputed_flops > 0 || times.iter().all(|&n| n == 1), "{} is computed again, the report says nothing is", self.name(id));
+        }
+    }
+}
+
+/// Checks the plan's own recording.
+pub(crate) fn check(plan: &Plan, caps: &DeviceCaps) {
+    Checker::new(plan, plan.recording(), caps).check();
+}
