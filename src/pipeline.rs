@@ -10,6 +10,9 @@ use crate::volume::{Volume, VolumeError, VolumeErrorKind, resample};
 /// Spacings that differ by less than this share are taken as equal.
 const SPACING_TOLERANCE: f64 = 1e-3;
 
+/// Most voxels of a resampled channel: 8 GiB of f32. More is a header in metres, not a scan.
+const MAX_RESAMPLED: u128 = 1 << 31;
+
 /// A scan as the network wants it, and what is needed to bring results back to the scan's grid.
 #[derive(Clone, Debug)]
 pub struct Prepared {
@@ -26,7 +29,7 @@ impl Prepared {
     /// Prepares a scan for a model.
     ///
     /// # Errors
-    /// When the scan does not have the model's number of channels.
+    /// When the scan does not have the model's number of channels, or its spacing is absurdly far from the model's.
     pub fn new(model: &Model, scan: &Volume<f32>) -> Result<Self, VolumeError> {
         let card = model.card();
         if scan.channels != card.in_channels() {
@@ -43,6 +46,10 @@ impl Prepared {
             && spacing.iter().zip(volume.spacing).any(|(a, b)| (a / b - 1.0).abs() > SPACING_TOLERANCE)
         {
             let extent = resample::extent_for_spacing(&volume, spacing);
+            if extent.axes().iter().map(|&n| u128::from(n)).product::<u128>() > MAX_RESAMPLED {
+                let text = format!("bringing the scan's spacing of {:?} mm to the model's {spacing:?} mm would make {extent} voxels; are the spacing and units in its header right?", volume.spacing);
+                return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
+            }
             volume = resample::resample_linear(&volume, extent);
         }
         if let Some(intensity) = &card.input.intensity {

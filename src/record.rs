@@ -96,6 +96,20 @@ pub enum Command {
         /// Which planes.
         planes: Range<u32>,
     },
+    /// A slab that waits on the host; its place on the device is free afterwards.
+    Spill {
+        /// Where from.
+        src: Region,
+        /// Index into [`Recording::host_slots`].
+        slot: u32,
+    },
+    /// A slab that comes back from the host; its slot is free afterwards.
+    Restore {
+        /// Where to.
+        dst: Region,
+        /// Index into [`Recording::host_slots`].
+        slot: u32,
+    },
     /// End of a batch: what came before is submitted, progress told and cancelling looked at.
     Split,
 }
@@ -115,6 +129,8 @@ pub struct Recording {
     pub commands: Vec<Command>,
     /// What leaves the device.
     pub outputs: Vec<Output>,
+    /// Bytes of the slabs that wait on the host.
+    pub host_slots: Vec<u64>,
     /// Bytes of the buffer through which data reach the device.
     pub upload_staging: u64,
     /// Bytes of the buffer through which results leave it.

@@ -154,6 +154,7 @@ impl Session {
         let recording = self.plan.recording();
         let mut outputs: Vec<OutputVolume> = recording.outputs.iter().map(OutputVolume::empty).collect();
         let total = self.plan.report().flops;
+        let mut waiting: Vec<Vec<u8>> = vec![Vec::new(); recording.host_slots.len()];
         let mut done = 0;
         let mut dispatch = 0u32;
         for command in &recording.commands {
@@ -190,6 +191,19 @@ impl Session {
                         Memory::Host(memory) => memory.bytes(*src),
                     };
                     outputs[*output as usize].unpack(bytes, planes.clone(), recording.elem);
+                }
+                (Command::Spill { src, slot }, memory) => {
+                    waiting[*slot as usize] = match memory {
+                        Memory::Gpu { memory, .. } => memory.read(*src).await?,
+                        Memory::Host(memory) => memory.bytes(*src).to_vec(),
+                    };
+                }
+                (Command::Restore { dst, slot }, memory) => {
+                    let bytes = std::mem::take(&mut waiting[*slot as usize]);
+                    match memory {
+                        Memory::Gpu { memory, .. } => memory.write(*dst, 0, &bytes).await?,
+                        Memory::Host(memory) => memory.write(*dst, 0, &bytes),
+                    }
                 }
                 (Command::Split, memory) => {
                     if options.cancel.as_ref().is_some_and(Cancel::is_raised) {

@@ -434,6 +434,13 @@ fn plan_needs_no_device() {
         done_json(&["plan", "--model", MODEL, "--extent", "40x56x40", "--caps", &caps]);
     }
 
+    // a card alone is enough
+    let card = desk.file("card.json", done_json(&["inspect", MODEL])["card"].to_string().as_bytes());
+    assert_eq!(done_json(&["plan", "--model", &card, "--extent", "40x56x40"]), whole);
+    desk.fails(3, &["8x8x16"], &["plan", "--model", &card, "--extent", "8x8x12"]);
+    desk.fails(4, &["card"], &["plan", "--model", &desk.file("list.json", b"[]"), "--extent", "8x8x8"]);
+    desk.fails(4, &["nothere.json"], &["plan", "--model", "nothere.json", "--extent", "8x8x8"]);
+
     desk.fails(3, &["nothere.json"], &["plan", "--model", MODEL, "--extent", "8x8x8", "--caps", "nothere.json"]);
     let typo = desk.file("typo.json", br#"{"max_bufer": 1}"#);
     desk.fails(3, &["max_bufer"], &["plan", "--model", MODEL, "--extent", "8x8x8", "--caps", &typo]);

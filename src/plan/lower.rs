@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::lifetime::Lifetimes;
 use super::place::Placement;
 use super::schedule::{Schedule, Task};
 use super::slab;
@@ -49,6 +50,7 @@ fn source_channels(s: &Schedule<'_>, id: NodeId) -> [u32; 2] {
 /// What is known of placement when lowering.
 pub(super) struct Lowering<'a> {
     pub schedule: &'a Schedule<'a>,
+    pub lifetimes: &'a Lifetimes,
     pub placement: &'a Placement,
     /// Regions of constants by node.
     pub constants: Vec<Option<Region>>,
@@ -58,30 +60,30 @@ pub(super) struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
-    fn region(&self, node: NodeId, slab: u32) -> Region {
-        let place = self.placement.places[self.schedule.slab_id(node, slab)];
+    fn region(&self, node: NodeId, slab: u32, step: u32) -> Region {
+        let place = self.placement.places[self.lifetimes.life(self.schedule.slab_id(node, slab), step)];
         Region { chunk: place.chunk, offset: place.offset, size: self.schedule.slab_bytes(node, slab) }
     }
 
     /// The slab or the two slabs that hold what `z` reads of input `slot`.
-    fn window(&self, node: NodeId, slot: usize, z: &Range<u32>) -> (Window, Region, Region) {
+    fn window(&self, node: NodeId, slot: usize, z: &Range<u32>, step: u32) -> (Window, Region, Region) {
         let s = self.schedule;
         let input = s.graph.node(node).inputs[slot];
         let slabs = s.covering(input, &s.reach(node, slot, z));
-        let lo = self.region(input, slabs.start);
+        let lo = self.region(input, slabs.start, step);
         let first = s.planes(input, slabs.start).start;
         if slabs.len() > 1 {
             let split = s.planes(input, slabs.start + 1).start;
-            (Window { first, split }, lo, self.region(input, slabs.start + 1))
+            (Window { first, split }, lo, self.region(input, slabs.start + 1, step))
         } else {
             (Window::whole(first), lo, lo)
         }
     }
 
-    fn conv(&self, id: NodeId, c: &Conv, target: Target, z: &Range<u32>) -> (ConvShape, [(Region, Region); 2]) {
+    fn conv(&self, id: NodeId, c: &Conv, target: Target, z: &Range<u32>, step: u32) -> (ConvShape, [(Region, Region); 2]) {
         let s = self.schedule;
-        let (wa, a_lo, a_hi) = self.window(id, 0, z);
-        let (wb, b_lo, b_hi) = if s.graph.node(id).inputs.len() > 1 { self.window(id, 1, z) } else { (Window::whole(0), a_lo, a_lo) };
+        let (wa, a_lo, a_hi) = self.window(id, 0, z, step);
+        let (wb, b_lo, b_hi) = if s.graph.node(id).inputs.len() > 1 { self.window(id, 1, z, step) } else { (Window::whole(0), a_lo, a_lo) };
         let shape = ConvShape {
             input: s.maps[s.graph.node(id).inputs[0].index()].extent,
             in_channels: source_channels(s, id),
@@ -98,7 +100,7 @@ impl Lowering<'_> {
     }
 
     /// The kernel and the source bindings that compute planes `z` of a node.
-    fn call(&self, id: NodeId, target: Target, z: &Range<u32>) -> Result<(Call, Vec<Region>), PlanError> {
+    fn call(&self, id: NodeId, target: Target, z: &Range<u32>, step: u32) -> Result<(Call, Vec<Region>), PlanError> {
         let s = self.schedule;
         let node = s.graph.node(id);
         let elem = s.elem;
@@ -108,7 +110,7 @@ impl Lowering<'_> {
         let constant = || self.constants[id.index()].ok_or_else(missing);
         Ok(match &node.op {
             Op::Conv(c) => {
-                let (shape, [a, b]) = self.conv(id, c, target, z);
+                let (shape, [a, b]) = self.conv(id, c, target, z, step);
                 if slab::is_pointwise(c) {
                     (Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape)), vec![a.0, b.0, constant()?])
                 } else {
@@ -116,21 +118,21 @@ impl Lowering<'_> {
                 }
             }
             Op::MaxPool { kernel } => {
-                let (window, lo, hi) = self.window(id, 0, z);
+                let (window, lo, hi) = self.window(id, 0, z, step);
                 let k = max_pool3d::MaxPool3d { input: input(0).extent, channels: map.channels, kernel: *kernel, elem, window, target };
                 (Call::MaxPool3d(k), vec![lo, hi])
             }
             Op::Upsample { .. } => {
-                let (window, lo, hi) = self.window(id, 0, z);
+                let (window, lo, hi) = self.window(id, 0, z, step);
                 let k = upsample_linear::UpsampleLinear { input: input(0).extent, output: map.extent, channels: map.channels, elem, window, target };
                 (Call::UpsampleLinear(k), vec![lo, hi])
             }
             Op::PositionalEncoding { .. } => {
-                let (window, lo, _) = self.window(id, 0, z);
+                let (window, lo, _) = self.window(id, 0, z, step);
                 (Call::PositionAdd(position_add::PositionAdd { map, elem, first: window.first, target }), vec![lo, constant()?])
             }
             Op::Attention { heads, scale, per_plane } => {
-                let (q, k, v) = (self.window(id, 0, z), self.window(id, 1, z), self.window(id, 2, z));
+                let (q, k, v) = (self.window(id, 0, z, step), self.window(id, 1, z, step), self.window(id, 2, z, step));
                 let call = attention::Attention {
                     queries: map.extent,
                     keys: input(1).extent,
@@ -146,11 +148,11 @@ impl Lowering<'_> {
                 (Call::Attention(call), vec![q.1, k.1, v.1])
             }
             Op::Multiply => {
-                let (a, b) = (self.window(id, 0, z), self.window(id, 1, z));
+                let (a, b) = (self.window(id, 0, z, step), self.window(id, 1, z, step));
                 (Call::Multiply(multiply::Multiply { map, elem, first: [a.0.first, b.0.first], target }), vec![a.1, b.1])
             }
             Op::Argmax => {
-                let (window, lo, _) = self.window(id, 0, z);
+                let (window, lo, _) = self.window(id, 0, z, step);
                 (Call::Argmax(argmax::Argmax { map, elem, first: window.first, target }), vec![lo])
             }
             Op::Input { .. } | Op::BatchNorm(_) | Op::Activation(_) | Op::Concat => {
@@ -159,18 +161,21 @@ impl Lowering<'_> {
         })
     }
 
-    fn task(&self, task: Task, recording: &mut Recording, since_split: &mut u64) -> Result<(), PlanError> {
+    fn task(&self, task: Task, step: u32, recording: &mut Recording, since_split: &mut u64) -> Result<(), PlanError> {
         let s = self.schedule;
         let planes = s.planes(task.node, task.slab);
-        let dst = self.region(task.node, task.slab);
+        let dst = self.region(task.node, task.slab, step);
+        for m in self.lifetimes.restores.get(&step).into_iter().flatten() {
+            recording.commands.push(Command::Restore { dst: self.region(m.node, m.slab, step), slot: m.slot });
+        }
         if s.is_input(task.node) {
             recording.commands.push(Command::Upload { dst, planes: planes.clone() });
         } else {
             let target = |z: &Range<u32>| Target { first: planes.start, begin: z.start, count: z.end - z.start };
             let one = planes.start..planes.start + 1;
-            let plane_flops = self.call(task.node, target(&one), &one)?.0.cost().flops;
+            let plane_flops = self.call(task.node, target(&one), &one, step)?.0.cost().flops;
             for z in s.dispatches(task, plane_flops, DISPATCH_FLOPS) {
-                let (call, mut bindings) = self.call(task.node, target(&z), &z)?;
+                let (call, mut bindings) = self.call(task.node, target(&z), &z, step)?;
                 call.workgroups(self.caps).map_err(|e| PlanError::new(PlanErrorKind::Limits, e.0).at(s.graph.node(task.node).name.clone()))?;
                 bindings.push(dst);
                 *since_split += call.cost().flops;
@@ -184,6 +189,9 @@ impl Lowering<'_> {
         if let Some(output) = self.outputs.iter().position(|&o| o == task.node) {
             let output = u32::try_from(output).unwrap_or(u32::MAX);
             recording.commands.push(Command::Download { src: dst, output, planes });
+        }
+        for m in self.lifetimes.spills.get(&step).into_iter().flatten() {
+            recording.commands.push(Command::Spill { src: self.region(m.node, m.slab, step), slot: m.slot });
         }
         Ok(())
     }
@@ -204,8 +212,9 @@ impl Lowering<'_> {
             })
             .collect();
         let mut since_split = 0;
-        for &task in &s.tasks {
-            self.task(task, &mut recording, &mut since_split)?;
+        recording.host_slots.clone_from(&self.lifetimes.slots);
+        for (step, &task) in (0u32..).zip(&s.tasks) {
+            self.task(task, step, &mut recording, &mut since_split)?;
         }
         recording.commands.push(Command::Split);
         Ok(recording)

@@ -7,11 +7,13 @@
 
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
-use crate::graph::{Graph, NodeId, Op};
+use crate::graph::{Graph, Op};
 use crate::model::Model;
-use crate::record::{Constant, Recording, Region};
+use crate::record::Recording;
 use crate::shape::{Elem, Extent, Map};
 
+mod candidate;
+mod lifetime;
 mod lower;
 mod place;
 mod report;
@@ -19,8 +21,6 @@ mod schedule;
 mod slab;
 
 pub use report::Report;
-
-use schedule::Schedule;
 
 /// What leaves the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -98,10 +98,6 @@ pub struct Plan {
 /// Largest extent along an axis, the number of workgroups WebGPU dispatches along one.
 const MAX_AXIS: u32 = 65_535;
 
-/// Staging buffers: at least one plane's worth in small steps, at most this much.
-const MAX_STAGING: u64 = 8 << 20;
-const TIGHT_STAGING: u64 = 128 << 10;
-
 impl Plan {
     /// Plans a run of `model` on an input of `extent`, whose axes must be multiples of [`Model::stride`].
     ///
@@ -136,30 +132,9 @@ impl Plan {
         check_indices(&graph, &maps)?;
 
         let limits = slab::depth_limits(&graph, &maps, options.precision, caps)?;
-        let depths = options.slab_depth.map_or_else(|| slab::candidates(extent.d), |d| vec![d.clamp(1, extent.d)]);
-        let mut smallest = u64::MAX;
-        let mut chosen = None;
-        let mut seen = Vec::new();
-        for finest in depths {
-            let depths = slab::depths(&maps, &limits, finest);
-            if seen.contains(&depths) {
-                continue;
-            }
-            seen.push(depths.clone());
-            let schedule = Schedule::new(&graph, &maps, options.precision, depths);
-            for staging in [MAX_STAGING, TIGHT_STAGING] {
-                let (recording, mut report) = assemble(&schedule, caps, &outputs, staging)?;
-                smallest = smallest.min(report.peak_bytes);
-                if chosen.is_none() && options.budget.is_none_or(|b| report.peak_bytes <= b) {
-                    report.budget = options.budget;
-                    chosen = Some((recording, report));
-                }
-            }
-        }
-        let Some((recording, mut report)) = chosen else {
-            return Err(PlanError::budget(options.budget.unwrap_or(0), smallest));
-        };
-        report.smallest_budget = smallest;
+        let finest = options.slab_depth.map_or_else(|| slab::candidates(extent.d), |d| vec![d.clamp(1, extent.d)]);
+        let candidates = candidate::enumerate(&graph, &maps, options.precision, caps, &limits, &finest);
+        let (recording, report) = candidate::choose(&candidates, caps, &outputs, options.budget)?;
         Ok(Self { extent, graph, recording, report })
     }
 
@@ -217,70 +192,4 @@ fn check_indices(graph: &Graph, maps: &[Map]) -> Result<(), PlanError> {
         }
     }
     Ok(())
-}
-
-/// Lifetimes, placement, lowering and figures of a schedule.
-fn assemble(s: &Schedule<'_>, caps: &DeviceCaps, outputs: &[NodeId], staging: u64) -> Result<(Recording, Report), PlanError> {
-    let slabs = lifetimes(s, caps);
-    let placement = place::place(&slabs, caps.max_buffer);
-    let mut chunks = placement.chunks.clone();
-    let activation_bytes = chunks.iter().sum::<u64>();
-
-    let mut constants = Vec::new();
-    let mut by_node = vec![None; s.maps.len()];
-    let mut open: Option<usize> = None;
-    for (node, source, bytes) in lower::constants(s) {
-        if bytes > caps.max_binding.min(caps.max_buffer) {
-            let text = format!("weights of {bytes} bytes must lie in one storage binding, the device binds at most {}", caps.max_binding.min(caps.max_buffer));
-            return Err(PlanError::new(PlanErrorKind::Limits, text).at(s.graph.node(node).name.clone()));
-        }
-        let size = caps.align(bytes);
-        let chunk = match open.filter(|&c| chunks[c] + size <= caps.max_buffer) {
-            Some(c) => c,
-            None => {
-                chunks.push(0);
-                chunks.len() - 1
-            }
-        };
-        open = Some(chunk);
-        let dst = Region { chunk: u32::try_from(chunk).unwrap_or(u32::MAX), offset: chunks[chunk], size: bytes.next_multiple_of(4) };
-        chunks[chunk] += size;
-        by_node[node.index()] = Some(dst);
-        constants.push(Constant { dst, source });
-    }
-    let weights_bytes = chunks.iter().sum::<u64>() - activation_bytes;
-
-    let largest = |ids: &mut dyn Iterator<Item = usize>| ids.map(|i| slabs[i].size).max().unwrap_or(256);
-    let uploads = largest(&mut s.tasks.iter().filter(|t| s.is_input(t.node)).map(|t| s.slab_id(t.node, t.slab)));
-    let constants_max = constants.iter().map(|c| caps.align(c.dst.size)).max().unwrap_or(0);
-    let downloads = largest(&mut s.tasks.iter().filter(|t| outputs.contains(&t.node)).map(|t| s.slab_id(t.node, t.slab)));
-    let base = Recording {
-        chunks,
-        upload_staging: uploads.max(constants_max).min(staging),
-        download_staging: downloads.min(staging),
-        ..Recording::default()
-    };
-    let lowering = lower::Lowering { schedule: s, placement: &placement, constants: by_node, outputs: outputs.to_vec(), caps };
-    let recording = lowering.record(base, constants)?;
-    let report = Report::new(s, &recording, weights_bytes, place::max_live(&slabs));
-    Ok((recording, report))
-}
-
-/// Lifetime of every slab in tasks, and which slabs must lie in different chunks.
-fn lifetimes(s: &Schedule<'_>, caps: &DeviceCaps) -> Vec<place::Slab> {
-    let mut slabs: Vec<place::Slab> = vec![place::Slab { size: 0, begin: 0, end: 0, apart: Vec::new() }; s.slab_count()];
-    for (step, task) in s.tasks.iter().enumerate() {
-        let step = u32::try_from(step).unwrap_or(u32::MAX);
-        let own = s.slab_id(task.node, task.slab);
-        slabs[own].size = caps.align(s.slab_bytes(task.node, task.slab));
-        slabs[own].begin = step;
-        slabs[own].end = step;
-        for (input, k) in s.reads(task.node, task.slab) {
-            let read = s.slab_id(input, k);
-            slabs[read].end = step;
-            slabs[read].apart.push(u32::try_from(own).unwrap_or(u32::MAX));
-            slabs[own].apart.push(u32::try_from(read).unwrap_or(u32::MAX));
-        }
-    }
-    slabs
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::lifetime::Lifetimes;
 use super::schedule::Schedule;
 use crate::record::{OutputKind, Recording};
 use crate::shape::{Extent, format_bytes};
@@ -25,7 +26,7 @@ pub struct Report {
     pub max_live_bytes: u64,
     /// Buffers of activations.
     pub activation_bytes: u64,
-    /// Host bytes of input and outputs as the session holds them.
+    /// Host bytes of input, outputs and spilled slabs as the session holds them.
     pub host_bytes: u64,
     /// Floating-point operations.
     pub flops: u64,
@@ -33,7 +34,7 @@ pub struct Report {
     pub recomputed_flops: u64,
     /// Bytes that kernels read and write.
     pub traffic_bytes: u64,
-    /// Bytes moved to the host and back to save device memory.
+    /// Bytes that leave for the host to save device memory; as many come back.
     pub spilled_bytes: u64,
     /// Kernel dispatches.
     pub dispatches: u64,
@@ -50,7 +51,7 @@ fn axes<S: serde::Serializer>(extent: &Extent, serializer: S) -> Result<S::Ok, S
 }
 
 impl Report {
-    pub(super) fn new(s: &Schedule<'_>, recording: &Recording, weights_bytes: u64, max_live_bytes: u64) -> Self {
+    pub(super) fn new(s: &Schedule<'_>, recording: &Recording, weights_bytes: u64, max_live_bytes: u64, lifetimes: &Lifetimes) -> Self {
         let (mut flops, mut traffic, mut dispatches) = (0, 0, 0);
         for (call, _) in recording.dispatches() {
             let cost = call.cost();
@@ -74,11 +75,11 @@ impl Report {
             weights_bytes,
             max_live_bytes,
             activation_bytes: recording.chunks.iter().sum::<u64>() - weights_bytes,
-            host_bytes: input.extent.voxels() * u64::from(input.channels) * 4 + outputs,
+            host_bytes: input.extent.voxels() * u64::from(input.channels) * 4 + outputs + lifetimes.host_peak(),
             flops,
             recomputed_flops: 0,
             traffic_bytes: traffic,
-            spilled_bytes: 0,
+            spilled_bytes: lifetimes.spilled_bytes(),
             dispatches,
             slabs: s.slab_count() as u64,
             slab_depth: s.depths[0],
