@@ -17,8 +17,19 @@ const LABELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/demo/mni152_h
 const LEFT_LABELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/demo/mni152_hippocampus_left_labels.nii.gz");
 
 const PLAN_KEYS: [&str; 13] = [
-    "extent", "budget", "peak_bytes", "weights_bytes", "max_live_bytes", "host_bytes", "flops", "recomputed_flops", "traffic_bytes", "spilled_bytes",
-    "dispatches", "slabs", "smallest_budget",
+    "extent",
+    "budget",
+    "peak_bytes",
+    "weights_bytes",
+    "max_live_bytes",
+    "host_bytes",
+    "flops",
+    "recomputed_flops",
+    "traffic_bytes",
+    "spilled_bytes",
+    "dispatches",
+    "slabs",
+    "smallest_budget",
 ];
 
 // ---- the program ----
@@ -228,7 +239,9 @@ fn remodel(change: impl FnOnce(&mut BTreeMap<String, Tensor>, &mut Option<String
         .map(|(name, view)| (name, Tensor { dtype: view.dtype(), shape: view.shape().to_vec(), bytes: view.data().to_vec() }))
         .collect();
     change(&mut tensors, &mut card);
-    let views = tensors.iter().map(|(name, t)| (name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).expect("the shape is that of the bytes")));
+    let views = tensors
+        .iter()
+        .map(|(name, t)| (name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).expect("the shape is that of the bytes")));
     let metadata = card.map(|card| HashMap::from([("organum".to_owned(), card)]));
     safetensors::serialize(views, metadata).expect("the model is serialised")
 }
@@ -295,7 +308,8 @@ fn segment_writes_labels_probabilities_and_pictures_on_the_grid_of_the_scan() {
     let model = Model::load(MODEL).expect("the bundled model loads");
     let mut first: Option<Volume<u16>> = None;
     for device in devices() {
-        let (labels, overlay, probabilities, attention) = (desk.out("labels.nii.gz"), desk.out("overlay.png"), desk.out("p.nii"), desk.out("maps"));
+        let (labels, overlay, probabilities, attention) =
+            (desk.out("labels.nii.gz"), desk.out("overlay.png"), desk.out("p.nii"), desk.out("maps"));
         let wanted = ["--output", &labels, "--overlay", &overlay, "--probabilities", &probabilities, "--attention", &attention];
         let report = done_json(&[&["segment", &scan, "--model", MODEL], wanted.as_slice(), &device].concat());
         has_run_keys(&report);
@@ -365,7 +379,8 @@ fn infer_reads_arrays_of_both_kinds_and_writes_the_logits() {
     let tensors = desk.file("x.safetensors", &safetensors::serialize([("input", view)], None).expect("it is serialised"));
 
     let model = Model::load(MODEL).expect("the bundled model loads");
-    let plan = Plan::new(&model, extent, &DeviceCaps::host(), &PlanOptions::default().with_output(OutputMode::Logits)).expect("there is a plan");
+    let plan =
+        Plan::new(&model, extent, &DeviceCaps::host(), &PlanOptions::default().with_output(OutputMode::Logits)).expect("there is a plan");
     let mut session = Session::on_host(&model, plan).expect("the session is made");
     let outputs = session.run_blocking(Input { channels: 1, extent, data: &values }, RunOptions::default()).expect("it runs");
     let OutputData::Map(expected) = &outputs[0].data else { panic!("asked for logits") };
@@ -562,13 +577,24 @@ fn an_absurd_spacing_is_refused_before_it_fills_the_memory() {
     // micrometres: the whole scan shrinks to a voxel, which is silly but fits
     let mut micrometres = plain;
     micrometres[123] = 3;
-    done(&["segment", &desk.file("micrometres.nii", &micrometres), "--model", MODEL, "--output", &desk.out("labels.nii"), "--device", "cpu"]);
+    done(&[
+        "segment",
+        &desk.file("micrometres.nii", &micrometres),
+        "--model",
+        MODEL,
+        "--output",
+        &desk.out("labels.nii"),
+        "--device",
+        "cpu",
+    ]);
 }
 
 #[test]
 fn bad_arrays_are_refused() {
     let desk = Desk::new();
-    let infer = |code: i32, words: &[&str], input: &str| desk.fails(code, words, &["infer", "--model", MODEL, "--input", input, "--output", &desk.out("y.npy"), "--device", "cpu"]);
+    let infer = |code: i32, words: &[&str], input: &str| {
+        desk.fails(code, words, &["infer", "--model", MODEL, "--input", input, "--output", &desk.out("y.npy"), "--device", "cpu"])
+    };
     infer(3, &["missing.npy"], &desk.path("in", "missing.npy"));
     infer(3, &["text.npy"], &desk.file("text.npy", b"0.1 0.2 0.3"));
     let good = npy(&[1, 1, 8, 8, 8], &wave(512));
@@ -583,7 +609,13 @@ fn bad_arrays_are_refused() {
     nan[7] = f32::NAN;
     infer(3, &["NaN", "7"], &desk.file("nan.npy", &npy(&[1, 1, 8, 8, 8], &nan)));
     let bytes = vec![0u8; 512 * 8];
-    let pack = |name, dtype, n| safetensors::serialize([(name, TensorView::new(dtype, vec![1, 1, 8, 8, 8], &bytes[..n]).expect("the shape is that of the bytes"))], None).expect("it is serialised");
+    let pack = |name, dtype, n| {
+        safetensors::serialize(
+            [(name, TensorView::new(dtype, vec![1, 1, 8, 8, 8], &bytes[..n]).expect("the shape is that of the bytes"))],
+            None,
+        )
+        .expect("it is serialised")
+    };
     infer(3, &["no tensor `input`"], &desk.file("other.safetensors", &pack("x", Dtype::F32, 2048)));
     infer(3, &["`input`", "I64"], &desk.file("ints.safetensors", &pack("input", Dtype::I64, 4096)));
     infer(3, &["empty.safetensors"], &desk.file("empty.safetensors", b""));
@@ -594,7 +626,11 @@ fn bad_arrays_are_refused() {
 fn bad_models_are_refused() {
     let desk = Desk::new();
     let missing = desk.path("in", "missing.safetensors");
-    desk.fails(4, &["missing.safetensors"], &["segment", SCAN, "--model", &missing, "--output", &desk.out("labels.nii.gz"), "--device", "cpu"]);
+    desk.fails(
+        4,
+        &["missing.safetensors"],
+        &["segment", SCAN, "--model", &missing, "--output", &desk.out("labels.nii.gz"), "--device", "cpu"],
+    );
     desk.fails(4, &["missing.safetensors"], &["plan", "--model", &missing, "--extent", "8x8x8"]);
     desk.fails(4, &["in"], &["inspect", &desk.path("in", "")]);
     let good = std::fs::read(MODEL).expect("the bundled model is there");
@@ -623,27 +659,39 @@ fn bad_models_are_refused() {
     desk.model_fails(&["cubic"], &recard(|c| c["input"]["resample"] = json!("cubic")));
     desk.model_fails(&["tensors do not fit"], &recard(|c| c["config"]["channels"] = json!([4_000_000_000u32, 24, 48, 64])));
 
-    desk.model_fails(&["missing enc.1.b.conv.bias", "extra enc.9.surprise", "mis-shaped head.weight", "[3, 12, 1, 1, 1]", "unsupported type I64 of head.bias"], &remodel(|tensors, _| {
-        tensors.remove("enc.1.b.conv.bias");
-        tensors.insert("enc.9.surprise".into(), Tensor { dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] });
-        let head = tensors.get_mut("head.weight").expect("there is a head");
-        head.shape = vec![3, 12];
-        let bias = tensors.get_mut("head.bias").expect("there is a head");
-        (bias.dtype, bias.bytes) = (Dtype::I64, vec![0; bias.shape[0] * 8]);
-    }));
+    desk.model_fails(
+        &[
+            "missing enc.1.b.conv.bias",
+            "extra enc.9.surprise",
+            "mis-shaped head.weight",
+            "[3, 12, 1, 1, 1]",
+            "unsupported type I64 of head.bias",
+        ],
+        &remodel(|tensors, _| {
+            tensors.remove("enc.1.b.conv.bias");
+            tensors.insert("enc.9.surprise".into(), Tensor { dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] });
+            let head = tensors.get_mut("head.weight").expect("there is a head");
+            head.shape = vec![3, 12];
+            let bias = tensors.get_mut("head.bias").expect("there is a head");
+            (bias.dtype, bias.bytes) = (Dtype::I64, vec![0; bias.shape[0] * 8]);
+        }),
+    );
 }
 
 /// Counters of a training framework are no reason to refuse, and other float types are read.
 #[test]
 fn harmless_differences_between_models_are_accepted() {
     let desk = Desk::new();
-    let model = desk.file("model.safetensors", &remodel(|tensors, _| {
-        tensors.insert("enc.0.a.norm.num_batches_tracked".into(), Tensor { dtype: Dtype::I64, shape: vec![], bytes: vec![0; 8] });
-        for t in tensors.values_mut().filter(|t| t.dtype == Dtype::F16) {
-            t.bytes = t.bytes.chunks_exact(2).flat_map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f64().to_le_bytes()).collect();
-            t.dtype = Dtype::F64;
-        }
-    }));
+    let model = desk.file(
+        "model.safetensors",
+        &remodel(|tensors, _| {
+            tensors.insert("enc.0.a.norm.num_batches_tracked".into(), Tensor { dtype: Dtype::I64, shape: vec![], bytes: vec![0; 8] });
+            for t in tensors.values_mut().filter(|t| t.dtype == Dtype::F16) {
+                t.bytes = t.bytes.chunks_exact(2).flat_map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f64().to_le_bytes()).collect();
+                t.dtype = Dtype::F64;
+            }
+        }),
+    );
     let input = desk.file("x.npy", &npy(&[1, 1, 8, 8, 8], &wave(512)));
     let [a, b] = ["a.npy", "b.npy"].map(|name| desk.out(name));
     done(&["infer", "--model", MODEL, "--input", &input, "--output", &a, "--device", "cpu"]);
@@ -660,7 +708,12 @@ fn a_budget_that_is_too_small_names_the_smallest_that_works() {
         let segment = ["segment", &scan, "--model", MODEL, "--output", &labels];
         desk.fails(5, &["--memory"], &[&segment, device.as_slice(), &["--memory", "0"]].concat());
         let message = desk.fails(5, &["1.00 MiB"], &[&segment, device.as_slice(), &["--memory", "1MiB"]].concat());
-        let smallest: u64 = message.trim().rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("no number at the end of {message}"));
+        let smallest: u64 = message
+            .trim()
+            .rsplit(' ')
+            .next()
+            .and_then(|word| word.parse().ok())
+            .unwrap_or_else(|| panic!("no number at the end of {message}"));
         desk.fails(5, &[&smallest.to_string()], &[&segment, device.as_slice(), &["--memory", &(smallest - 1).to_string()]].concat());
 
         let report = done_json(&[&segment, device.as_slice(), &["--memory", &smallest.to_string()]].concat());
@@ -704,7 +757,12 @@ fn without_any_driver_the_message_says_what_to_type() {
     assert!(err.contains("apt-get install mesa-vulkan-drivers") && err.contains("--device cpu"), "{err}");
     assert_eq!(err.trim_end().lines().count(), 1, "{err}");
     assert!(output.stdout.is_empty() && desk.written().is_empty());
-    let list = program().args(["devices", "--json"]).env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent").output().expect("the program starts");
+    let list = program()
+        .args(["devices", "--json"])
+        .env("VK_DRIVER_FILES", "/nonexistent")
+        .env("VK_ICD_FILENAMES", "/nonexistent")
+        .output()
+        .expect("the program starts");
     assert_eq!(list.status.code(), Some(0));
     assert_eq!(serde_json::from_slice::<Value>(&list.stdout).expect("it is JSON"), json!({"devices": []}));
 }
@@ -720,7 +778,11 @@ fn usage_errors_are_told_apart_from_bad_files() {
     desk.fails(2, &["f64", "f32"], &["segment", SCAN, "--model", MODEL, "--output", &labels, "--precision", "f64"]);
     desk.fails(2, &["window"], &["segment", SCAN, "--model", MODEL, "--output", &labels, "--mode", "window", "--device", "cpu"]);
     desk.fails(2, &["labels.mha", ".nii"], &["segment", SCAN, "--model", MODEL, "--output", &desk.out("labels.mha"), "--device", "cpu"]);
-    desk.fails(2, &["p.png", ".nii"], &["segment", SCAN, "--model", MODEL, "--output", &labels, "--probabilities", &desk.out("p.png"), "--device", "cpu"]);
+    desk.fails(
+        2,
+        &["p.png", ".nii"],
+        &["segment", SCAN, "--model", MODEL, "--output", &labels, "--probabilities", &desk.out("p.png"), "--device", "cpu"],
+    );
     for option in ["--output", "--overlay", "--probabilities"] {
         let elsewhere = desk.path("nowhere", if option == "--overlay" { "x.png" } else { "x.nii.gz" });
         let mut args = vec!["segment", SCAN, "--model", MODEL, "--device", "cpu", option, &elsewhere];

@@ -237,7 +237,7 @@ fn the_checker_sees_every_misplaced_slab() {
     for at in 0..plan.recording().commands.len() {
         let regions = match &plan.recording().commands[at] {
             Command::Dispatch { bindings, .. } => bindings.len(),
-            Command::Upload { .. } | Command::Download { .. } => 1,
+            Command::Upload { .. } | Command::Download { .. } | Command::Spill { .. } | Command::Restore { .. } => 1,
             Command::Split => 0,
         };
         // the first source and the destination; an upper slab is bound even where it is not read
@@ -246,7 +246,7 @@ fn the_checker_sees_every_misplaced_slab() {
                 let mut broken = plan.recording().clone();
                 let region = match &mut broken.commands[at] {
                     Command::Dispatch { bindings, .. } => &mut bindings[which],
-                    Command::Upload { dst: r, .. } | Command::Download { src: r, .. } => r,
+                    Command::Upload { dst: r, .. } | Command::Download { src: r, .. } | Command::Spill { src: r, .. } | Command::Restore { dst: r, .. } => r,
                     Command::Split => continue,
                 };
                 let Some(offset) = region.offset.checked_add_signed(step * caps.alignment as i64) else { continue };

@@ -43,6 +43,15 @@ impl Model {
         Self::from_weights(Weights::from_bytes(bytes.into())?)
     }
 
+    /// A model of a card's JSON with reproducible random weights: for tests, benches, and trying a size before training it.
+    ///
+    /// # Errors
+    /// When the card is not one, or names an unknown architecture.
+    pub fn random(card: &str, seed: u64) -> Result<Self, LoadError> {
+        let bytes = weights::random(card, &build(&Card::parse(card)?)?.parameters(), seed)?;
+        Self::from_bytes(bytes)
+    }
+
     fn from_weights(weights: Weights) -> Result<Self, LoadError> {
         let card = Card::parse(weights.card()?)?;
         let raw = build(&card)?;

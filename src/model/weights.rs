@@ -134,6 +134,38 @@ impl Weights {
     }
 }
 
+/// A safetensors file of random f32 tensors under a card: weights scaled by their fan-in, variances positive.
+pub(super) fn random(card: &str, tensors: &[(String, Vec<usize>)], seed: u64) -> Result<Vec<u8>, LoadError> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut unit = move || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        // the high bits of xorshift64* as the fraction of a float in 2..4
+        let bits = u32::try_from(state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 41).unwrap_or(0);
+        f32::from_bits(0x4000_0000 | bits) - 3.0
+    };
+    let mut data = Vec::with_capacity(tensors.len());
+    for (name, shape) in tensors {
+        let n: usize = shape.iter().product();
+        let fan_in: f32 = shape.iter().skip(1).map(|&k| f32::from(u16::try_from(k).unwrap_or(u16::MAX))).product();
+        let positive = shape.len() == 1 && (name.ends_with("running_var") || name.ends_with("weight"));
+        let mut bytes = Vec::with_capacity(n * 4);
+        for _ in 0..n {
+            let v = if positive { 1.0 + 0.5 * unit() } else if shape.len() == 1 { 0.1 * unit() } else { unit() * (6.0 / fan_in).sqrt() };
+            bytes.extend_from_slice(&v.to_le_bytes());
+        }
+        data.push((name, shape, bytes));
+    }
+    let format = |e| LoadError::new(LoadErrorKind::Format, "the random weights could not be stored").caused_by(e);
+    let views = data
+        .iter()
+        .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, (*shape).clone(), bytes).map_err(format)?)))
+        .collect::<Result<Vec<_>, LoadError>>()?;
+    let metadata = std::collections::HashMap::from([(CARD_KEY.to_owned(), card.to_owned())]);
+    safetensors::serialize(views, Some(metadata)).map_err(format)
+}
+
 /// Elements of a float tensor as f64; `None` for other types.
 fn floats_of(view: &TensorView<'_>) -> Option<Vec<f64>> {
     fn each<const N: usize>(data: &[u8], f: impl Fn([u8; N]) -> f64) -> Vec<f64> {

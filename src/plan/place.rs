@@ -37,13 +37,33 @@ pub(super) struct Placement {
     pub chunks: Vec<u64>,
 }
 
+/// Orders in which slabs are placed; the best result is kept. By size is the best known single rule; the others win where
+/// many slabs of a few sizes roll through the volume.
+type Key = fn(&Slab) -> (std::cmp::Reverse<u64>, u32, std::cmp::Reverse<u64>);
+const ORDERS: [Key; 4] = [
+    |s| (std::cmp::Reverse(s.size), s.begin, std::cmp::Reverse(0)),
+    |s| (std::cmp::Reverse(0), s.begin, std::cmp::Reverse(s.size)),
+    |s| (std::cmp::Reverse(u64::from(s.end - s.begin)), s.begin, std::cmp::Reverse(s.size)),
+    |s| (std::cmp::Reverse(s.size * u64::from(s.end - s.begin + 1)), s.begin, std::cmp::Reverse(0)),
+];
+
 /// Places every slab; no chunk exceeds `cap` bytes (a slab larger than that gets a chunk of its own, the caller checks).
 pub(super) fn place(slabs: &[Slab], cap: u64) -> Placement {
+    let total = |p: &Placement| p.chunks.iter().sum::<u64>();
+    let mut best = greedy(slabs, cap, ORDERS[0]);
+    for order in &ORDERS[1..] {
+        let other = greedy(slabs, cap, *order);
+        if total(&other) < total(&best) {
+            best = other;
+        }
+    }
+    best
+}
+
+/// Places slabs in one order, each where the chunks grow least.
+fn greedy(slabs: &[Slab], cap: u64, key: Key) -> Placement {
     let mut order: Vec<u32> = (0..u32::try_from(slabs.len()).unwrap_or(u32::MAX)).collect();
-    order.sort_by_key(|&i| {
-        let s = &slabs[i as usize];
-        (std::cmp::Reverse(s.size), s.begin, i)
-    });
+    order.sort_by_key(|&i| (key(&slabs[i as usize]), i));
     let mut placed: Vec<Option<Place>> = vec![None; slabs.len()];
     let mut members: Vec<Vec<u32>> = Vec::new();
     let mut chunks: Vec<u64> = Vec::new();

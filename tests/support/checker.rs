@@ -14,7 +14,16 @@ type Content = (NodeId, Option<u32>);
 /// Chunks as ranges: offset to end and content. Ranges never overlap.
 struct Bytes(Vec<BTreeMap<u64, (u64, Content)>>);
 
+/// Contents with their ranges.
+type Waiting = Vec<(Range<u64>, Content)>;
+
 impl Bytes {
+    /// Whole contents within a range, at offsets from its begin.
+    fn within(&self, chunk: u32, range: &Range<u64>) -> Waiting {
+        let map = &self.0[chunk as usize];
+        map.range(range.clone()).filter(|(_, (end, _))| *end <= range.end).map(|(&at, &(end, c))| (at - range.start..end - range.start, c)).collect()
+    }
+
     fn write(&mut self, chunk: u32, range: Range<u64>, content: Content) {
         let map = &mut self.0[chunk as usize];
         let hit: Vec<(u64, u64, Content)> = map.range(..range.end).filter(|(_, (end, _))| *end > range.start).map(|(&at, &(end, c))| (at, end, c)).collect();
@@ -36,6 +45,10 @@ pub(crate) struct Checker<'a> {
     caps: &'a DeviceCaps,
     maps: Vec<Map>,
     bytes: Bytes,
+    /// What waits on the host, by slot: bytes, and contents at offsets from the region's begin.
+    host: Vec<Option<(u64, Waiting)>>,
+    /// Bytes spilled, counted once for there and back.
+    moved: u64,
     /// How often each plane of each node was computed.
     computed: Vec<Vec<u32>>,
 }
@@ -90,7 +103,7 @@ impl<'a> Checker<'a> {
     pub(crate) fn new(plan: &'a Plan, recording: &'a Recording, caps: &'a DeviceCaps) -> Self {
         let maps = plan.graph().infer(plan.extent()).expect("a planned graph has shapes");
         let computed = maps.iter().map(|m| vec![0; m.extent.d as usize]).collect();
-        Self { plan, recording, caps, maps, bytes: Bytes(vec![BTreeMap::new(); recording.chunks.len()]), computed }
+        Self { plan, recording, caps, maps, bytes: Bytes(vec![BTreeMap::new(); recording.chunks.len()]), host: vec![None; recording.host_slots.len()], moved: 0, computed }
     }
 
     fn name(&self, node: NodeId) -> &str {
@@ -195,6 +208,26 @@ impl<'a> Checker<'a> {
         }
     }
 
+    fn spill(&mut self, src: Region, slot: u32) {
+        self.region(src);
+        let waiting = self.bytes.within(src.chunk, &(src.offset..src.offset + src.size));
+        let whole: u64 = waiting.iter().map(|(r, _)| r.end - r.start).sum();
+        assert_eq!(whole, src.size, "{src:?} is spilled, but holds {waiting:?}");
+        assert!(src.size <= self.recording.host_slots[slot as usize], "slot {slot} is too small for {src:?}");
+        let before = self.host[slot as usize].replace((src.size, waiting));
+        assert!(before.is_none(), "slot {slot} holds {before:?}");
+        self.moved += src.size;
+    }
+
+    fn restore(&mut self, dst: Region, slot: u32) {
+        self.region(dst);
+        let (size, waiting) = self.host[slot as usize].take().unwrap_or_else(|| panic!("slot {slot} is empty"));
+        assert_eq!(size, dst.size, "slot {slot} comes back to {dst:?}");
+        for (range, content) in waiting {
+            self.bytes.write(dst.chunk, dst.offset + range.start..dst.offset + range.end, content);
+        }
+    }
+
     /// Walks the whole recording.
     pub(crate) fn check(mut self) {
         let recording = self.recording;
@@ -228,9 +261,13 @@ impl<'a> Checker<'a> {
                         delivered[*output as usize][z as usize] += 1;
                     }
                 }
+                Command::Spill { src, slot } => self.spill(*src, *slot),
+                Command::Restore { dst, slot } => self.restore(*dst, *slot),
                 Command::Split => {}
             }
         }
+        assert!(self.host.iter().all(Option::is_none), "a slab is left on the host");
+        assert_eq!(self.moved, report.spilled_bytes);
         assert!(matches!(recording.commands.last(), Some(Command::Split)), "a recording ends with a split");
         assert_eq!(flops, report.flops);
         for (output, planes) in recording.outputs.iter().zip(&delivered) {

@@ -1,0 +1,64 @@
+//! A whole volume through a 3D U-Net of five levels with random weights, within a budget: the promise, run for real.
+//!
+//! `cargo bench --bench fullres -- [--extent DxHxW] [--base C] [--memory BYTES] [--precision f32|f16] [--device D]`; see fullres.sh.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
+
+use std::time::Instant;
+
+use organum::{Elem, Engine, Extent, Input, Model, OutputData, Plan, PlanOptions, RunOptions, Session};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let value = |name: &str, default: &str| {
+        args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned().unwrap_or_else(|| default.to_owned())
+    };
+    let axes: Vec<u32> = value("--extent", "256x512x512").split('x').map(str::parse).collect::<Result<_, _>>()?;
+    let [d, h, w] = axes[..] else { return Err("--extent DxHxW".into()) };
+    let extent = Extent::new(d, h, w);
+    let base: u32 = value("--base", "8").parse()?;
+    let budget: u64 = value("--memory", "536870912").parse()?;
+    let elem = if value("--precision", "f32") == "f16" { Elem::F16 } else { Elem::F32 };
+    let channels = [1, 2, 4, 8, 16].map(|k| k * base);
+    let card = format!(
+        r#"{{"architecture":"u_transformer","config":{{"dims":3,"in_channels":1,"classes":14,"channels":{channels:?},"mhsa":false,"mhca_levels":0}}}}"#
+    );
+    let model = Model::random(&card, 1)?;
+    let device = value("--device", "");
+    let engine = pollster::block_on(Engine::request(Some(device.as_str()).filter(|d| !d.is_empty())))?;
+    let plan = Plan::new(&model, extent, engine.caps(), &PlanOptions::default().with_budget(budget).with_precision(elem))?;
+    eprintln!("{} [{}]\n{plan}", engine.summary().name, engine.summary().driver);
+    let report = plan.report().clone();
+    let mut session = pollster::block_on(Session::new(&engine, &model, plan))?;
+    assert_eq!(session.allocated_bytes(), report.peak_bytes);
+    let data: Vec<f32> = (0..extent.voxels()).map(|i| ((i.wrapping_mul(0x9E37_79B9) >> 7) % 2001) as f32 / 1000.0 - 1.0).collect();
+    let started = Instant::now();
+    let mut last = Instant::now();
+    let mut show = |p: organum::Progress| {
+        if last.elapsed().as_secs() >= 5 {
+            last = Instant::now();
+            let share = p.done as f64 / p.total as f64;
+            let elapsed = started.elapsed().as_secs_f64();
+            eprintln!("{:5.1} %  {elapsed:.0} s, {:.0} s to go", share * 100.0, elapsed / share.max(1e-9) * (1.0 - share));
+        }
+    };
+    let outputs = session.run_blocking(Input { channels: 1, extent, data: &data }, RunOptions::default().with_progress(&mut show))?;
+    let seconds = started.elapsed().as_secs_f64();
+    let OutputData::Labels(labels) = &outputs[0].data else { return Err("no labels came back".into()) };
+    // FNV-1a: equal for every budget on one device
+    let hash = labels.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, &l| (h ^ u64::from(l)).wrapping_mul(0x100_0000_01b3));
+    println!(
+        "{}",
+        serde_json::json!({
+            "plan": report, "device": engine.summary().name, "driver": engine.summary().driver, "allocated_bytes": session.allocated_bytes(),
+            "seconds": seconds, "gflops": report.flops as f64 / seconds / 1e9, "labels_fnv1a": format!("{hash:016x}"), "peak_rss_bytes": peak_rss(),
+        })
+    );
+    Ok(())
+}
+
+/// Peak resident bytes of this process, where the system tells.
+fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib: u64 = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib * 1024)
+}
