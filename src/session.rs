@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::caps::DeviceCaps;
 use crate::engine::{Engine, GpuMemory, Pipeline};
 use crate::error::{EngineError, EngineErrorKind, RunError, RunErrorKind};
 use crate::graph::Op;
@@ -11,6 +12,7 @@ use crate::model::Model;
 use crate::plan::Plan;
 use crate::record::{Command, ConstantSource};
 use crate::reference::HostMemory;
+use crate::shape::Elem;
 use crate::transfer::{Input, OutputVolume, encode, pack_plane};
 
 /// How far a run is, by floating-point operations.
@@ -99,6 +101,7 @@ impl Session {
     /// When the device refuses a buffer or a kernel, or the model's weights are not those of the plan.
     pub async fn new(engine: &Engine, model: &Model, plan: Plan) -> Result<Self, EngineError> {
         let recording = plan.recording();
+        check_caps(&plan, engine.caps())?;
         let mut pipelines = Vec::new();
         let mut uniforms = Vec::new();
         for (call, _) in recording.dispatches() {
@@ -151,6 +154,9 @@ impl Session {
     /// When the input does not have the planned shape or is not finite, when cancelled, or when the device fails.
     pub async fn run(&mut self, input: Input<'_>, mut options: RunOptions<'_>) -> Result<Vec<OutputVolume>, RunError> {
         check_input(&self.plan, &input)?;
+        if let Memory::Gpu { memory, .. } = &mut self.memory {
+            memory.recover().await?;
+        }
         let recording = self.plan.recording();
         let mut outputs: Vec<OutputVolume> = recording.outputs.iter().map(OutputVolume::empty).collect();
         let total = self.plan.report().flops;
@@ -231,6 +237,23 @@ impl Session {
     pub fn run_blocking(&mut self, input: Input<'_>, options: RunOptions<'_>) -> Result<Vec<OutputVolume>, RunError> {
         pollster::block_on(self.run(input, options))
     }
+}
+
+/// A plan made for another device may ask for what this one does not have.
+fn check_caps(plan: &Plan, caps: &DeviceCaps) -> Result<(), EngineError> {
+    let recording = plan.recording();
+    let unfit = |what: String| Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan was made for another device: {what}")));
+    if recording.elem == Elem::F16 && !caps.f16 {
+        return unfit("this one has no 16-bit floats".into());
+    }
+    if let Some(size) = recording.chunks.iter().find(|&&size| size > caps.max_buffer) {
+        return unfit(format!("a buffer of {size} bytes, this one allows {}", caps.max_buffer));
+    }
+    let bindings = || recording.dispatches().flat_map(|(_, regions)| regions);
+    if let Some(region) = bindings().find(|r| r.size > caps.max_binding || r.offset % caps.alignment != 0) {
+        return unfit(format!("a binding of {} bytes at {}, this one binds {} at multiples of {}", region.size, region.offset, caps.max_binding, caps.alignment));
+    }
+    Ok(())
 }
 
 fn check_input(plan: &Plan, input: &Input<'_>) -> Result<(), RunError> {

@@ -1,4 +1,6 @@
 //! The program as its users meet it: what it prints, what it writes, how it fails. Only the bundled files are needed.
+#![allow(clippy::cast_possible_truncation, reason = "crops and labels of known size")]
+#![allow(clippy::print_stdout, reason = "figures and skips belong to a test's output")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! Real scans: their grids come back exactly, their orientation and spacing do not matter, their labels are good.
 #![allow(clippy::cast_possible_truncation, reason = "extents of scans that exist")]
+#![allow(clippy::print_stdout, reason = "figures and skips belong to a test's output")]
 
 mod support;
 

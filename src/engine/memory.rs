@@ -17,10 +17,20 @@ pub(crate) struct GpuMemory {
     uniforms: wgpu::Buffer,
     upload: wgpu::Buffer,
     download: wgpu::Buffer,
+    upload_state: MapState,
+    download_state: MapState,
     /// Bytes written to the mapped upload buffer.
     filled: u64,
     pending: Vec<Pending>,
     allocated: u64,
+}
+
+/// Whether a staging buffer belongs to the host. A dropped future can leave a mapping behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MapState {
+    Device,
+    Asked,
+    Host,
 }
 
 #[derive(Debug)]
@@ -53,7 +63,7 @@ impl GpuMemory {
             let text = format!("the device could not allocate {} bytes in {} buffers; give a smaller --memory", recording.device_bytes(), recording.chunks.len() + 3);
             return Err(EngineError::new(EngineErrorKind::OutOfMemory, text).caused_by(error));
         }
-        Ok(Self { engine: engine.clone(), chunks, uniforms, upload, download, filled: 0, pending: Vec::new(), allocated })
+        Ok(Self { engine: engine.clone(), chunks, uniforms, upload, download, upload_state: MapState::Host, download_state: MapState::Device, filled: 0, pending: Vec::new(), allocated })
     }
 
     /// Bytes of all buffers created.
@@ -114,9 +124,12 @@ impl GpuMemory {
             self.pending.push(Pending::Fetch { from: region, at, size });
             self.flush().await?;
             let mapped = map(&self.download, wgpu::MapMode::Read, size);
+            self.download_state = MapState::Asked;
             self.wait(&mapped).await?;
+            self.download_state = MapState::Host;
             bytes.extend_from_slice(&self.download.get_mapped_range(0..size).map_err(|e| internal("the download buffer is not mapped").caused_by(e))?);
             self.download.unmap();
+            self.download_state = MapState::Device;
         }
         Ok(bytes)
     }
@@ -139,6 +152,7 @@ impl GpuMemory {
         let remap = self.filled > 0;
         if remap {
             self.upload.unmap();
+            self.upload_state = MapState::Device;
         }
         let device = self.engine.device();
         let out_of_memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -159,8 +173,33 @@ impl GpuMemory {
         self.engine.queue().on_submitted_work_done(move || set.raise(true));
         self.wait(&done).await?;
         if remap {
-            let mapped = map(&self.upload, wgpu::MapMode::Write, self.upload.size());
-            self.wait(&mapped).await?;
+            self.map_upload().await?;
+        }
+        Ok(())
+    }
+
+    async fn map_upload(&mut self) -> Result<(), RunError> {
+        let mapped = map(&self.upload, wgpu::MapMode::Write, self.upload.size());
+        self.upload_state = MapState::Asked;
+        self.wait(&mapped).await?;
+        self.upload_state = MapState::Host;
+        Ok(())
+    }
+
+    /// Makes the staging buffers ready for a run, whatever became of the last one: it may have failed, or its future may
+    /// have been dropped at any await.
+    pub(crate) async fn recover(&mut self) -> Result<(), RunError> {
+        self.discard();
+        if self.download_state != MapState::Device {
+            self.download.unmap();
+            self.download_state = MapState::Device;
+        }
+        if self.upload_state == MapState::Asked {
+            self.upload.unmap();
+            self.upload_state = MapState::Device;
+        }
+        if self.upload_state == MapState::Device {
+            self.map_upload().await?;
         }
         Ok(())
     }

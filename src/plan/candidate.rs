@@ -23,9 +23,6 @@ const MOST_SPILLED: usize = 12;
 const HOST_BYTES_PER_SECOND: f64 = 12e9;
 const SECONDS_PER_DISPATCH: f64 = 20e-6;
 
-/// Candidates placed when nothing fits, to name the smallest budget.
-const PLACED_FOR_SMALLEST: usize = 3;
-
 /// A schedule with a choice of spilled values.
 pub(super) struct Candidate<'a> {
     schedule: std::rc::Rc<Schedule<'a>>,
@@ -89,9 +86,12 @@ pub(super) fn choose(candidates: &[Candidate<'_>], caps: &DeviceCaps, outputs: &
             break;
         }
     }
-    let mut least: Vec<&Candidate<'_>> = candidates.iter().collect();
-    least.sort_by_key(|c| c.max_live);
-    for candidate in least.into_iter().take(PLACED_FOR_SMALLEST) {
+    // a candidate's chunks hold at least what is alive at once, so most need not be placed to know the smallest budget
+    order.sort_by_key(|c| c.max_live);
+    for candidate in order {
+        if candidate.max_live >= smallest {
+            break;
+        }
         let placement = place::place(&candidate.lifetimes.lives, caps.max_buffer);
         let (_, report) = assemble(candidate, &placement, caps, outputs, STAGING[1])?;
         smallest = smallest.min(report.peak_bytes);

@@ -65,15 +65,18 @@ pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
     if a.output.extension().is_none_or(|e| e != "npy") {
         return Err(Failure::usage(format!("{} must end in .npy", a.output.display())));
     }
+    if let Some(folder) = a.output.parent().filter(|p| !p.as_os_str().is_empty() && !p.is_dir()) {
+        return Err(Failure::usage(format!("the folder {} is not there", folder.display())));
+    }
     let array = read(&a.input)?;
     let dims = model.card().dims();
     let (channels, extent) = interpret(&array.shape, dims)?;
     let load = started.elapsed();
-    let device = Device::open(a.run.device.as_deref())?;
     let input = Input { channels, extent, data: &array.values };
     if channels != model.card().in_channels() {
         return Err(Failure::input(format!("the input has {channels} channels, the network wants {}", model.card().in_channels())));
     }
+    let device = Device::open(a.run.device.as_deref())?;
     let ran = device::run(&device, &model, input, &a.run, PlanOptions::default().with_output(OutputMode::Logits))?;
     let Some(OutputData::Map(logits)) = ran.outputs.first().map(|o| &o.data) else {
         return Err(Failure::internal("the run brought no logits back"));

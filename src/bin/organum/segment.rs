@@ -128,6 +128,9 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
             return Err(Failure::usage(format!("the folder {} is not there", parent.display())));
         }
     }
+    if [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()].into_iter().flatten().any(|p| same_file(p, &a.input)) {
+        return Err(Failure::usage(format!("an output would overwrite the scan {}", a.input.display())));
+    }
     let model = Model::load(&a.model)?;
     if a.attention.is_some() && pipeline::gates(&model).is_empty() {
         return Err(Failure::usage("--attention: the network has no attention gates"));
@@ -151,6 +154,10 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         say(&summary(&result.ran, &device, started.elapsed()));
     }
     Ok(())
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Volumes as lines.
