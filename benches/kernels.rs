@@ -1,12 +1,16 @@
 //! Every kernel on the device at the shapes of real networks. After each group a table: the median as GFLOP/s and GB/s.
 //!
 //! `ORGANUM_BENCH_SMALL=1` shrinks the extents for software adapters.
+#![allow(clippy::print_stdout, clippy::cast_possible_truncation, reason = "tests")]
 
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use organum::harness::{KernelRun, source_sizes};
-use organum::kernels::{Activation, Call, ConvShape, Target, Window, argmax, attention, conv3d_direct, conv3d_pointwise, max_pool3d, multiply, position_add, upsample_linear};
+use organum::kernels::{
+    Activation, Call, ConvShape, Target, Window, argmax, attention, conv3d_direct, conv3d_pointwise, max_pool3d, multiply, position_add,
+    upsample_linear,
+};
 use organum::{Elem, Engine, Extent, Map};
 
 fn small() -> bool {
@@ -48,7 +52,10 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
     };
     let pointwise = |n: u32, in_channels: [u32; 2], out: u32| {
         let shape = conv(cube(n), in_channels, out, 1, elem);
-        (format!("{}+{}-{out}_{}", in_channels[0], in_channels[1], shape.input), Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape)))
+        (
+            format!("{}+{}-{out}_{}", in_channels[0], in_channels[1], shape.input),
+            Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape)),
+        )
     };
     let attention = |extent: Extent, channels: u32, heads: u32| {
         let call = attention::Attention {
@@ -75,18 +82,41 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
             "max_pool3d",
             vec![(
                 format!("k2_32_{fine}"),
-                Call::MaxPool3d(max_pool3d::MaxPool3d { input: fine, channels: 32, kernel: [2; 3], elem, window: Window::whole(0), target: whole(pooled) }),
+                Call::MaxPool3d(max_pool3d::MaxPool3d {
+                    input: fine,
+                    channels: 32,
+                    kernel: [2; 3],
+                    elem,
+                    window: Window::whole(0),
+                    target: whole(pooled),
+                }),
             )],
         ),
         (
             "upsample_linear",
             vec![(
                 format!("x2_32_{fine}"),
-                Call::UpsampleLinear(upsample_linear::UpsampleLinear { input: coarse, output: fine, channels: 32, elem, window: Window::whole(0), target: whole(fine) }),
+                Call::UpsampleLinear(upsample_linear::UpsampleLinear {
+                    input: coarse,
+                    output: fine,
+                    channels: 32,
+                    elem,
+                    window: Window::whole(0),
+                    target: whole(fine),
+                }),
             )],
         ),
-        ("position_add", vec![(format!("32_{fine}"), Call::PositionAdd(position_add::PositionAdd { map: map(32), elem, first: 0, target: whole(fine) }))]),
-        ("multiply", vec![(format!("32_{fine}"), Call::Multiply(multiply::Multiply { map: map(32), elem, first: [0; 2], target: whole(fine) }))]),
+        (
+            "position_add",
+            vec![(
+                format!("32_{fine}"),
+                Call::PositionAdd(position_add::PositionAdd { map: map(32), elem, first: 0, target: whole(fine) }),
+            )],
+        ),
+        (
+            "multiply",
+            vec![(format!("32_{fine}"), Call::Multiply(multiply::Multiply { map: map(32), elem, first: [0; 2], target: whole(fine) }))],
+        ),
         ("argmax", vec![(format!("14_{fine}"), Call::Argmax(argmax::Argmax { map: map(14), elem, first: 0, target: whole(fine) }))]),
         // the bottleneck of the hippocampus network, and of an abdominal one
         ("attention", vec![attention(Extent::new(10, 14, 10), 48, 4), attention(cube(16), 256, 8)]),
@@ -108,7 +138,11 @@ fn kernels(c: &mut Criterion) {
     for &elem in elems {
         for (kernel, list) in cases(elem) {
             let mut group = c.benchmark_group(format!("{kernel}/{}", elem.name()));
-            group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1)).sampling_mode(SamplingMode::Flat);
+            group
+                .sample_size(10)
+                .warm_up_time(Duration::from_millis(200))
+                .measurement_time(Duration::from_secs(1))
+                .sampling_mode(SamplingMode::Flat);
             let mut table = Vec::new();
             for (label, call) in list {
                 let cost = call.cost();

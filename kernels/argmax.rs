@@ -114,7 +114,10 @@ impl Kernel for Argmax {
 
     fn cases() -> Vec<(String, Self)> {
         let case = |label: &str, extent: Extent, classes: u32, elem| {
-            (label.to_owned(), Self { map: Map::new(extent, classes), elem, first: 0, target: Target { first: 0, begin: 0, count: extent.d } })
+            (
+                label.to_owned(),
+                Self { map: Map::new(extent, classes), elem, first: 0, target: Target { first: 0, begin: 0, count: extent.d } },
+            )
         };
         vec![
             case("odd_plane", Extent::new(3, 5, 7), 3, Elem::F32),

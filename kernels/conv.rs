@@ -112,7 +112,11 @@ impl ConvShape {
                             for k in 0..kw {
                                 let Some(sx) = tap(x, k, self.stride[2], self.padding[2], n_w) else { continue };
                                 let at = sy * n_w + sx;
-                                let voxel = a[at * ba * 4..(at + 1) * ba * 4].iter().chain(if bb > 0 { &b[at * bb * 4..(at + 1) * bb * 4] } else { &[] });
+                                let voxel = a[at * ba * 4..(at + 1) * ba * 4].iter().chain(if bb > 0 {
+                                    &b[at * bb * 4..(at + 1) * bb * 4]
+                                } else {
+                                    &[]
+                                });
                                 for (c, &v) in voxel.enumerate() {
                                     let v = f64::from(v);
                                     for (block, sums) in acc.chunks_exact_mut(OUT_BLOCK as usize).enumerate() {

@@ -102,10 +102,28 @@ impl Kernel for Conv3dDirect {
         let list = [
             ("k3", base.clone()),
             ("k3_concat", ConvShape { in_channels: [5, 3], out_channels: 4, ..base.clone() }),
-            ("k1x3x3_one_plane", ConvShape { input: Extent::new(1, 13, 11), kernel: [1, 3, 3], padding: [0, 1, 1], activation: Activation::None, ..base.clone() }),
+            (
+                "k1x3x3_one_plane",
+                ConvShape {
+                    input: Extent::new(1, 13, 11),
+                    kernel: [1, 3, 3],
+                    padding: [0, 1, 1],
+                    activation: Activation::None,
+                    ..base.clone()
+                },
+            ),
             ("k2_stride2", ConvShape { kernel: [2; 3], stride: [2; 3], padding: [0; 3], input: Extent::new(6, 8, 10), ..base.clone() }),
             ("k5_stride122", ConvShape { kernel: [5; 3], stride: [1, 2, 2], padding: [2; 3], in_channels: [3, 0], ..base.clone() }),
-            ("one_voxel", ConvShape { input: Extent::new(1, 1, 1), in_channels: [1, 0], out_channels: 1, activation: Activation::Sigmoid, ..base.clone() }),
+            (
+                "one_voxel",
+                ConvShape {
+                    input: Extent::new(1, 1, 1),
+                    in_channels: [1, 0],
+                    out_channels: 1,
+                    activation: Activation::Sigmoid,
+                    ..base.clone()
+                },
+            ),
             ("k3_wide", ConvShape { input: Extent::new(4, 17, 33), in_channels: [16, 16], out_channels: 16, ..base.clone() }),
             ("k3_f16", ConvShape { elem: Elem::F16, ..base.clone() }),
             ("k3_concat_f16", ConvShape { elem: Elem::F16, in_channels: [4, 8], ..base }),

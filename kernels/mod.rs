@@ -1,7 +1,7 @@
 //! The Rust half of every kernel: what it binds, how it is dispatched, what it costs, and its scalar twin.
 //!
 //! One kernel is `shaders/NAME.wgsl` and `kernels/NAME.rs`. Nothing here holds a wgpu handle: a kernel value is one
-//! dispatch as data. The [`catalogue!`] below is the one list from which pipelines, tests and benches are driven.
+//! dispatch as data. The `catalogue!` below is the one list from which pipelines, tests and benches are driven.
 
 use bytemuck::Pod;
 
@@ -105,7 +105,11 @@ pub struct Target {
 
 impl Target {
     /// The planes of `slab` that are to be written, each `plane` elements, with their plane numbers.
-    fn planes<'a, T: Send>(&self, slab: &'a mut [T], plane: usize) -> impl rayon::iter::IndexedParallelIterator<Item = (usize, &'a mut [T])> {
+    fn planes<'a, T: Send>(
+        &self,
+        slab: &'a mut [T],
+        plane: usize,
+    ) -> impl rayon::iter::IndexedParallelIterator<Item = (usize, &'a mut [T])> {
         use rayon::prelude::*;
         let skip = (self.begin - self.first) as usize * plane;
         let begin = self.begin as usize;
@@ -227,7 +231,13 @@ pub fn workgroups(name: &str, grid: [u64; 3], workgroup: u32, caps: &DeviceCaps)
     for (axis, (out, n)) in groups.iter_mut().zip([grid[0].div_ceil(u64::from(workgroup)), grid[1], grid[2]]).enumerate() {
         match u32::try_from(n) {
             Ok(n) if n <= caps.max_workgroups && n > 0 => *out = n,
-            _ => return Err(GeometryError(format!("{name} needs {n} workgroups along {}, the device dispatches 1 to {}", ["x", "y", "z"][axis], caps.max_workgroups))),
+            _ => {
+                return Err(GeometryError(format!(
+                    "{name} needs {n} workgroups along {}, the device dispatches 1 to {}",
+                    ["x", "y", "z"][axis],
+                    caps.max_workgroups
+                )));
+            }
         }
     }
     Ok(groups)

@@ -133,12 +133,8 @@ impl Kernel for PositionAdd {
     }
 
     fn cases() -> Vec<(String, Self)> {
-        let base = Self {
-            map: Map::new(Extent::new(3, 5, 7), 10),
-            elem: Elem::F32,
-            first: 0,
-            target: Target { first: 0, begin: 0, count: 3 },
-        };
+        let base =
+            Self { map: Map::new(Extent::new(3, 5, 7), 10), elem: Elem::F32, first: 0, target: Target { first: 0, begin: 0, count: 3 } };
         vec![("plain".to_owned(), base.clone()), ("plain_f16".to_owned(), Self { elem: Elem::F16, ..base })]
     }
 }

@@ -120,7 +120,8 @@ impl Kernel for UpsampleLinear {
 
     fn cases() -> Vec<(String, Self)> {
         let case = |label: &str, input: Extent, output: Extent, elem| {
-            let k = Self { input, output, channels: 6, elem, window: Window::whole(0), target: Target { first: 0, begin: 0, count: output.d } };
+            let k =
+                Self { input, output, channels: 6, elem, window: Window::whole(0), target: Target { first: 0, begin: 0, count: output.d } };
             (label.to_owned(), k)
         };
         vec![

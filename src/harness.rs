@@ -61,7 +61,8 @@ impl KernelRun {
             memory.write(*region, 0, &encode(values, elem)).await.map_err(failed)?;
         }
         if let Some(dst) = bindings.last() {
-            let poison = encode(&vec![POISON; (dst.size / if words { 4 } else { elem.bytes() }) as usize], if words { Elem::F32 } else { elem });
+            let poison =
+                encode(&vec![POISON; (dst.size / if words { 4 } else { elem.bytes() }) as usize], if words { Elem::F32 } else { elem });
             memory.write(*dst, 0, &poison[..dst.size as usize]).await.map_err(failed)?;
         }
         memory.flush().await.map_err(failed)?;

@@ -47,7 +47,10 @@ impl Prepared {
         {
             let extent = resample::extent_for_spacing(&volume, spacing);
             if extent.axes().iter().map(|&n| u128::from(n)).product::<u128>() > MAX_RESAMPLED {
-                let text = format!("bringing the scan's spacing of {:?} mm to the model's {spacing:?} mm would make {extent} voxels; are the spacing and units in its header right?", volume.spacing);
+                let text = format!(
+                    "bringing the scan's spacing of {:?} mm to the model's {spacing:?} mm would make {extent} voxels; are the spacing and units in its header right?",
+                    volume.spacing
+                );
                 return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
             }
             volume = resample::resample_linear(&volume, extent);
@@ -112,7 +115,8 @@ impl Prepared {
 pub fn softmax(logits: &mut [f32], channels: u32) {
     use rayon::prelude::*;
     let n = logits.len() / channels.max(1) as usize;
-    let high: Vec<f32> = (0..n).into_par_iter().map(|v| (0..channels as usize).map(|c| logits[c * n + v]).fold(f32::NEG_INFINITY, f32::max)).collect();
+    let high: Vec<f32> =
+        (0..n).into_par_iter().map(|v| (0..channels as usize).map(|c| logits[c * n + v]).fold(f32::NEG_INFINITY, f32::max)).collect();
     let mut total = vec![0.0f32; n];
     for plane in logits.chunks_exact_mut(n.max(1)) {
         plane.par_iter_mut().zip(&high).zip(&mut total).for_each(|((x, h), t)| {

@@ -105,7 +105,9 @@ impl Session {
         let mut pipelines = Vec::new();
         let mut uniforms = Vec::new();
         for (call, _) in recording.dispatches() {
-            let workgroups = call.workgroups(engine.caps()).map_err(|e| EngineError::new(EngineErrorKind::Unsupported, format!("the plan was made for another device: {}", e.0)))?;
+            let workgroups = call
+                .workgroups(engine.caps())
+                .map_err(|e| EngineError::new(EngineErrorKind::Unsupported, format!("the plan was made for another device: {}", e.0)))?;
             pipelines.push((engine.pipeline(call).await?, workgroups));
             uniforms.push(call.params());
         }
@@ -251,7 +253,10 @@ fn check_caps(plan: &Plan, caps: &DeviceCaps) -> Result<(), EngineError> {
     }
     let bindings = || recording.dispatches().flat_map(|(_, regions)| regions);
     if let Some(region) = bindings().find(|r| r.size > caps.max_binding || r.offset % caps.alignment != 0) {
-        return unfit(format!("a binding of {} bytes at {}, this one binds {} at multiples of {}", region.size, region.offset, caps.max_binding, caps.alignment));
+        return unfit(format!(
+            "a binding of {} bytes at {}, this one binds {} at multiples of {}",
+            region.size, region.offset, caps.max_binding, caps.alignment
+        ));
     }
     Ok(())
 }
@@ -279,7 +284,9 @@ fn constant_values(model: &Model, plan: &Plan, source: &ConstantSource) -> Resul
     match source {
         ConstantSource::PositionTable { map, dims } => Ok(position_add::table(*map, *dims)),
         ConstantSource::Conv { node, in_channels } => match &plan.graph().node(*node).op {
-            Op::Conv(conv) => model.pack(conv, *in_channels).map_err(|e| EngineError::new(EngineErrorKind::Unsupported, "the plan is of another model").caused_by(e)),
+            Op::Conv(conv) => model
+                .pack(conv, *in_channels)
+                .map_err(|e| EngineError::new(EngineErrorKind::Unsupported, "the plan is of another model").caused_by(e)),
             op => Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan holds weights for {op}"))),
         },
     }

@@ -489,11 +489,12 @@ fn devices_lists_adapters_and_the_host() {
         has_keys(device, &["index", "name", "backend", "caps"]);
         let pattern = device["name"].as_str().expect("a name").chars().take(6).collect::<String>().to_uppercase();
         // part of the name in any case, and the index, choose it
-        for choice in [pattern, device["index"].to_string()] {
+        let index = device["index"].to_string();
+        for choice in [&pattern, &index] {
             let desk = Desk::new();
             let input = desk.file("x.npy", &npy(&[1, 1, 8, 8, 8], &wave(512)));
-            let report = done_json(&["infer", "--model", MODEL, "--input", &input, "--output", &desk.out("y.npy"), "--device", &choice]);
-            if choice == device["index"].to_string() {
+            let report = done_json(&["infer", "--model", MODEL, "--input", &input, "--output", &desk.out("y.npy"), "--device", choice]);
+            if *choice == index {
                 assert_eq!(report["device"], device["name"]);
             }
         }

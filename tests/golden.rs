@@ -1,4 +1,5 @@
 //! The reference cases of ../shared/golden that this version's architectures cover.
+#![allow(clippy::print_stdout, clippy::cast_possible_truncation, reason = "tests")]
 
 mod support;
 
@@ -33,7 +34,8 @@ fn load(name: &str) -> Option<Golden> {
     let folder = shared(&format!("golden/{name}"))?;
     let bytes = std::fs::read(folder.join("io.safetensors")).expect("io.safetensors is there");
     let io = SafeTensors::deserialize(&bytes).expect("io.safetensors is one");
-    let case: Value = serde_json::from_slice(&std::fs::read(folder.join("case.json")).expect("case.json is there")).expect("case.json is JSON");
+    let case: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("case.json")).expect("case.json is there")).expect("case.json is JSON");
     let shape: Vec<u32> = case["input"].as_array().expect("a shape").iter().map(|n| n.as_u64().expect("an extent") as u32).collect();
     let extent = if shape.len() == 4 { Extent::new(1, shape[2], shape[3]) } else { Extent::new(shape[2], shape[3], shape[4]) };
     Some(Golden {
@@ -101,7 +103,8 @@ fn device_equals_pytorch() {
 fn host_equals_pytorch() {
     for name in CASES {
         let Some(golden) = load(name) else { continue };
-        let mut session = Session::on_host(&golden.model, plan(&golden, &DeviceCaps::host(), &PlanOptions::default())).expect("the session is made");
+        let mut session =
+            Session::on_host(&golden.model, plan(&golden, &DeviceCaps::host(), &PlanOptions::default())).expect("the session is made");
         let e = error(&golden, &logits(&golden, &mut session));
         println!("{name} host: relative error {e:.2e}");
         assert!(e <= 1e-5, "{name}: relative error {e:e}");

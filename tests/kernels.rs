@@ -1,4 +1,5 @@
 //! Every case of every kernel on the device, against its scalar twin.
+#![allow(clippy::print_stdout, clippy::cast_possible_truncation, reason = "tests")]
 
 mod support;
 
@@ -41,7 +42,11 @@ fn check(label: &str, call: &Call, device: &KernelOutput, host: &KernelOutput) -
         (KernelOutput::Floats(a), KernelOutput::Floats(b)) => {
             let magnitude = b.iter().fold(0.0f32, |m, v| m.max(v.abs()));
             let bound = tolerance(call, magnitude);
-            let worst = a[..b.len()].iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
+            let worst = a[..b.len()]
+                .iter()
+                .zip(b)
+                .map(|(x, y)| (x - y).abs())
+                .fold(0.0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
             if worst <= bound { Ok(worst / bound) } else { Err(format!("{label}: differs by {worst:e}, bound {bound:e}")) }
         }
         _ => Err(format!("{label}: words differ")),

@@ -1,4 +1,5 @@
 //! Plans, checked by brute force: every byte a command reads is the byte it means. The last test runs them.
+#![allow(clippy::print_stdout, clippy::cast_possible_truncation, reason = "tests")]
 
 #[path = "support/checker.rs"]
 mod checker;
@@ -10,7 +11,9 @@ use checker::{Checker, check};
 use organum::graph::{BatchNorm, Conv, Graph, NodeId, Op, pass};
 use organum::kernels::Activation;
 use organum::record::Command;
-use organum::{DeviceCaps, Elem, Extent, Input, Model, OutputData, OutputMode, Plan, PlanError, PlanErrorKind, PlanOptions, RunOptions, Session};
+use organum::{
+    DeviceCaps, Elem, Extent, Input, Model, OutputData, OutputMode, Plan, PlanError, PlanErrorKind, PlanOptions, RunOptions, Session,
+};
 use proptest::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -63,7 +66,11 @@ impl Builder {
     fn block(&mut self, name: &str, x: NodeId, cin: u32, cout: u32, k: u32) -> NodeId {
         let kernel = if self.planar { [1, 3, 3] } else { [k, 3, 3] };
         let y = self.conv(&format!("{name}.conv"), &[x], cin, cout, kernel, [1; 3]);
-        let y = self.graph.add(format!("{name}.norm"), Op::BatchNorm(BatchNorm { module: format!("{name}.norm"), channels: cout, eps: 1e-5 }), &[y]);
+        let y = self.graph.add(
+            format!("{name}.norm"),
+            Op::BatchNorm(BatchNorm { module: format!("{name}.norm"), channels: cout, eps: 1e-5 }),
+            &[y],
+        );
         self.graph.add(name, Op::Activation(Activation::Relu), &[y])
     }
 
@@ -137,9 +144,26 @@ struct Case {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let net = (any::<bool>(), prop::collection::vec(1u32..20, 1..4), 1u32..4, 1u32..6, prop::sample::select(vec![1u32, 3, 5]), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-        |(planar, levels, in_channels, classes, kernel, attention, gate, strided)| Net { planar, levels, in_channels, classes, kernel, attention, gate, strided },
-    );
+    let net = (
+        any::<bool>(),
+        prop::collection::vec(1u32..20, 1..4),
+        1u32..4,
+        1u32..6,
+        prop::sample::select(vec![1u32, 3, 5]),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(|(planar, levels, in_channels, classes, kernel, attention, gate, strided)| Net {
+            planar,
+            levels,
+            in_channels,
+            classes,
+            kernel,
+            attention,
+            gate,
+            strided,
+        });
     let options = (12u32..22, any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(1u32..9), 0u64..1000);
     (net, [1u32..9, 1u32..5, 1u32..5], options).prop_map(|(net, [d, h, w], (binding, half, logits, tap, slab_depth, share))| {
         let s = net.stride();
@@ -231,7 +255,8 @@ fn random_plans_hold_what_they_promise() {
 #[test]
 fn the_checker_sees_every_misplaced_slab() {
     let caps = DeviceCaps::default();
-    let plan = Plan::of_graph(&small().graph(), Extent::new(16, 16, 16), &caps, &PlanOptions::default().with_slab_depth(2)).expect("there is a plan");
+    let plan = Plan::of_graph(&small().graph(), Extent::new(16, 16, 16), &caps, &PlanOptions::default().with_slab_depth(2))
+        .expect("there is a plan");
     check(&plan, &caps);
     let mut tried = 0;
     for at in 0..plan.recording().commands.len() {
@@ -246,7 +271,10 @@ fn the_checker_sees_every_misplaced_slab() {
                 let mut broken = plan.recording().clone();
                 let region = match &mut broken.commands[at] {
                     Command::Dispatch { bindings, .. } => &mut bindings[which],
-                    Command::Upload { dst: r, .. } | Command::Download { src: r, .. } | Command::Spill { src: r, .. } | Command::Restore { dst: r, .. } => r,
+                    Command::Upload { dst: r, .. }
+                    | Command::Download { src: r, .. }
+                    | Command::Spill { src: r, .. }
+                    | Command::Restore { dst: r, .. } => r,
                     Command::Split => continue,
                 };
                 let Some(offset) = region.offset.checked_add_signed(step * caps.alignment as i64) else { continue };
@@ -281,7 +309,17 @@ fn kind(result: Result<Plan, PlanError>) -> PlanErrorKind {
 fn extents_that_cannot_be_are_refused() {
     let (graph, caps) = (small().graph(), DeviceCaps::default());
     let plan = |d, h, w| Plan::of_graph(&graph, Extent::new(d, h, w), &caps, &PlanOptions::default());
-    for [d, h, w] in [[0, 16, 16], [16, 0, 16], [16, 16, 0], [0, 0, 0], [1 << 31, 16, 16], [16, 1 << 31, 16], [16, 16, 1 << 31], [u32::MAX; 3], [1 << 16, 8, 8]] {
+    for [d, h, w] in [
+        [0, 16, 16],
+        [16, 0, 16],
+        [16, 16, 0],
+        [0, 0, 0],
+        [1 << 31, 16, 16],
+        [16, 1 << 31, 16],
+        [16, 16, 1 << 31],
+        [u32::MAX; 3],
+        [1 << 16, 8, 8],
+    ] {
         assert_eq!(kind(plan(d, h, w)), PlanErrorKind::Extent, "{d}x{h}x{w}");
     }
     // too small or not divisible for the skips to meet
@@ -331,7 +369,8 @@ fn limits_that_rule_a_network_out_name_its_node() {
     assert_eq!(e.kind(), PlanErrorKind::Budget);
     assert!(e.smallest_budget().is_some_and(|n| n > 0));
     for depth in [0, 1, u32::MAX] {
-        let plan = plan(&DeviceCaps::default(), 64, &PlanOptions::default().with_slab_depth(depth)).expect("any depth is brought into range");
+        let plan =
+            plan(&DeviceCaps::default(), 64, &PlanOptions::default().with_slab_depth(depth)).expect("any depth is brought into range");
         check(&plan, &DeviceCaps::default());
     }
 }
@@ -353,13 +392,34 @@ fn every_tap_comes_back_once() {
 fn graphs_that_cannot_be_are_refused() {
     let conv = |kernel, stride| {
         let weight_shape = [2, 1].into_iter().chain(kernel).map(|n: u32| n as usize).collect();
-        Op::Conv(Conv { module: "x".into(), in_channels: 1, out_channels: 2, kernel, stride, padding: [0; 3], bias: true, norm: None, activation: Activation::None, weight_shape })
+        Op::Conv(Conv {
+            module: "x".into(),
+            in_channels: 1,
+            out_channels: 2,
+            kernel,
+            stride,
+            padding: [0; 3],
+            bias: true,
+            norm: None,
+            activation: Activation::None,
+            weight_shape,
+        })
     };
     let bad: Vec<(&str, Op, usize)> = vec![
         ("kernel larger than the map", conv([9; 3], [1; 3]), 1),
         ("stride of nothing", conv([3; 3], [0; 3]), 1),
         ("kernel of nothing", conv([0; 3], [1; 3]), 1),
-        ("padding beyond counting", Op::Conv(Conv { padding: [u32::MAX; 3], ..match conv([3; 3], [1; 3]) { Op::Conv(c) => c, _ => unreachable!() } }), 1),
+        (
+            "padding beyond counting",
+            Op::Conv(Conv {
+                padding: [u32::MAX; 3],
+                ..match conv([3; 3], [1; 3]) {
+                    Op::Conv(c) => c,
+                    _ => unreachable!(),
+                }
+            }),
+            1,
+        ),
         ("pool of nothing", Op::MaxPool { kernel: [0; 3] }, 1),
         ("pool of more than there is", Op::MaxPool { kernel: [16; 3] }, 1),
         ("upsampling by nothing", Op::Upsample { factor: [0; 3] }, 1),
@@ -373,7 +433,9 @@ fn graphs_that_cannot_be_are_refused() {
     ];
     let mut panicked = Vec::new();
     let mut plan = |what: &str, graph: &Graph| {
-        let result = std::panic::catch_unwind(|| Plan::of_graph(graph, Extent::new(8, 8, 8), &DeviceCaps::default(), &PlanOptions::default().with_output(OutputMode::Logits)));
+        let result = std::panic::catch_unwind(|| {
+            Plan::of_graph(graph, Extent::new(8, 8, 8), &DeviceCaps::default(), &PlanOptions::default().with_output(OutputMode::Logits))
+        });
         match result {
             Ok(Err(e)) => println!("{what}: {e}"),
             Ok(Ok(_)) => panicked.push(format!("{what}: planned")),
@@ -474,7 +536,9 @@ impl Card {
     }
 
     fn attention(&self, list: &mut Vec<(String, Vec<usize>)>, name: &str, dq: u32, dv: u32, project_v: bool) {
-        let mut linear = |part: &str, c: u32| list.extend([(format!("{name}.{part}.weight"), vec![c as usize; 2]), (format!("{name}.{part}.bias"), vec![c as usize])]);
+        let mut linear = |part: &str, c: u32| {
+            list.extend([(format!("{name}.{part}.weight"), vec![c as usize; 2]), (format!("{name}.{part}.bias"), vec![c as usize])])
+        };
         linear("wq", dq);
         linear("wk", dq);
         if project_v {
@@ -499,14 +563,25 @@ fn random_model(card: &Card, seed: u64) -> Model {
             let fan_in: usize = shape[1..].iter().product();
             let scale = 2.0 / (fan_in as f32).sqrt();
             let positive = name.ends_with("running_var") || name.contains("norm.weight");
-            let values = random.values(shape.iter().product()).into_iter().map(|v| if positive { 1.0 + v / 2.0 } else if shape.len() > 1 { v * scale } else { v / 4.0 });
+            let values = random.values(shape.iter().product()).into_iter().map(|v| {
+                if positive {
+                    1.0 + v / 2.0
+                } else if shape.len() > 1 {
+                    v * scale
+                } else {
+                    v / 4.0
+                }
+            });
             let bytes = values.flat_map(f32::to_le_bytes).collect();
             (name, shape, bytes)
         })
         .collect();
-    let views = tensors.iter().map(|(name, shape, bytes)| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the shape is that of the bytes")));
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the shape is that of the bytes"))
+    });
     let metadata = HashMap::from([("organum".to_owned(), card.json())]);
-    Model::from_bytes(safetensors::serialize(views, Some(metadata)).expect("the tensors are serialised")).expect("the names are those of the architecture")
+    Model::from_bytes(safetensors::serialize(views, Some(metadata)).expect("the tensors are serialised"))
+        .expect("the names are those of the architecture")
 }
 
 #[test]
@@ -529,7 +604,8 @@ fn any_cut_gives_the_same_bits_in_the_bytes_planned() {
             let planned = plan.report().peak_bytes;
             let mut session = pollster::block_on(Session::new(engine, &model, plan.clone())).expect("the session is made");
             assert_eq!(session.allocated_bytes(), planned, "bytes allocated and planned");
-            let outputs = session.run_blocking(Input { channels: Card::IN, extent, data: &input }, RunOptions::default()).expect("the network runs");
+            let outputs =
+                session.run_blocking(Input { channels: Card::IN, extent, data: &input }, RunOptions::default()).expect("the network runs");
             match &outputs[0].data {
                 OutputData::Map(values) => (values.clone(), plan),
                 OutputData::Labels(_) => panic!("asked for logits"),
@@ -564,7 +640,10 @@ fn any_cut_gives_the_same_bits_in_the_bytes_planned() {
             assert!(bits == expected, "other bits with {options:?} and bindings of {} bytes", caps.max_binding);
             most = most.max(plan.report().slabs);
         }
-        println!("{:?} {}D on {extent}: {nodes} values in up to {most} slabs, bindings down to {limit} bytes, {smallest} to {largest} bytes: the same bits", card.channels, card.dims);
+        println!(
+            "{:?} {}D on {extent}: {nodes} values in up to {most} slabs, bindings down to {limit} bytes, {smallest} to {largest} bytes: the same bits",
+            card.channels, card.dims
+        );
         assert!(most >= 3 * nodes, "{most} slabs of {nodes} values is no cut");
     }
 }

@@ -319,21 +319,16 @@ fn a_device_of_small_limits_runs_in_slabs_and_refuses_the_plans_of_others() {
     for (caps, options) in [(DeviceCaps::host(), logits()), (DeviceCaps::default(), logits()), (engine_with_f16(&engine), half)] {
         let plan = Plan::new(&model, extent, &caps, &options).expect("the better device can");
         println!("chunks {:?}", plan.recording().chunks);
-        let error = pollster::block_on(Session::new(&engine, &model, plan)).err().expect("this device cannot");
+        let error = pollster::block_on(Session::new(&engine, &model, plan)).expect_err("this device cannot");
         println!("{:?}: {error}", error.kind());
-        assert!(matches!(error.kind(), EngineErrorKind::OutOfMemory | EngineErrorKind::Unsupported | EngineErrorKind::Shader), "{error}");
+        assert_eq!(error.kind(), EngineErrorKind::Unsupported, "{error}");
     }
     // chunks that fit, but a binding beyond the largest: an error at the latest when it runs
     let mut larger = DeviceCaps::default();
     (larger.max_binding, larger.max_buffer) = (4 << 20, 4 << 20);
     let plan = Plan::new(&model, extent, &larger, &logits()).expect("the better device can");
-    match pollster::block_on(Session::new(&engine, &model, plan)) {
-        Err(error) => assert_eq!(error.kind(), EngineErrorKind::Unsupported, "{error}"),
-        Ok(mut session) => {
-            let error = session.run_blocking(input(extent, &data), RunOptions::default()).expect_err("this device cannot");
-            println!("at the run, {:?}: {error}", error.kind());
-        }
-    }
+    let error = pollster::block_on(Session::new(&engine, &model, plan)).expect_err("this device cannot");
+    assert_eq!(error.kind(), EngineErrorKind::Unsupported, "{error}");
 
     // the engine is as good as before, and equals another of the same device
     assert!(run(&mut session, &data) == ours, "other bits after refusals");

@@ -1,5 +1,6 @@
 //! Every shader variant: parsed, validated with core WebGPU (and f16) alone, reflected against its Rust half, and
 //! translated for every backend. No device needed.
+#![allow(clippy::print_stdout, clippy::cast_possible_truncation, reason = "tests")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,7 +69,8 @@ fn to_glsl(module: &Module, info: &ModuleInfo, name: &str, version: glsl::Versio
     let options = glsl::Options { version, binding_map: bindings.collect(), ..glsl::Options::default() };
     let pipeline = glsl::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: name.to_owned(), multiview: None };
     let mut text = String::new();
-    let mut writer = glsl::Writer::new(&mut text, module, info, &options, &pipeline, BoundsCheckPolicies::default()).map_err(|e| e.to_string())?;
+    let mut writer =
+        glsl::Writer::new(&mut text, module, info, &options, &pipeline, BoundsCheckPolicies::default()).map_err(|e| e.to_string())?;
     writer.write().map_err(|e| e.to_string())?;
     assert!(text.contains("void main()"), "the entry point is in the text");
     Ok(())
@@ -101,7 +103,8 @@ fn translate(call: &Call, variant: &Variant, backend: &Backend) -> Result<(), St
     let (module, info) = parse(call.name(), call.shader(), variant.elem);
     let constants: HashMap<String, f64> = variant.constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
     let point = (ShaderStage::Compute, call.name());
-    let (module, info) = process_overrides(&module, &info, Some(point), &constants.into_iter().collect()).map_err(|e| format!("overrides: {e}"))?;
+    let (module, info) =
+        process_overrides(&module, &info, Some(point), &constants.into_iter().collect()).map_err(|e| format!("overrides: {e}"))?;
     catch_unwind(AssertUnwindSafe(|| (backend.write)(&module, &info, call.name(), variant.elem)))
         .unwrap_or_else(|e| Err(e.downcast_ref::<String>().cloned().unwrap_or_else(|| "the writer panicked".into())))
 }
@@ -121,13 +124,19 @@ fn every_variant_translates_to_every_backend() {
                 (Ok(()), None) => {}
                 (Err(e), Some(_)) if e.contains("unsupported width") => {}
                 (Err(e), _) => failures.push(format!("{} {} to {}: {e}", call.name(), variant.key(), backend.name)),
-                (Ok(()), Some((.., reason))) => failures.push(format!("{} {} to {} works now, so this is no exception: {reason}", call.name(), variant.key(), backend.name)),
+                (Ok(()), Some((.., reason))) => failures.push(format!(
+                    "{} {} to {} works now, so this is no exception: {reason}",
+                    call.name(),
+                    variant.key(),
+                    backend.name
+                )),
             }
         }
     }
     println!("{:<18} {:<4} {}", "kernel", "elem", BACKENDS.map(|b| format!("{:>13}", b.name)).join(""));
     for ((kernel, elem), row) in &table {
-        let cells: String = row.iter().map(|(ok, of)| format!("{:>13}", if ok == of { format!("{of} ok") } else { format!("{ok} of {of}") })).collect();
+        let cells: String =
+            row.iter().map(|(ok, of)| format!("{:>13}", if ok == of { format!("{of} ok") } else { format!("{ok} of {of}") })).collect();
         println!("{kernel:<18} {elem:<4} {cells}");
     }
     for (backend, elem, reason) in EXCEPTIONS {
@@ -198,7 +207,12 @@ fn shaders_declare_what_their_rust_halves_bind() {
 
         let constants = variant.constants.iter().map(|&(n, v)| (n.to_owned(), v)).collect();
         let (made, _) = process_overrides(&module, &info, None, &constants).expect("the overrides fit");
-        let memory: u32 = made.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::WorkGroup).map(|(_, v)| made.types[v.ty].inner.size(made.to_ctx())).sum();
+        let memory: u32 = made
+            .global_variables
+            .iter()
+            .filter(|(_, v)| v.space == AddressSpace::WorkGroup)
+            .map(|(_, v)| made.types[v.ty].inner.size(made.to_ctx()))
+            .sum();
         assert!(memory <= WORKGROUP_BYTES, "{name} takes {memory} bytes of workgroup memory");
         assert_eq!(made.entry_points[0].workgroup_size, [variant.workgroup(), 1, 1], "{name}");
         assert!(!call.shader().contains("subgroup"), "{name}: naga rejects `enable subgroups;`, browsers demand it");

@@ -60,10 +60,25 @@ impl GpuMemory {
         let (invalid, out_of_memory) = (invalid.pop(), out_of_memory.pop());
         let (invalid, out_of_memory) = (invalid.await, out_of_memory.await);
         if let Some(error) = out_of_memory.or(invalid) {
-            let text = format!("the device could not allocate {} bytes in {} buffers; give a smaller --memory", recording.device_bytes(), recording.chunks.len() + 3);
+            let text = format!(
+                "the device could not allocate {} bytes in {} buffers; give a smaller --memory",
+                recording.device_bytes(),
+                recording.chunks.len() + 3
+            );
             return Err(EngineError::new(EngineErrorKind::OutOfMemory, text).caused_by(error));
         }
-        Ok(Self { engine: engine.clone(), chunks, uniforms, upload, download, upload_state: MapState::Host, download_state: MapState::Device, filled: 0, pending: Vec::new(), allocated })
+        Ok(Self {
+            engine: engine.clone(),
+            chunks,
+            uniforms,
+            upload,
+            download,
+            upload_state: MapState::Host,
+            download_state: MapState::Device,
+            filled: 0,
+            pending: Vec::new(),
+            allocated,
+        })
     }
 
     /// Bytes of all buffers created.
@@ -104,7 +119,8 @@ impl GpuMemory {
 
     fn stage(&mut self, bytes: &[u8]) -> Result<(), RunError> {
         let end = self.filled + bytes.len() as u64;
-        let mut view = self.upload.get_mapped_range_mut(self.filled..end).map_err(|e| internal("the upload buffer is not mapped").caused_by(e))?;
+        let mut view =
+            self.upload.get_mapped_range_mut(self.filled..end).map_err(|e| internal("the upload buffer is not mapped").caused_by(e))?;
         view.copy_from_slice(bytes);
         self.filled = end;
         Ok(())
@@ -127,7 +143,9 @@ impl GpuMemory {
             self.download_state = MapState::Asked;
             self.wait(&mapped).await?;
             self.download_state = MapState::Host;
-            bytes.extend_from_slice(&self.download.get_mapped_range(0..size).map_err(|e| internal("the download buffer is not mapped").caused_by(e))?);
+            bytes.extend_from_slice(
+                &self.download.get_mapped_range(0..size).map_err(|e| internal("the download buffer is not mapped").caused_by(e))?,
+            );
             self.download.unmap();
             self.download_state = MapState::Device;
         }
@@ -237,7 +255,11 @@ impl GpuMemory {
 
     fn bind(&self, pipeline: &Pipeline, bindings: &[Region]) -> wgpu::BindGroup {
         let params = wgpu::BufferBinding { buffer: &self.uniforms, offset: 0, size: wgpu::BufferSize::new(UNIFORM_STRIDE) };
-        let regions = bindings.iter().map(|r| wgpu::BufferBinding { buffer: &self.chunks[r.chunk as usize], offset: r.offset, size: wgpu::BufferSize::new(r.size) });
+        let regions = bindings.iter().map(|r| wgpu::BufferBinding {
+            buffer: &self.chunks[r.chunk as usize],
+            offset: r.offset,
+            size: wgpu::BufferSize::new(r.size),
+        });
         let entries: Vec<wgpu::BindGroupEntry<'_>> = (0u32..)
             .zip(std::iter::once(params).chain(regions))
             .map(|(binding, b)| wgpu::BindGroupEntry { binding, resource: wgpu::BindingResource::Buffer(b) })

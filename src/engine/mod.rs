@@ -51,7 +51,13 @@ impl Engine {
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         let info = device.adapter_info();
         let caps = caps_of(&device.limits(), device.features(), &info);
-        Self(Arc::new(Inner { device: device.clone(), queue: queue.clone(), summary: summary_of(&info, &caps), caps, pipelines: Mutex::default() }))
+        Self(Arc::new(Inner {
+            device: device.clone(),
+            queue: queue.clone(),
+            summary: summary_of(&info, &caps),
+            caps,
+            pipelines: Mutex::default(),
+        }))
     }
 
     /// Requests the first adapter whose name contains `pattern` (case ignored), or the one with that index in
@@ -104,10 +110,14 @@ impl Engine {
 
     /// All adapters, in the order that indices refer to.
     pub async fn adapters() -> Vec<AdapterSummary> {
-        enumerate().await.iter().map(|a| {
-            let info = a.get_info();
-            summary_of(&info, &caps_of(&a.limits(), a.features(), &info))
-        }).collect()
+        enumerate()
+            .await
+            .iter()
+            .map(|a| {
+                let info = a.get_info();
+                summary_of(&info, &caps_of(&a.limits(), a.features(), &info))
+            })
+            .collect()
     }
 
     /// What the planner needs to know of the device.
@@ -145,7 +155,8 @@ impl Engine {
 }
 
 async fn enumerate() -> Vec<wgpu::Adapter> {
-    let descriptor = wgpu::InstanceDescriptor { backends: wgpu::Backends::PRIMARY, ..wgpu::InstanceDescriptor::new_without_display_handle() };
+    let descriptor =
+        wgpu::InstanceDescriptor { backends: wgpu::Backends::PRIMARY, ..wgpu::InstanceDescriptor::new_without_display_handle() };
     wgpu::Instance::new(descriptor).enumerate_adapters(wgpu::Backends::PRIMARY).await
 }
 

@@ -44,11 +44,17 @@ impl Pipeline {
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some(name),
-            compilation_options: wgpu::PipelineCompilationOptions { constants: &variant.constants, zero_initialize_workgroup_memory: false },
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &variant.constants,
+                zero_initialize_workgroup_memory: false,
+            },
             cache: None,
         });
         match scope.pop().await {
-            Some(e) => Err(EngineError::new(EngineErrorKind::Shader, format!("the device refuses the kernel {name} ({})", variant.key())).caused_by(e)),
+            Some(e) => {
+                Err(EngineError::new(EngineErrorKind::Shader, format!("the device refuses the kernel {name} ({})", variant.key()))
+                    .caused_by(e))
+            }
             None => Ok(Self { compute, layout }),
         }
     }

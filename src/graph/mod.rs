@@ -196,9 +196,18 @@ impl Graph {
     /// # Errors
     /// When shapes do not agree: the node is named.
     pub fn infer(&self, extent: Extent) -> Result<Vec<Map>, GraphError> {
+        if !matches!(self.nodes.first(), Some(Node { op: Op::Input { .. }, .. })) {
+            return Err(GraphError {
+                node: self.nodes.first().map_or_else(String::new, |n| n.name.clone()),
+                message: "a graph begins with its input".into(),
+            });
+        }
         let mut maps: Vec<Map> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             let fail = |message: String| GraphError { node: node.name.clone(), message };
+            if matches!(node.op, Op::Input { .. }) && !maps.is_empty() {
+                return Err(fail("a graph has one input".into()));
+            }
             let mut inputs = Vec::with_capacity(3);
             for id in &node.inputs {
                 inputs.push(*maps.get(id.index()).ok_or_else(|| fail("reads a node that comes after it".into()))?);
@@ -248,7 +257,13 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
         return Err(format!("takes {arity:?} inputs, has {}", inputs.len()));
     }
     let same_extent = inputs.windows(2).all(|w| w[0].extent == w[1].extent);
+    let beyond = || "the map is beyond 32-bit extents".to_owned();
     match op {
+        Op::Input { channels: 0 } | Op::Attention { heads: 0, .. } => Err("has no channels or heads".into()),
+        Op::Conv(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
+            Err("has a kernel, stride or width of zero".into())
+        }
+        Op::MaxPool { kernel: k } | Op::Upsample { factor: k } if k.contains(&0) => Err("has a window or factor of zero".into()),
         Op::Input { channels } => Ok(Map::new(extent, *channels)),
         Op::Conv(c) => {
             let have: u32 = inputs.iter().map(|m| m.channels).sum();
@@ -258,16 +273,22 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
             let n = inputs[0].extent.axes();
             let mut out = [0; 3];
             for axis in 0..3 {
-                let span = (n[axis] + 2 * c.padding[axis]).checked_sub(c.kernel[axis]).ok_or("the kernel is larger than the padded map")?;
+                let padded = c.padding[axis].checked_mul(2).and_then(|p| p.checked_add(n[axis])).ok_or_else(beyond)?;
+                let span = padded.checked_sub(c.kernel[axis]).ok_or("the kernel is larger than the padded map")?;
                 out[axis] = span / c.stride[axis] + 1;
             }
             Ok(Map::new(out.into(), c.out_channels))
         }
-        Op::BatchNorm(n) if n.channels != inputs[0].channels => Err(format!("norm of {} channels given {}", n.channels, inputs[0].channels)),
+        Op::BatchNorm(n) if n.channels != inputs[0].channels => {
+            Err(format!("norm of {} channels given {}", n.channels, inputs[0].channels))
+        }
         Op::BatchNorm(_) | Op::Activation(_) | Op::PositionalEncoding { .. } => Ok(inputs[0]),
         Op::Concat if same_extent => Ok(Map::new(inputs[0].extent, inputs[0].channels + inputs[1].channels)),
         Op::Multiply if inputs[0] == inputs[1] => Ok(inputs[0]),
-        Op::Concat | Op::Multiply => Err(format!("inputs differ: {} channels of {}, {} channels of {}", inputs[0].channels, inputs[0].extent, inputs[1].channels, inputs[1].extent)),
+        Op::Concat | Op::Multiply => Err(format!(
+            "inputs differ: {} channels of {}, {} channels of {}",
+            inputs[0].channels, inputs[0].extent, inputs[1].channels, inputs[1].extent
+        )),
         Op::MaxPool { kernel } => {
             let n = inputs[0].extent.axes();
             let out = [n[0] / kernel[0], n[1] / kernel[1], n[2] / kernel[2]];
@@ -278,12 +299,19 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
         }
         Op::Upsample { factor } => {
             let n = inputs[0].extent.axes();
-            Ok(Map::new([n[0] * factor[0], n[1] * factor[1], n[2] * factor[2]].into(), inputs[0].channels))
+            let mut out = [0; 3];
+            for axis in 0..3 {
+                out[axis] = n[axis].checked_mul(factor[axis]).ok_or_else(beyond)?;
+            }
+            Ok(Map::new(out.into(), inputs[0].channels))
         }
         Op::Attention { heads, .. } => {
             let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
             if q.channels != k.channels || k.extent != v.extent || q.channels % heads != 0 || v.channels % heads != 0 {
-                return Err(format!("attention of {heads} heads given {} / {} / {} channels of {} / {} / {}", q.channels, k.channels, v.channels, q.extent, k.extent, v.extent));
+                return Err(format!(
+                    "attention of {heads} heads given {} / {} / {} channels of {} / {} / {}",
+                    q.channels, k.channels, v.channels, q.extent, k.extent, v.extent
+                ));
             }
             Ok(Map::new(q.extent, v.channels))
         }

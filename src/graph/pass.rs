@@ -62,7 +62,8 @@ pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
     let output = work.resolve(graph.output());
     let keep: Vec<NodeId> = work.keep.iter().map(|&k| work.resolve(k)).collect();
     let (pruned, removed) = prune(&work.nodes, output, &keep);
-    applied.nodes_removed = removed.iter().filter(|id| work.replaced[id.index()] == **id && work.nodes[id.index()].op != Op::Concat).count();
+    applied.nodes_removed =
+        removed.iter().filter(|id| work.replaced[id.index()] == **id && work.nodes[id.index()].op != Op::Concat).count();
     (pruned, applied)
 }
 

@@ -93,7 +93,8 @@ impl Model {
     /// Folded and packed weights of a convolution whose sources have these channels; see [`pack_weights`].
     pub(crate) fn pack(&self, conv: &Conv, in_channels: [u32; 2]) -> Result<Vec<f32>, LoadError> {
         let mut weight = self.weights.floats(&format!("{}.weight", conv.module))?;
-        let mut bias = if conv.bias { self.weights.floats(&format!("{}.bias", conv.module))? } else { vec![0.0; conv.out_channels as usize] };
+        let mut bias =
+            if conv.bias { self.weights.floats(&format!("{}.bias", conv.module))? } else { vec![0.0; conv.out_channels as usize] };
         if let Some(norm) = &conv.norm {
             let part = |p: &str| self.weights.floats(&format!("{}.{p}", norm.module));
             let (gamma, beta, mean, var) = (part("weight")?, part("bias")?, part("running_mean")?, part("running_var")?);
@@ -122,6 +123,9 @@ pub fn architecture(card: &str) -> Result<(Card, Graph), LoadError> {
 fn build(card: &Card) -> Result<Graph, LoadError> {
     match card.architecture.as_str() {
         "u_transformer" => Ok(u_transformer::graph(card.u_transformer()?)),
-        other => Err(LoadError::new(LoadErrorKind::UnknownArchitecture, format!("the card names the architecture {other:?}; this version builds: u_transformer"))),
+        other => Err(LoadError::new(
+            LoadErrorKind::UnknownArchitecture,
+            format!("the card names the architecture {other:?}; this version builds: u_transformer"),
+        )),
     }
 }

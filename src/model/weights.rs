@@ -75,7 +75,8 @@ impl Weights {
     }
 
     fn tensors(&self) -> Result<SafeTensors<'_>, LoadError> {
-        SafeTensors::deserialize(self.bytes.get()).map_err(|e| LoadError::new(LoadErrorKind::Format, "damaged safetensors data").caused_by(e))
+        SafeTensors::deserialize(self.bytes.get())
+            .map_err(|e| LoadError::new(LoadErrorKind::Format, "damaged safetensors data").caused_by(e))
     }
 
     /// Names and shapes of all tensors, sorted by name.
@@ -96,7 +97,12 @@ impl Weights {
     #[must_use]
     pub fn parameters(&self) -> u64 {
         let count = |shape: &[usize]| shape.iter().map(|&n| n as u64).product::<u64>();
-        self.metadata.tensors().iter().filter(|(name, _)| !name.contains("running_") && !name.ends_with(IGNORED_SUFFIX)).map(|(_, t)| count(&t.shape)).sum()
+        self.metadata
+            .tensors()
+            .iter()
+            .filter(|(name, _)| !name.contains("running_") && !name.ends_with(IGNORED_SUFFIX))
+            .map(|(_, t)| count(&t.shape))
+            .sum()
     }
 
     /// Compares with what a graph needs.
@@ -109,8 +115,12 @@ impl Weights {
         for (name, shape) in expected {
             match present.get(name) {
                 None => problems.push(format!("missing {name} {shape:?}")),
-                Some(t) if t.shape != *shape => problems.push(format!("mis-shaped {name}: {:?} in the file, {shape:?} in the network", t.shape)),
-                Some(t) if !matches!(t.dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64) => problems.push(format!("unsupported type {:?} of {name}", t.dtype)),
+                Some(t) if t.shape != *shape => {
+                    problems.push(format!("mis-shaped {name}: {:?} in the file, {shape:?} in the network", t.shape))
+                }
+                Some(t) if !matches!(t.dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64) => {
+                    problems.push(format!("unsupported type {:?} of {name}", t.dtype))
+                }
                 Some(_) => {}
             }
         }
@@ -120,7 +130,10 @@ impl Weights {
         if problems.is_empty() {
             return Ok(());
         }
-        Err(LoadError::new(LoadErrorKind::Tensors, format!("{} tensors do not fit the architecture: {}", problems.len(), problems.join("; "))))
+        Err(LoadError::new(
+            LoadErrorKind::Tensors,
+            format!("{} tensors do not fit the architecture: {}", problems.len(), problems.join("; ")),
+        ))
     }
 
     /// A tensor's elements in row-major order, as f64.
@@ -152,7 +165,13 @@ pub(super) fn random(card: &str, tensors: &[(String, Vec<usize>)], seed: u64) ->
         let positive = shape.len() == 1 && (name.ends_with("running_var") || name.ends_with("weight"));
         let mut bytes = Vec::with_capacity(n * 4);
         for _ in 0..n {
-            let v = if positive { 1.0 + 0.5 * unit() } else if shape.len() == 1 { 0.1 * unit() } else { unit() * (6.0 / fan_in).sqrt() };
+            let v = if positive {
+                1.0 + 0.5 * unit()
+            } else if shape.len() == 1 {
+                0.1 * unit()
+            } else {
+                unit() * (6.0 / fan_in).sqrt()
+            };
             bytes.extend_from_slice(&v.to_le_bytes());
         }
         data.push((name, shape, bytes));

@@ -60,7 +60,8 @@ pub(super) fn enumerate<'a>(
             }
             lowest = max_live;
             #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-            let seconds = 2.0 * lifetimes.spilled_bytes() as f64 / HOST_BYTES_PER_SECOND + schedule.tasks.len() as f64 * SECONDS_PER_DISPATCH;
+            let seconds =
+                2.0 * lifetimes.spilled_bytes() as f64 / HOST_BYTES_PER_SECOND + schedule.tasks.len() as f64 * SECONDS_PER_DISPATCH;
             list.push(Candidate { schedule: std::rc::Rc::clone(&schedule), lifetimes, max_live, seconds });
         }
     }
@@ -68,7 +69,12 @@ pub(super) fn enumerate<'a>(
 }
 
 /// The fastest candidate whose every device byte fits the budget.
-pub(super) fn choose(candidates: &[Candidate<'_>], caps: &DeviceCaps, outputs: &[NodeId], budget: Option<u64>) -> Result<(Recording, Report), PlanError> {
+pub(super) fn choose(
+    candidates: &[Candidate<'_>],
+    caps: &DeviceCaps,
+    outputs: &[NodeId],
+    budget: Option<u64>,
+) -> Result<(Recording, Report), PlanError> {
     let mut order: Vec<&Candidate<'_>> = candidates.iter().collect();
     order.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let mut smallest = u64::MAX;
@@ -105,7 +111,13 @@ pub(super) fn choose(candidates: &[Candidate<'_>], caps: &DeviceCaps, outputs: &
 }
 
 /// Recording and figures of a placed candidate.
-fn assemble(c: &Candidate<'_>, placement: &Placement, caps: &DeviceCaps, outputs: &[NodeId], staging: u64) -> Result<(Recording, Report), PlanError> {
+fn assemble(
+    c: &Candidate<'_>,
+    placement: &Placement,
+    caps: &DeviceCaps,
+    outputs: &[NodeId],
+    staging: u64,
+) -> Result<(Recording, Report), PlanError> {
     let s = &*c.schedule;
     let mut chunks = placement.chunks.clone();
     let activation_bytes = chunks.iter().sum::<u64>();
@@ -144,8 +156,7 @@ fn assemble(c: &Candidate<'_>, placement: &Placement, caps: &DeviceCaps, outputs
         download_staging: largest(&|n| outputs.contains(&n)).max(spilled).min(staging),
         ..Recording::default()
     };
-    let lowering =
-        lower::Lowering { schedule: s, lifetimes: &c.lifetimes, placement, constants: by_node, outputs: outputs.to_vec(), caps };
+    let lowering = lower::Lowering { schedule: s, lifetimes: &c.lifetimes, placement, constants: by_node, outputs: outputs.to_vec(), caps };
     let recording = lowering.record(base, constants)?;
     let report = Report::new(s, &recording, weights_bytes, c.max_live, &c.lifetimes);
     Ok((recording, report))

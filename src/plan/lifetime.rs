@@ -52,7 +52,11 @@ pub(super) fn uses(s: &Schedule<'_>) -> Vec<Vec<u32>> {
 
 /// The longest wait of a slab: position of the use before it, and its length in tasks.
 fn longest_wait(uses: &[u32]) -> Option<(usize, u32)> {
-    uses.windows(2).enumerate().map(|(i, w)| (i, w[1] - w[0])).filter(|&(_, wait)| wait >= SHORTEST_WAIT).max_by_key(|&(i, wait)| (wait, std::cmp::Reverse(i)))
+    uses.windows(2)
+        .enumerate()
+        .map(|(i, w)| (i, w[1] - w[0]))
+        .filter(|&(_, wait)| wait >= SHORTEST_WAIT)
+        .max_by_key(|&(i, wait)| (wait, std::cmp::Reverse(i)))
 }
 
 /// Nodes whose values wait, those first that would free most bytes for longest.
@@ -62,7 +66,9 @@ pub(super) fn waiting(s: &Schedule<'_>, uses: &[Vec<u32>]) -> Vec<NodeId> {
         .ids()
         .filter_map(|node| {
             let freed: u128 = (0..s.slabs(node))
-                .filter_map(|slab| longest_wait(&uses[s.slab_id(node, slab)]).map(|(_, wait)| u128::from(wait) * u128::from(s.slab_bytes(node, slab))))
+                .filter_map(|slab| {
+                    longest_wait(&uses[s.slab_id(node, slab)]).map(|(_, wait)| u128::from(wait) * u128::from(s.slab_bytes(node, slab)))
+                })
                 .sum();
             (freed > 0).then_some((freed, node))
         })

@@ -9,7 +9,10 @@ use super::slab;
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{Conv, NodeId, Op};
-use crate::kernels::{Call, ConvShape, Target, Window, argmax, attention, conv3d_direct, conv3d_pointwise, max_pool3d, multiply, packed_len, position_add, upsample_linear};
+use crate::kernels::{
+    Call, ConvShape, Target, Window, argmax, attention, conv3d_direct, conv3d_pointwise, max_pool3d, multiply, packed_len, position_add,
+    upsample_linear,
+};
 use crate::record::{Command, Constant, ConstantSource, Output, OutputKind, Recording, Region};
 use crate::shape::Map;
 
@@ -124,7 +127,14 @@ impl Lowering<'_> {
             }
             Op::Upsample { .. } => {
                 let (window, lo, hi) = self.window(id, 0, z, step);
-                let k = upsample_linear::UpsampleLinear { input: input(0).extent, output: map.extent, channels: map.channels, elem, window, target };
+                let k = upsample_linear::UpsampleLinear {
+                    input: input(0).extent,
+                    output: map.extent,
+                    channels: map.channels,
+                    elem,
+                    window,
+                    target,
+                };
                 (Call::UpsampleLinear(k), vec![lo, hi])
             }
             Op::PositionalEncoding { .. } => {
@@ -156,7 +166,9 @@ impl Lowering<'_> {
                 (Call::Argmax(argmax::Argmax { map, elem, first: window.first, target }), vec![lo])
             }
             Op::Input { .. } | Op::BatchNorm(_) | Op::Activation(_) | Op::Concat => {
-                return Err(PlanError::new(PlanErrorKind::Unsupported, format!("no kernel computes {} on its own", node.op)).at(node.name.clone()));
+                return Err(
+                    PlanError::new(PlanErrorKind::Unsupported, format!("no kernel computes {} on its own", node.op)).at(node.name.clone())
+                );
             }
         })
     }
@@ -176,7 +188,8 @@ impl Lowering<'_> {
             let plane_flops = self.call(task.node, target(&one), &one, step)?.0.cost().flops;
             for z in s.dispatches(task, plane_flops, DISPATCH_FLOPS) {
                 let (call, mut bindings) = self.call(task.node, target(&z), &z, step)?;
-                call.workgroups(self.caps).map_err(|e| PlanError::new(PlanErrorKind::Limits, e.0).at(s.graph.node(task.node).name.clone()))?;
+                call.workgroups(self.caps)
+                    .map_err(|e| PlanError::new(PlanErrorKind::Limits, e.0).at(s.graph.node(task.node).name.clone()))?;
                 bindings.push(dst);
                 *since_split += call.cost().flops;
                 recording.commands.push(Command::Dispatch { call: Box::new(call), bindings, node: task.node });
@@ -186,9 +199,8 @@ impl Lowering<'_> {
                 }
             }
         }
-        if let Some(output) = self.outputs.iter().position(|&o| o == task.node) {
-            let output = u32::try_from(output).unwrap_or(u32::MAX);
-            recording.commands.push(Command::Download { src: dst, output, planes });
+        for (output, _) in (0u32..).zip(&self.outputs).filter(|&(_, &o)| o == task.node) {
+            recording.commands.push(Command::Download { src: dst, output, planes: planes.clone() });
         }
         for m in self.lifetimes.spills.get(&step).into_iter().flatten() {
             recording.commands.push(Command::Spill { src: self.region(m.node, m.slab, step), slot: m.slot });

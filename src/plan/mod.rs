@@ -115,7 +115,10 @@ impl Plan {
     /// As [`Plan::new`].
     pub fn of_graph(graph: &Graph, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Self, PlanError> {
         if extent.axes().iter().any(|&n| n == 0 || n > MAX_AXIS) {
-            return Err(PlanError::new(PlanErrorKind::Extent, format!("an extent of {extent} is not possible: each axis must be 1 to {MAX_AXIS}")));
+            return Err(PlanError::new(
+                PlanErrorKind::Extent,
+                format!("an extent of {extent} is not possible: each axis must be 1 to {MAX_AXIS}"),
+            ));
         }
         if options.precision == Elem::F16 && !caps.f16 {
             return Err(PlanError::new(PlanErrorKind::Unsupported, "the device has no 16-bit floats (shader-f16); use f32"));
@@ -123,12 +126,16 @@ impl Plan {
         let mut graph = graph.clone();
         let mut outputs = Vec::new();
         for tap in &options.taps {
-            let node = graph.find(tap).ok_or_else(|| PlanError::new(PlanErrorKind::Unsupported, format!("the network has no node {tap:?} to bring back")))?;
+            let node = graph
+                .find(tap)
+                .ok_or_else(|| PlanError::new(PlanErrorKind::Unsupported, format!("the network has no node {tap:?} to bring back")))?;
             outputs.push(node);
         }
         let logits = graph.output();
         outputs.insert(0, if options.output == OutputMode::Labels { graph.add("labels", Op::Argmax, &[logits]) } else { logits });
-        let maps = graph.infer(extent).map_err(|e| PlanError::new(PlanErrorKind::Extent, format!("{} on an input of {extent}", e.message)).at(e.node))?;
+        let maps = graph
+            .infer(extent)
+            .map_err(|e| PlanError::new(PlanErrorKind::Extent, format!("{} on an input of {extent}", e.message)).at(e.node))?;
         check_indices(&graph, &maps)?;
 
         let limits = slab::depth_limits(&graph, &maps, options.precision, caps)?;
@@ -176,7 +183,13 @@ impl std::fmt::Display for Plan {
 pub fn check_stride(extent: Extent, stride: [u32; 3]) -> Result<(), PlanError> {
     if extent.axes().iter().zip(stride).any(|(n, s)| n % s != 0) {
         let needed: Vec<String> = extent.axes().iter().zip(stride).map(|(n, s)| n.next_multiple_of(s).to_string()).collect();
-        let text = format!("an extent of {extent} is not divisible by the network's stride of {}x{}x{}; pad it to {}", stride[0], stride[1], stride[2], needed.join("x"));
+        let text = format!(
+            "an extent of {extent} is not divisible by the network's stride of {}x{}x{}; pad it to {}",
+            stride[0],
+            stride[1],
+            stride[2],
+            needed.join("x")
+        );
         return Err(PlanError::new(PlanErrorKind::Extent, text));
     }
     Ok(())
@@ -188,7 +201,11 @@ fn check_indices(graph: &Graph, maps: &[Map]) -> Result<(), PlanError> {
         let (node, map) = (graph.node(id), maps[id.index()]);
         let tokens = if matches!(node.op, Op::Attention { .. }) { map.extent.voxels() * u64::from(map.blocks()) * 4 } else { 0 };
         if map.plane_elements() > u64::from(u32::MAX) || tokens > u64::from(u32::MAX) {
-            return Err(PlanError::new(PlanErrorKind::Extent, format!("a map of {} channels over {} is beyond 32-bit indices", map.channels, map.extent)).at(node.name.clone()));
+            return Err(PlanError::new(
+                PlanErrorKind::Extent,
+                format!("a map of {} channels over {} is beyond 32-bit indices", map.channels, map.extent),
+            )
+            .at(node.name.clone()));
         }
     }
     Ok(())

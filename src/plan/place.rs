@@ -134,6 +134,7 @@ pub(super) fn max_live(slabs: &[Slab]) -> u64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

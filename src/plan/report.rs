@@ -96,10 +96,21 @@ impl fmt::Display for Report {
         writeln!(f, "budget              {}", self.budget.map_or_else(|| "none".into(), format_bytes))?;
         writeln!(f, "device bytes, peak  {} ({} bytes)", format_bytes(self.peak_bytes), self.peak_bytes)?;
         writeln!(f, "  weights           {}", format_bytes(self.weights_bytes))?;
-        writeln!(f, "  activations       {} ({ratio:.3}x of the {} alive at once)", format_bytes(self.activation_bytes), format_bytes(self.max_live_bytes))?;
+        writeln!(
+            f,
+            "  activations       {} ({ratio:.3}x of the {} alive at once)",
+            format_bytes(self.activation_bytes),
+            format_bytes(self.max_live_bytes)
+        )?;
         writeln!(f, "  uniforms, staging {}", format_bytes(self.peak_bytes - self.weights_bytes - self.activation_bytes))?;
         writeln!(f, "host bytes          {}", format_bytes(self.host_bytes))?;
-        writeln!(f, "work                {tera:.3} TFLOP, {} recomputed, {} of traffic, {} spilled", self.recomputed_flops, format_bytes(self.traffic_bytes), format_bytes(self.spilled_bytes))?;
+        writeln!(
+            f,
+            "work                {tera:.3} TFLOP, {} recomputed, {} of traffic, {} spilled",
+            self.recomputed_flops,
+            format_bytes(self.traffic_bytes),
+            format_bytes(self.spilled_bytes)
+        )?;
         writeln!(f, "dispatches          {} over {} slabs, {} input planes each", self.dispatches, self.slabs, self.slab_depth)?;
         write!(f, "smallest budget     {} ({} bytes)", format_bytes(self.smallest_budget), self.smallest_budget)
     }

@@ -5,8 +5,8 @@ use std::ops::Range;
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{Graph, NodeId, Op};
-use crate::kernels::upsample_linear::tap;
 use crate::kernels::argmax;
+use crate::kernels::upsample_linear::tap;
 use crate::shape::{Elem, Map};
 
 /// How many neighbouring slabs of an input one dispatch can bind.

@@ -48,36 +48,21 @@ impl Intensity {
 }
 
 fn standardise(values: &mut [f32], counts: impl Fn(f32) -> bool) {
-    let sum = |term: &dyn Fn(f64) -> f64| -> f64 {
-        values
-            .iter()
-            .filter(|x| counts(**x))
-            .map(|x| term(f64::from(*x)))
-            .sum()
-    };
+    let sum = |term: &dyn Fn(f64) -> f64| -> f64 { values.iter().filter(|x| counts(**x)).map(|x| term(f64::from(*x))).sum() };
     let n = sum(&|_| 1.0).max(1.0);
     let mean = sum(&|x| x) / n;
     // Two passes: the one-pass formula loses the variance of values far from zero.
-    let std = (sum(&|x| (x - mean) * (x - mean)) / n)
-        .sqrt()
-        .max(SMALLEST_STD);
+    let std = (sum(&|x| (x - mean) * (x - mean)) / n).sqrt().max(SMALLEST_STD);
     for x in values.iter_mut().filter(|x| counts(**x)) {
         *x = narrow((f64::from(*x) - mean) / std);
     }
 }
 
 fn window(x: f64, low: f64, high: f64) -> f64 {
-    if high > low {
-        ((x - low) / (high - low)).clamp(0.0, 1.0)
-    } else {
-        f64::from(u8::from(x > high))
-    }
+    if high > low { ((x - low) / (high - low)).clamp(0.0, 1.0) } else { f64::from(u8::from(x > high)) }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "rounding to f32 is the point"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
 fn narrow(x: f64) -> f32 {
     x as f32
 }
@@ -90,30 +75,15 @@ mod tests {
 
     fn volume(channels: u32, data: &[f32]) -> Result<Volume<f32>, VolumeError> {
         let w = u32::try_from(data.len()).unwrap_or(u32::MAX) / channels;
-        Volume::new(
-            channels,
-            Extent::new(1, 1, w),
-            [1.0; 3],
-            "SAR".parse()?,
-            data.to_vec(),
-        )
+        Volume::new(channels, Extent::new(1, 1, w), [1.0; 3], "SAR".parse()?, data.to_vec())
     }
 
     #[test]
     fn cards_parse() -> Result<(), serde_json::Error> {
         let parse = |s: &str| serde_json::from_str::<Intensity>(s);
         assert_eq!(parse(r#"{"scheme":"zscore"}"#)?, Intensity::Zscore);
-        assert_eq!(
-            parse(r#"{"scheme":"zscore_nonzero"}"#)?,
-            Intensity::ZscoreNonzero
-        );
-        assert_eq!(
-            parse(r#"{"scheme":"window","low":-160,"high":240}"#)?,
-            Intensity::Window {
-                low: -160.0,
-                high: 240.0
-            }
-        );
+        assert_eq!(parse(r#"{"scheme":"zscore_nonzero"}"#)?, Intensity::ZscoreNonzero);
+        assert_eq!(parse(r#"{"scheme":"window","low":-160,"high":240}"#)?, Intensity::Window { low: -160.0, high: 240.0 });
         assert_eq!(parse(r#"{"scheme":"none"}"#)?, Intensity::None);
         assert!(parse(r#"{"scheme":"windows"}"#).is_err());
         assert!(parse(r#"{"scheme":"window","low":0}"#).is_err());
@@ -142,18 +112,10 @@ mod tests {
     #[test]
     fn window_clips_and_maps() -> Result<(), VolumeError> {
         let mut v = volume(1, &[-1000.0, -160.0, 40.0, 240.0, 3000.0])?;
-        Intensity::Window {
-            low: -160.0,
-            high: 240.0,
-        }
-        .apply(&mut v);
+        Intensity::Window { low: -160.0, high: 240.0 }.apply(&mut v);
         assert_eq!(v.data, [0.0, 0.0, 0.5, 1.0, 1.0]);
         let mut step = volume(1, &[4.0, 5.0, 6.0])?;
-        Intensity::Window {
-            low: 5.0,
-            high: 5.0,
-        }
-        .apply(&mut step);
+        Intensity::Window { low: 5.0, high: 5.0 }.apply(&mut step);
         assert_eq!(step.data, [0.0, 0.0, 1.0]);
         Ok(())
     }

@@ -33,18 +33,12 @@ pub struct LabelScore {
 ///
 /// # Errors
 /// [`VolumeErrorKind::GridMismatch`] if the two differ in extent, axes or spacing, or have several channels.
-pub fn evaluate(
-    prediction: &Volume<u16>,
-    reference: &Volume<u16>,
-) -> Result<Vec<LabelScore>, VolumeError> {
+pub fn evaluate(prediction: &Volume<u16>, reference: &Volume<u16>) -> Result<Vec<LabelScore>, VolumeError> {
     same_grid(prediction, "prediction", reference, "reference")?;
     if prediction.channels != 1 || reference.channels != 1 {
         return Err(VolumeError::new(
             VolumeErrorKind::GridMismatch,
-            format!(
-                "labels have one channel, but the prediction has {} and the reference {}",
-                prediction.channels, reference.channels
-            ),
+            format!("labels have one channel, but the prediction has {} and the reference {}", prediction.channels, reference.channels),
         ));
     }
     let n = sizes(reference.extent);
@@ -60,9 +54,7 @@ pub fn evaluate(
             });
             LabelScore {
                 label,
-                dice: (!both_empty).then(|| {
-                    2.0 * count.shared as f64 / (count.prediction + count.reference) as f64
-                }),
+                dice: (!both_empty).then(|| 2.0 * count.shared as f64 / (count.prediction + count.reference) as f64),
                 hd95_mm,
                 voxels_prediction: count.prediction,
                 voxels_reference: count.reference,
@@ -82,13 +74,7 @@ struct Tally {
 }
 
 impl Tally {
-    const NONE: Self = Self {
-        prediction: 0,
-        reference: 0,
-        shared: 0,
-        low: [usize::MAX; 3],
-        high: [0; 3],
-    };
+    const NONE: Self = Self { prediction: 0, reference: 0, shared: 0, low: [usize::MAX; 3], high: [0; 3] };
 
     fn widen(&mut self, at: [usize; 3]) {
         for (axis, i) in at.into_iter().enumerate() {
@@ -107,11 +93,7 @@ impl Tally {
         for d in self.low[0]..self.high[0] {
             for h in self.low[1]..self.high[1] {
                 let row = (d * n[1] + h) * n[2];
-                mask.extend(
-                    labels[row + self.low[2]..row + self.high[2]]
-                        .iter()
-                        .map(|l| *l == label),
-                );
+                mask.extend(labels[row + self.low[2]..row + self.high[2]].iter().map(|l| *l == label));
             }
         }
         mask
@@ -146,12 +128,7 @@ fn hd95(p: &[bool], r: &[bool], n: [usize; 3], spacing: [f64; 3], solid: [bool; 
     let mut distances = Vec::new();
     for (from, to) in [(&p, &r), (&r, &p)] {
         let squared = squared_distance(to, n, spacing);
-        distances.extend(
-            from.iter()
-                .zip(&squared)
-                .filter(|(on, _)| **on)
-                .map(|(_, d)| d.sqrt()),
-        );
+        distances.extend(from.iter().zip(&squared).filter(|(on, _)| **on).map(|(_, d)| d.sqrt()));
     }
     percentile(&mut distances, 0.95)
 }
@@ -174,27 +151,20 @@ fn surface(mask: &[bool], n: [usize; 3], solid: [bool; 3]) -> Vec<bool> {
 
 /// The squared distance in mm² of every voxel to the nearest marked one, which must exist somewhere.
 fn squared_distance(marked: &[bool], n: [usize; 3], spacing: [f64; 3]) -> Vec<f64> {
-    let mut field: Vec<f64> = marked
-        .iter()
-        .map(|on| if *on { 0.0 } else { f64::INFINITY })
-        .collect();
+    let mut field: Vec<f64> = marked.iter().map(|on| if *on { 0.0 } else { f64::INFINITY }).collect();
     // Each pass sweeps the last axis and then moves it to the front, so after three every axis is back in place.
     for axis in [2, 1, 0] {
         let length = n[axis];
-        field.par_chunks_exact_mut(length).for_each_init(
-            || Envelope::with_capacity(length),
-            |envelope, row| envelope.sweep(row, spacing[axis] * spacing[axis]),
-        );
+        field
+            .par_chunks_exact_mut(length)
+            .for_each_init(|| Envelope::with_capacity(length), |envelope, row| envelope.sweep(row, spacing[axis] * spacing[axis]));
         let rows = field.len() / length;
         let mut turned = vec![0.0; field.len()];
-        turned
-            .par_chunks_exact_mut(rows)
-            .enumerate()
-            .for_each(|(column, out)| {
-                for (row, value) in out.iter_mut().enumerate() {
-                    *value = field[row * length + column];
-                }
-            });
+        turned.par_chunks_exact_mut(rows).enumerate().for_each(|(column, out)| {
+            for (row, value) in out.iter_mut().enumerate() {
+                *value = field[row * length + column];
+            }
+        });
         field = turned;
     }
     field
@@ -208,9 +178,7 @@ struct Envelope {
 
 impl Envelope {
     fn with_capacity(length: usize) -> Self {
-        Self {
-            parabolas: Vec::with_capacity(length),
-        }
+        Self { parabolas: Vec::with_capacity(length) }
     }
 
     /// Replaces `row[x]` by the least of `row[q] + squared_spacing * (x - q)²`.
@@ -231,11 +199,7 @@ impl Envelope {
         }
         let mut k = 0;
         for (x, value) in row.iter_mut().enumerate() {
-            while self
-                .parabolas
-                .get(k + 1)
-                .is_some_and(|next| next.2 < x as f64)
-            {
+            while self.parabolas.get(k + 1).is_some_and(|next| next.2 < x as f64) {
                 k += 1;
             }
             if let Some(&(root, base, _)) = self.parabolas.get(k) {
@@ -247,10 +211,7 @@ impl Envelope {
 }
 
 /// The `share` quantile with linear interpolation, as `numpy.percentile` has it; NaN of nothing.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a position inside the list"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "a position inside the list")]
 fn percentile(values: &mut [f64], share: f64) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let position = values.len().saturating_sub(1) as f64 * share;
@@ -267,11 +228,7 @@ mod tests {
     use super::*;
     use crate::shape::Extent;
 
-    fn labels(
-        extent: Extent,
-        spacing: [f64; 3],
-        data: Vec<u16>,
-    ) -> Result<Volume<u16>, VolumeError> {
+    fn labels(extent: Extent, spacing: [f64; 3], data: Vec<u16>) -> Result<Volume<u16>, VolumeError> {
         Volume::new(1, extent, spacing, "SAR".parse()?, data)
     }
 
@@ -280,11 +237,7 @@ mod tests {
         let v = labels(Extent::new(2, 2, 2), [1.0; 3], vec![0, 1, 1, 3, 0, 0, 3, 3])?;
         let scores = evaluate(&v, &v)?;
         assert_eq!(scores.iter().map(|s| s.label).collect::<Vec<_>>(), [1, 3]);
-        assert!(
-            scores
-                .iter()
-                .all(|s| s.dice == Some(1.0) && s.hd95_mm == Some(0.0))
-        );
+        assert!(scores.iter().all(|s| s.dice == Some(1.0) && s.hd95_mm == Some(0.0)));
         assert_eq!(scores[1].voxels_reference, 3);
         Ok(())
     }
@@ -324,17 +277,10 @@ mod tests {
                 .collect();
             marked[17] = true;
             let at = |i: usize| [i / 42, i / 7 % 6, i % 7];
-            for (i, got) in squared_distance(&marked, n, spacing)
-                .into_iter()
-                .enumerate()
-            {
+            for (i, got) in squared_distance(&marked, n, spacing).into_iter().enumerate() {
                 let want = (0..210)
                     .filter(|j| marked[*j])
-                    .map(|j| {
-                        (0..3)
-                            .map(|a| (at(i)[a].abs_diff(at(j)[a]) as f64 * spacing[a]).powi(2))
-                            .sum::<f64>()
-                    })
+                    .map(|j| (0..3).map(|a| (at(i)[a].abs_diff(at(j)[a]) as f64 * spacing[a]).powi(2)).sum::<f64>())
                     .fold(f64::INFINITY, f64::min);
                 assert!((got - want).abs() < 1e-9, "{i}: {got} {want}");
             }
@@ -349,10 +295,7 @@ mod tests {
         p[8..16].fill(1);
         r[32..40].fill(1);
         let e = Extent::new(1, 5, 8);
-        let scores = evaluate(
-            &labels(e, [1.0, 2.0, 1.0], p)?,
-            &labels(e, [1.0, 2.0, 1.0], r)?,
-        )?;
+        let scores = evaluate(&labels(e, [1.0, 2.0, 1.0], p)?, &labels(e, [1.0, 2.0, 1.0], r)?)?;
         assert_eq!((scores[0].dice, scores[0].hd95_mm), (Some(0.0), Some(6.0)));
         Ok(())
     }

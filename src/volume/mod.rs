@@ -49,23 +49,12 @@ impl<T> Volume<T> {
     /// # Errors
     /// [`VolumeErrorKind::GridMismatch`] if `data` does not hold `channels * D * H * W` values or holds none;
     /// [`VolumeErrorKind::Format`] if a spacing is not a finite, positive number.
-    pub fn new(
-        channels: u32,
-        extent: Extent,
-        spacing: [f64; 3],
-        axes: Axes,
-        data: Vec<T>,
-    ) -> Result<Self, VolumeError> {
-        let needed = [extent.d, extent.h, extent.w]
-            .iter()
-            .fold(u128::from(channels), |n, &s| n * u128::from(s));
+    pub fn new(channels: u32, extent: Extent, spacing: [f64; 3], axes: Axes, data: Vec<T>) -> Result<Self, VolumeError> {
+        let needed = [extent.d, extent.h, extent.w].iter().fold(u128::from(channels), |n, &s| n * u128::from(s));
         if needed == 0 || data.len() as u128 != needed {
             return Err(VolumeError::new(
                 VolumeErrorKind::GridMismatch,
-                format!(
-                    "{channels} channels of {extent} voxels need {needed} values (at least one), but there are {}",
-                    data.len()
-                ),
+                format!("{channels} channels of {extent} voxels need {needed} values (at least one), but there are {}", data.len()),
             ));
         }
         if spacing.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
@@ -74,13 +63,7 @@ impl<T> Volume<T> {
                 format!("the spacing {spacing:?} mm is not three finite, positive numbers"),
             ));
         }
-        Ok(Self {
-            channels,
-            extent,
-            spacing,
-            axes,
-            data,
-        })
+        Ok(Self { channels, extent, spacing, axes, data })
     }
 
     /// The values of one channel in `[D][H][W]` order, or `None` if there is no such channel.
@@ -98,37 +81,17 @@ impl<T> Volume<T> {
 
     /// The same grid under other values; the caller vouches for the length.
     pub(crate) fn regrid<U>(&self, extent: Extent, spacing: [f64; 3], data: Vec<U>) -> Volume<U> {
-        Volume {
-            channels: self.channels,
-            extent,
-            spacing,
-            axes: self.axes,
-            data,
-        }
+        Volume { channels: self.channels, extent, spacing, axes: self.axes, data }
     }
 }
 
 /// Checks that two volumes lie on the same grid: extent, axes, and spacing to one part in a thousand.
-pub(crate) fn same_grid<T, U>(
-    a: &Volume<T>,
-    a_name: &str,
-    b: &Volume<U>,
-    b_name: &str,
-) -> Result<(), VolumeError> {
-    let close = a
-        .spacing
-        .iter()
-        .zip(&b.spacing)
-        .all(|(x, y)| (x - y).abs() <= 1e-3 * x.abs().max(y.abs()));
+pub(crate) fn same_grid<T, U>(a: &Volume<T>, a_name: &str, b: &Volume<U>, b_name: &str) -> Result<(), VolumeError> {
+    let close = a.spacing.iter().zip(&b.spacing).all(|(x, y)| (x - y).abs() <= 1e-3 * x.abs().max(y.abs()));
     if a.extent == b.extent && a.axes == b.axes && close {
         return Ok(());
     }
-    let show = |extent: Extent, axes: Axes, s: [f64; 3]| {
-        format!(
-            "{extent} voxels of {:.4}x{:.4}x{:.4} mm along {axes}",
-            s[0], s[1], s[2]
-        )
-    };
+    let show = |extent: Extent, axes: Axes, s: [f64; 3]| format!("{extent} voxels of {:.4}x{:.4}x{:.4} mm along {axes}", s[0], s[1], s[2]);
     Err(VolumeError::new(
         VolumeErrorKind::GridMismatch,
         format!(
@@ -150,30 +113,22 @@ pub(crate) fn sizes(extent: Extent) -> [usize; 3] {
 /// # Errors
 /// When the folder is missing or the file cannot be written.
 #[cfg(any(feature = "nifti", feature = "cli"))]
-pub fn write_whole(
-    path: &Path,
-    temporary: &str,
-    write: impl FnOnce(&Path) -> io::Result<()>,
-) -> Result<(), VolumeError> {
+pub fn write_whole(path: &Path, temporary: &str, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), VolumeError> {
     let parent = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let written = tempfile::Builder::new()
-        .prefix(".organum-")
-        .tempdir_in(parent)
-        .and_then(|folder| {
-            let temporary = folder.path().join(temporary);
-            write(&temporary)?;
-            std::fs::rename(&temporary, path)
-        });
+    let written = tempfile::Builder::new().prefix(".organum-").tempdir_in(parent).and_then(|folder| {
+        let temporary = folder.path().join(temporary);
+        write(&temporary)?;
+        std::fs::rename(&temporary, path)
+    });
     written.map_err(|e| {
         let (path, folder) = (path.display(), parent.display());
         let (kind, text) = match e.kind() {
-            io::ErrorKind::NotFound => (
-                VolumeErrorKind::NotFound,
-                format!("cannot write {path}: there is no folder {folder}; create it first"),
-            ),
+            io::ErrorKind::NotFound => {
+                (VolumeErrorKind::NotFound, format!("cannot write {path}: there is no folder {folder}; create it first"))
+            }
             _ => (VolumeErrorKind::Io, format!("cannot write {path}: {e}")),
         };
         VolumeError::new(kind, text).caused(e)
@@ -208,11 +163,7 @@ pub struct VolumeError {
 
 impl VolumeError {
     pub(crate) fn new(kind: VolumeErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            source: None,
-        }
+        Self { kind, message: message.into(), source: None }
     }
 
     #[cfg(any(feature = "nifti", feature = "cli"))]
@@ -255,18 +206,9 @@ mod tests {
         assert_eq!(good.channel(2), None);
         assert!((good.voxel_ml() - 0.006).abs() < 1e-15);
         let kind = |r: Result<Volume<u8>, VolumeError>| r.err().map(|e| e.kind());
-        assert_eq!(
-            kind(Volume::new(2, extent, [1.0; 3], axes, vec![0; 47])),
-            Some(VolumeErrorKind::GridMismatch)
-        );
-        assert_eq!(
-            kind(Volume::new(1, Extent::new(0, 3, 4), [1.0; 3], axes, vec![])),
-            Some(VolumeErrorKind::GridMismatch)
-        );
-        assert_eq!(
-            kind(Volume::new(1, extent, [1.0, 0.0, 1.0], axes, vec![0; 24])),
-            Some(VolumeErrorKind::Format)
-        );
+        assert_eq!(kind(Volume::new(2, extent, [1.0; 3], axes, vec![0; 47])), Some(VolumeErrorKind::GridMismatch));
+        assert_eq!(kind(Volume::new(1, Extent::new(0, 3, 4), [1.0; 3], axes, vec![])), Some(VolumeErrorKind::GridMismatch));
+        assert_eq!(kind(Volume::new(1, extent, [1.0, 0.0, 1.0], axes, vec![0; 24])), Some(VolumeErrorKind::Format));
         Ok(())
     }
 

@@ -57,17 +57,9 @@ pub fn read(path: impl AsRef<Path>) -> Result<Scan, VolumeError> {
             ),
         ));
     }
-    let Grid {
-        channels,
-        extent,
-        spacing,
-        axes,
-    } = stored.grid;
+    let Grid { channels, extent, spacing, axes } = stored.grid;
     let image = Volume::new(channels, extent, spacing, axes, data)?;
-    Ok(Scan {
-        header: stored.header,
-        image,
-    })
+    Ok(Scan { header: stored.header, image })
 }
 
 /// Reads a label volume: as [`read`], but the voxels must be whole numbers from 0 to 65535 in one channel.
@@ -76,18 +68,10 @@ pub fn read(path: impl AsRef<Path>) -> Result<Scan, VolumeError> {
 /// Those of [`read`], and [`VolumeErrorKind::Format`] for values that are no labels.
 pub fn read_labels(path: impl AsRef<Path>) -> Result<(NiftiHeader, Volume<u16>), VolumeError> {
     let stored = Stored::open(path.as_ref())?;
-    let Grid {
-        channels,
-        extent,
-        spacing,
-        axes,
-    } = stored.grid;
+    let Grid { channels, extent, spacing, axes } = stored.grid;
     let name = stored.path.display();
     if channels != 1 {
-        return Err(VolumeError::new(
-            VolumeErrorKind::Format,
-            format!("{name} has {channels} channels, but a label volume has one"),
-        ));
+        return Err(VolumeError::new(VolumeErrorKind::Format, format!("{name} has {channels} channels, but a label volume has one")));
     }
     let read = stored.decode(|x| (x, label(x)))?;
     if let Some(first) = read.iter().position(|(_, label)| label.is_none()) {
@@ -100,27 +84,17 @@ pub fn read_labels(path: impl AsRef<Path>) -> Result<(NiftiHeader, Volume<u16>),
             ),
         ));
     }
-    let data = read
-        .into_iter()
-        .map(|(_, label)| label.unwrap_or(0))
-        .collect();
+    let data = read.into_iter().map(|(_, label)| label.unwrap_or(0)).collect();
     let labels = Volume::new(channels, extent, spacing, axes, data)?;
     Ok((stored.header, labels))
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the value is checked to be a whole number in range"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the value is checked to be a whole number in range")]
 fn label(x: f64) -> Option<u16> {
     (x.fract() == 0.0 && (0.0..=65535.0).contains(&x)).then_some(x as u16)
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "rounding to f32 is the point; overflow is reported"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point; overflow is reported")]
 fn narrow(x: f64) -> f32 {
     x as f32
 }
@@ -134,47 +108,23 @@ fn narrow(x: f64) -> f32 {
 /// # Errors
 /// [`VolumeErrorKind::Unsupported`] if `path` ends in neither `.nii` nor `.nii.gz`; [`VolumeErrorKind::GridMismatch`];
 /// [`VolumeErrorKind::NotFound`] (no such folder) or [`VolumeErrorKind::Io`].
-pub fn write_labels(
-    path: impl AsRef<Path>,
-    header: &NiftiHeader,
-    labels: &Volume<u16>,
-) -> Result<(), VolumeError> {
+pub fn write_labels(path: impl AsRef<Path>, header: &NiftiHeader, labels: &Volume<u16>) -> Result<(), VolumeError> {
     let path = path.as_ref();
     let grid = Grid::of(header, path)?;
     grid.check(labels, path)?;
     if labels.channels != 1 {
         return Err(VolumeError::new(
             VolumeErrorKind::GridMismatch,
-            format!(
-                "{} labels a voxel cannot be written to {}; one can",
-                labels.channels,
-                path.display()
-            ),
+            format!("{} labels a voxel cannot be written to {}; one can", labels.channels, path.display()),
         ));
     }
     let mut shape: Vec<usize> = header.dim[1..].iter().map(|n| usize::from(*n)).collect();
     shape.truncate(usize::from(if grid.channels == 1 { header.dim[0] } else { 3 }).min(7));
-    let header = NiftiHeader {
-        intent_code: INTENT_LABEL,
-        ..plain(header)
-    };
-    if let Ok(narrow) = labels
-        .data
-        .iter()
-        .map(|l| u8::try_from(*l))
-        .collect::<Result<Vec<_>, _>>()
-    {
-        store(path, &shape, &narrow, 1, |file, view| {
-            WriterOptions::new(file)
-                .reference_header(&header)
-                .write_nifti(&view)
-        })
+    let header = NiftiHeader { intent_code: INTENT_LABEL, ..plain(header) };
+    if let Ok(narrow) = labels.data.iter().map(|l| u8::try_from(*l)).collect::<Result<Vec<_>, _>>() {
+        store(path, &shape, &narrow, 1, |file, view| WriterOptions::new(file).reference_header(&header).write_nifti(&view))
     } else {
-        store(path, &shape, &labels.data, 2, |file, view| {
-            WriterOptions::new(file)
-                .reference_header(&header)
-                .write_nifti(&view)
-        })
+        store(path, &shape, &labels.data, 2, |file, view| WriterOptions::new(file).reference_header(&header).write_nifti(&view))
     }
 }
 
@@ -183,11 +133,7 @@ pub fn write_labels(
 ///
 /// # Errors
 /// Those of [`write_labels`].
-pub fn write_maps(
-    path: impl AsRef<Path>,
-    header: &NiftiHeader,
-    maps: &Volume<f32>,
-) -> Result<(), VolumeError> {
+pub fn write_maps(path: impl AsRef<Path>, header: &NiftiHeader, maps: &Volume<f32>) -> Result<(), VolumeError> {
     let path = path.as_ref();
     Grid::of(header, path)?.check(maps, path)?;
     let shape = [maps.extent.w, maps.extent.h, maps.extent.d, maps.channels].map(|n| n as usize);
@@ -195,11 +141,7 @@ pub fn write_maps(
     if !(header.pixdim[4].is_finite() && header.pixdim[4] > 0.0) {
         header.pixdim[4] = 1.0;
     }
-    store(path, &shape, &maps.data, 4, |file, view| {
-        WriterOptions::new(file)
-            .reference_header(&header)
-            .write_nifti(&view)
-    })
+    store(path, &shape, &maps.data, 4, |file, view| WriterOptions::new(file).reference_header(&header).write_nifti(&view))
 }
 
 /// The header with everything that describes the scan's values, not its grid, cleared.
@@ -229,10 +171,7 @@ fn store<T>(
     write: impl FnOnce(&Path, ArrayViewD<'_, T>) -> ::nifti::Result<()>,
 ) -> Result<(), VolumeError> {
     let name = path.display();
-    let file_name = path
-        .file_name()
-        .map(|n| n.to_string_lossy().to_lowercase())
-        .unwrap_or_default();
+    let file_name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
     // The crate derives the final name from the first dot on, so ours must have no other dots.
     let (temporary, compressed) = if file_name.ends_with(".nii.gz") {
         ("volume.nii.gz", true)
@@ -245,14 +184,8 @@ fn store<T>(
         ));
     };
     let view = ArrayViewD::from_shape(IxDyn(shape).f(), data).map_err(|e| {
-        VolumeError::new(
-            VolumeErrorKind::GridMismatch,
-            format!(
-                "{} values do not fill the {shape:?} voxels of {name}",
-                data.len()
-            ),
-        )
-        .caused(e)
+        VolumeError::new(VolumeErrorKind::GridMismatch, format!("{} values do not fill the {shape:?} voxels of {name}", data.len()))
+            .caused(e)
     })?;
     write_whole(path, temporary, |file| {
         write(file, view).map_err(|e| match e {
@@ -262,10 +195,7 @@ fn store<T>(
         // The crate does not check its last flush, so a full disk may show only in the length.
         let expected = HEADER_BYTES + EXTENDER_BYTES + bytes * data.len() as u64;
         if !compressed && fs::metadata(file)?.len() != expected {
-            return Err(io::Error::new(
-                io::ErrorKind::WriteZero,
-                "not all bytes could be written",
-            ));
+            return Err(io::Error::new(io::ErrorKind::WriteZero, "not all bytes could be written"));
         }
         Ok(())
     })
@@ -287,18 +217,13 @@ impl Grid {
         let rank = usize::from(header.dim[0]);
         let used = header.dim.get(1..=rank).unwrap_or_default();
         if used.is_empty() || used.iter().any(|n| *n == 0 || *n > 0x7fff) {
-            let text = format!(
-                "the header's dimensions {:?} are not all from 1 to 32767",
-                header.dim
-            );
+            let text = format!("the header's dimensions {:?} are not all from 1 to 32767", header.dim);
             return bad(VolumeErrorKind::Format, text);
         }
         let n = |axis: usize| used.get(axis).map_or(1, |n| u32::from(*n));
         let more: Vec<u32> = (3..rank).map(n).filter(|n| *n > 1).collect();
         if rank < 2 || more.len() > 1 {
-            let text = format!(
-                "dimensions {used:?} are not a 2D or 3D image with at most one axis of channels"
-            );
+            let text = format!("dimensions {used:?} are not a 2D or 3D image with at most one axis of channels");
             return bad(VolumeErrorKind::Unsupported, text);
         }
         let Some(([i, j, k], [x, y, z])) = affine::geometry(header) else {

@@ -47,9 +47,7 @@ impl Direction {
     /// The direction of the letter, one of `R L A P S I`.
     #[must_use]
     pub fn from_letter(letter: char) -> Option<Self> {
-        (0..3)
-            .flat_map(|axis| [Self::along(axis, true), Self::along(axis, false)])
-            .find(|d| d.letter() == letter)
+        (0..3).flat_map(|axis| [Self::along(axis, true), Self::along(axis, false)]).find(|d| d.letter() == letter)
     }
 
     /// The way along world axis 0 (left to right), 1 (posterior to anterior) or 2 (inferior to superior).
@@ -89,13 +87,7 @@ impl Axes {
         for d in directions {
             seen[d.world_axis()] = true;
         }
-        if seen == [true; 3] {
-            Ok(Self(directions))
-        } else {
-            Err(bad_axes(
-                &directions.iter().map(|d| d.letter()).collect::<String>(),
-            ))
-        }
+        if seen == [true; 3] { Ok(Self(directions)) } else { Err(bad_axes(&directions.iter().map(|d| d.letter()).collect::<String>())) }
     }
 
     /// The directions in which D, H and W increase.
@@ -108,9 +100,7 @@ impl Axes {
 fn bad_axes(text: &str) -> VolumeError {
     VolumeError::new(
         VolumeErrorKind::Format,
-        format!(
-            "\"{text}\" is not a set of axes; write one each of R or L, A or P, S or I, such as \"SAR\""
-        ),
+        format!("\"{text}\" is not a set of axes; write one each of R or L, A or P, S or I, such as \"SAR\""),
     )
 }
 
@@ -181,11 +171,7 @@ impl View {
 
     /// How much index `i` along the wanted `axis` adds to the position in the channel.
     pub(crate) fn offset(&self, axis: usize, i: usize) -> usize {
-        let at = if self.flipped[axis] {
-            self.sizes[axis] - 1 - i
-        } else {
-            i
-        };
+        let at = if self.flipped[axis] { self.sizes[axis] - 1 - i } else { i };
         at * self.strides[axis]
     }
 
@@ -194,11 +180,7 @@ impl View {
     pub(crate) fn locate(&self, at: [usize; 3]) -> [usize; 3] {
         [0, 1, 2].map(|axis| {
             let i = at[self.source[axis]].min(self.sizes[axis] - 1);
-            if self.flipped[axis] {
-                self.sizes[axis] - 1 - i
-            } else {
-                i
-            }
+            if self.flipped[axis] { self.sizes[axis] - 1 - i } else { i }
         })
     }
 
@@ -223,24 +205,16 @@ pub fn reorient<T: Copy + Send + Sync>(volume: &Volume<T>, to: Axes) -> Volume<T
     let [depth, height, width] = view.sizes;
     let columns: Vec<usize> = (0..width).map(|w| view.offset(2, w)).collect();
     let mut data = vec![filler; volume.data.len()];
-    data.par_chunks_exact_mut(height * width)
-        .enumerate()
-        .for_each(|(plane, out)| {
-            let start = (plane / depth) * depth * height * width + view.offset(0, plane % depth);
-            for (h, row) in out.chunks_exact_mut(width).enumerate() {
-                let start = start + view.offset(1, h);
-                for (value, column) in row.iter_mut().zip(&columns) {
-                    *value = volume.data[start + column];
-                }
+    data.par_chunks_exact_mut(height * width).enumerate().for_each(|(plane, out)| {
+        let start = (plane / depth) * depth * height * width + view.offset(0, plane % depth);
+        for (h, row) in out.chunks_exact_mut(width).enumerate() {
+            let start = start + view.offset(1, h);
+            for (value, column) in row.iter_mut().zip(&columns) {
+                *value = volume.data[start + column];
             }
-        });
-    Volume {
-        channels: volume.channels,
-        extent: view.extent(volume.extent),
-        spacing: view.spacing,
-        axes: to,
-        data,
-    }
+        }
+    });
+    Volume { channels: volume.channels, extent: view.extent(volume.extent), spacing: view.spacing, axes: to, data }
 }
 
 #[cfg(test)]
@@ -267,11 +241,7 @@ mod tests {
             assert_eq!(axes.to_string().parse::<Axes>().ok(), Some(axes));
         }
         for bad in ["", "RA", "RAL", "RASR", "ras", "XYZ", "RRS", "R\u{e9}S"] {
-            assert_eq!(
-                bad.parse::<Axes>().err().map(|e| e.kind()),
-                Some(VolumeErrorKind::Format),
-                "{bad}"
-            );
+            assert_eq!(bad.parse::<Axes>().err().map(|e| e.kind()), Some(VolumeErrorKind::Format), "{bad}");
         }
     }
 
@@ -288,13 +258,7 @@ mod tests {
     fn one_voxel_lands_where_it_should() -> Result<(), VolumeError> {
         // Axes SAR, 2x3x4: index [d][h][w]. Seen as LIA: D' = W flipped, H' = D flipped, W' = H.
         let data: Vec<u16> = (0..48).collect();
-        let v = Volume::new(
-            2,
-            Extent::new(2, 3, 4),
-            [5.0, 6.0, 7.0],
-            "SAR".parse()?,
-            data,
-        )?;
+        let v = Volume::new(2, Extent::new(2, 3, 4), [5.0, 6.0, 7.0], "SAR".parse()?, data)?;
         let r = reorient(&v, "LIA".parse()?);
         assert_eq!(r.extent, Extent::new(4, 2, 3));
         assert_eq!(r.spacing, [7.0, 5.0, 6.0]);
@@ -311,13 +275,7 @@ mod tests {
     #[test]
     fn there_and_back_is_the_identity() -> Result<(), VolumeError> {
         let data: Vec<u8> = (0..120).collect();
-        let v = Volume::new(
-            2,
-            Extent::new(3, 4, 5),
-            [1.0, 2.0, 3.0],
-            "LIA".parse()?,
-            data,
-        )?;
+        let v = Volume::new(2, Extent::new(3, 4, 5), [1.0, 2.0, 3.0], "LIA".parse()?, data)?;
         for axes in every_axes() {
             assert_eq!(reorient(&reorient(&v, axes), v.axes), v, "{axes}");
         }

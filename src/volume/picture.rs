@@ -43,12 +43,7 @@ pub struct Picture {
 
 impl Picture {
     fn new(width: usize, height: usize) -> Self {
-        Self {
-            width,
-            height,
-            pixels: vec![[0; 3]; width * height],
-            notes: Vec::new(),
-        }
+        Self { width, height, pixels: vec![[0; 3]; width * height], notes: Vec::new() }
     }
 
     /// Pixels from left to right.
@@ -99,13 +94,7 @@ impl Picture {
     }
 
     /// Sets the pixels of a rectangle at (`x`, `y`) from their column and row in it.
-    fn fill(
-        &mut self,
-        x: usize,
-        y: usize,
-        size: (usize, usize),
-        colour: impl Fn(usize, usize) -> Rgb,
-    ) {
+    fn fill(&mut self, x: usize, y: usize, size: (usize, usize), colour: impl Fn(usize, usize) -> Rgb) {
         for row in 0..size.1 {
             for column in 0..size.0 {
                 self.pixels[(y + row) * self.width + x + column] = colour(column, row);
@@ -130,9 +119,7 @@ pub fn overlay(image: &Volume<f32>, labels: &Volume<u16>) -> Result<Picture, Vol
         let size = scene.panel_size(plane);
         let grey = scene.grey(plane);
         let window = scene.window(labels, plane);
-        let label: Vec<u16> = (0..size.0 * size.1)
-            .map(|i| window.vote(&labels.data, i % size.0, i / size.0))
-            .collect();
+        let label: Vec<u16> = (0..size.0 * size.1).map(|i| window.vote(&labels.data, i % size.0, i / size.0)).collect();
         picture.fill(x, y + GAP, size, |column, row| {
             let i = row * size.0 + column;
             let back = grey(column, row);
@@ -145,11 +132,7 @@ pub fn overlay(image: &Volume<f32>, labels: &Volume<u16>) -> Result<Picture, Vol
                     || (row >= by && label[i - by * size.0] != label[i])
                     || (row + by < size.1 && label[i + by * size.0] != label[i])
             });
-            colour::mix(
-                back,
-                colour::of_label(label[i]),
-                if edge { 1.0 } else { FILL },
-            )
+            colour::mix(back, colour::of_label(label[i]), if edge { 1.0 } else { FILL })
         });
     });
     Ok(picture)
@@ -163,20 +146,12 @@ pub fn overlay(image: &Volume<f32>, labels: &Volume<u16>) -> Result<Picture, Vol
 ///
 /// # Errors
 /// [`VolumeErrorKind::GridMismatch`] if there are no maps, or `at` lies outside the image.
-pub fn attention(
-    image: &Volume<f32>,
-    maps: &[(String, Volume<f32>)],
-    at: [u32; 3],
-) -> Result<Picture, VolumeError> {
+pub fn attention(image: &Volume<f32>, maps: &[(String, Volume<f32>)], at: [u32; 3]) -> Result<Picture, VolumeError> {
     let centre = at.map(|i| i as usize);
     if maps.is_empty() || centre.iter().zip(sizes(image.extent)).any(|(i, n)| *i >= n) {
         return Err(VolumeError::new(
             VolumeErrorKind::GridMismatch,
-            format!(
-                "attention needs at least one map (there are {}) and a voxel inside {} (it is {at:?})",
-                maps.len(),
-                image.extent
-            ),
+            format!("attention needs at least one map (there are {}) and a voxel inside {} (it is {at:?})", maps.len(), image.extent),
         ));
     }
     let scene = Scene::new(image, centre)?;
@@ -186,11 +161,7 @@ pub fn attention(
     picture.notes.push(("Maps", names.join("\n")));
     for (row, (_, map)) in maps.iter().enumerate() {
         let mean = channel_mean(map);
-        let (low, high) = mean
-            .iter()
-            .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| {
-                (low.min(*x), high.max(*x))
-            });
+        let (low, high) = mean.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| (low.min(*x), high.max(*x)));
         let top = row * row_height + GAP;
         scene.panels(|plane, x, y| {
             let grey = scene.grey(plane);
@@ -202,9 +173,7 @@ pub fn attention(
             });
         });
         let length = row_height - GAP;
-        picture.fill(scene.width(), top, (BAR, length), |_, y| {
-            colour::of_value(1.0 - y as f32 / (length - 1).max(1) as f32)
-        });
+        picture.fill(scene.width(), top, (BAR, length), |_, y| colour::of_value(1.0 - y as f32 / (length - 1).max(1) as f32));
     }
     Ok(picture)
 }
@@ -221,23 +190,8 @@ struct Plane {
 }
 
 /// Sagittal, coronal, axial.
-const PLANES: [Plane; 3] = [
-    Plane {
-        rows: 0,
-        columns: 1,
-        cuts: 2,
-    },
-    Plane {
-        rows: 0,
-        columns: 2,
-        cuts: 1,
-    },
-    Plane {
-        rows: 1,
-        columns: 2,
-        cuts: 0,
-    },
-];
+const PLANES: [Plane; 3] =
+    [Plane { rows: 0, columns: 1, cuts: 2 }, Plane { rows: 0, columns: 2, cuts: 1 }, Plane { rows: 1, columns: 2, cuts: 0 }];
 
 /// An image, where it is cut, and how large it is drawn.
 #[derive(Debug)]
@@ -269,11 +223,7 @@ impl<'a> Scene<'a> {
             cuts: [0, 1, 2].map(|axis| (at[axis] as f64 + 0.5) / view.sizes[axis] as f64),
             pixels: lengths.map(|length| whole(length / pixel)),
             range: grey_range(image),
-            outline: if whole(finest / pixel) >= BOLD_FROM {
-                2
-            } else {
-                1
-            },
+            outline: if whole(finest / pixel) >= BOLD_FROM { 2 } else { 1 },
         };
         Ok(scene)
     }
@@ -284,19 +234,11 @@ impl<'a> Scene<'a> {
     }
 
     fn width(&self) -> usize {
-        GAP + PLANES
-            .iter()
-            .map(|p| self.pixels[p.columns] + GAP)
-            .sum::<usize>()
+        GAP + PLANES.iter().map(|p| self.pixels[p.columns] + GAP).sum::<usize>()
     }
 
     fn height(&self) -> usize {
-        2 * GAP
-            + PLANES
-                .iter()
-                .map(|p| self.pixels[p.rows])
-                .max()
-                .unwrap_or(0)
+        2 * GAP + PLANES.iter().map(|p| self.pixels[p.rows]).max().unwrap_or(0)
     }
 
     /// Calls `draw` with every plane and the place of its corner, planes being centred upright.
@@ -313,26 +255,10 @@ impl<'a> Scene<'a> {
     fn window<T>(&self, volume: &Volume<T>, plane: Plane) -> Window {
         let view = View::new(volume, self.axes);
         let taps = |axis: usize| {
-            (0..self.pixels[axis])
-                .map(|i| {
-                    Tap::at(
-                        source_position(i, view.sizes[axis], self.pixels[axis]),
-                        view.sizes[axis],
-                    )
-                })
-                .collect()
+            (0..self.pixels[axis]).map(|i| Tap::at(source_position(i, view.sizes[axis], self.pixels[axis]), view.sizes[axis])).collect()
         };
-        let cut = Tap::at(
-            self.cuts[plane.cuts] * view.sizes[plane.cuts] as f64 - 0.5,
-            view.sizes[plane.cuts],
-        );
-        Window {
-            rows: taps(plane.rows),
-            columns: taps(plane.columns),
-            cut,
-            plane,
-            view,
-        }
+        let cut = Tap::at(self.cuts[plane.cuts] * view.sizes[plane.cuts] as f64 - 0.5, view.sizes[plane.cuts]);
+        Window { rows: taps(plane.rows), columns: taps(plane.columns), cut, plane, view }
     }
 
     fn grey(&self, plane: Plane) -> impl Fn(usize, usize) -> Rgb {
@@ -355,53 +281,28 @@ struct Window {
 impl Window {
     /// The eight voxels around the pixel, as positions in the channel with weights that add up to 1.
     fn around(&self, x: usize, y: usize) -> [(usize, f32); 8] {
-        let taps = [
-            (self.plane.rows, self.rows[y]),
-            (self.plane.columns, self.columns[x]),
-            (self.plane.cuts, self.cut),
-        ];
+        let taps = [(self.plane.rows, self.rows[y]), (self.plane.columns, self.columns[x]), (self.plane.cuts, self.cut)];
         std::array::from_fn(|corner| {
-            taps.iter()
-                .enumerate()
-                .fold((0, 1.0), |(position, weight), (bit, (axis, tap))| {
-                    let (i, share) = if corner >> bit & 1 == 0 {
-                        (tap.first, 1.0 - tap.weight)
-                    } else {
-                        (tap.second, tap.weight)
-                    };
-                    (position + self.view.offset(*axis, i), weight * share)
-                })
+            taps.iter().enumerate().fold((0, 1.0), |(position, weight), (bit, (axis, tap))| {
+                let (i, share) = if corner >> bit & 1 == 0 { (tap.first, 1.0 - tap.weight) } else { (tap.second, tap.weight) };
+                (position + self.view.offset(*axis, i), weight * share)
+            })
         })
     }
 
     fn sample(&self, data: &[f32], x: usize, y: usize) -> f32 {
-        self.around(x, y)
-            .iter()
-            .map(|(position, weight)| data[*position] * weight)
-            .sum()
+        self.around(x, y).iter().map(|(position, weight)| data[*position] * weight).sum()
     }
 
     /// The label with the greatest weight around the pixel: smooth outlines that stay within half a voxel.
     fn vote(&self, data: &[u16], x: usize, y: usize) -> u16 {
-        let around = self
-            .around(x, y)
-            .map(|(position, weight)| (data[position], weight));
-        let total = |label: u16| {
-            around
-                .iter()
-                .filter(|(l, _)| *l == label)
-                .map(|(_, w)| w)
-                .sum::<f32>()
-        };
+        let around = self.around(x, y).map(|(position, weight)| (data[position], weight));
+        let total = |label: u16| around.iter().filter(|(l, _)| *l == label).map(|(_, w)| w).sum::<f32>();
         around
             .iter()
             .fold((0, total(0)), |best, (label, _)| {
                 let weight = total(*label);
-                if weight > best.1 {
-                    (*label, weight)
-                } else {
-                    best
-                }
+                if weight > best.1 { (*label, weight) } else { best }
             })
             .0
     }
@@ -409,18 +310,10 @@ impl Window {
 
 /// The value as a share of the range, 0 where the range is empty.
 fn unit(value: f32, low: f32, high: f32) -> f32 {
-    if high > low {
-        ((value - low) / (high - low)).clamp(0.0, 1.0)
-    } else {
-        0.0
-    }
+    if high > low { ((value - low) / (high - low)).clamp(0.0, 1.0) } else { 0.0 }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to what a picture may measure"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what a picture may measure")]
 fn whole(pixels: f64) -> usize {
     pixels.round().clamp(1.0, LONGEST_PX) as usize
 }
@@ -429,22 +322,13 @@ fn whole(pixels: f64) -> usize {
 fn grey_range(image: &Volume<f32>) -> (f32, f32) {
     let channel = image.channel(0).unwrap_or_default();
     let step = channel.len().div_ceil(SAMPLES).max(1);
-    let mut values: Vec<f32> = channel
-        .iter()
-        .copied()
-        .step_by(step)
-        .filter(|x| x.is_finite())
-        .collect();
+    let mut values: Vec<f32> = channel.iter().copied().step_by(step).filter(|x| x.is_finite()).collect();
     values.sort_unstable_by(f32::total_cmp);
     let last = values.len().saturating_sub(1);
     let at = |i: usize| values.get(i).copied().unwrap_or(0.0);
     let (low, high) = (at(last / 100), at(last - last / 100));
     // A mostly empty scan has no spread between the percentiles; its extremes have.
-    if high > low {
-        (low, high)
-    } else {
-        (at(0), at(last))
-    }
+    if high > low { (low, high) } else { (at(0), at(last)) }
 }
 
 fn channel_mean(map: &Volume<f32>) -> Vec<f32> {
@@ -464,13 +348,7 @@ fn channel_mean(map: &Volume<f32>) -> Vec<f32> {
 fn best_planes(labels: &Volume<u16>) -> [usize; 3] {
     let n = sizes(labels.extent);
     let mut counts = n.map(|n| vec![0usize; n]);
-    for (i, _) in labels
-        .data
-        .iter()
-        .take(n.iter().product())
-        .enumerate()
-        .filter(|(_, l)| **l > 0)
-    {
+    for (i, _) in labels.data.iter().take(n.iter().product()).enumerate().filter(|(_, l)| **l > 0) {
         counts[0][i / (n[1] * n[2])] += 1;
         counts[1][i / n[2] % n[1]] += 1;
         counts[2][i % n[2]] += 1;
@@ -482,14 +360,8 @@ fn best_planes(labels: &Volume<u16>) -> [usize; 3] {
         }
         let moment: usize = planes.iter().enumerate().map(|(i, count)| i * count).sum();
         let centroid = (moment + total / 2) / total;
-        let fullest = (0..planes.len())
-            .max_by_key(|i| planes[*i])
-            .unwrap_or(centroid);
-        if 2 * planes[centroid] >= planes[fullest] {
-            centroid
-        } else {
-            fullest
-        }
+        let fullest = (0..planes.len()).max_by_key(|i| planes[*i]).unwrap_or(centroid);
+        if 2 * planes[centroid] >= planes[fullest] { centroid } else { fullest }
     })
 }
 

@@ -19,19 +19,12 @@ pub(crate) struct Tap {
 
 impl Tap {
     /// The taps around a continuous position, in voxels of an axis of `n`.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the position is clamped to 0..n, and a weight is rounded to f32 on purpose"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the position is clamped to 0..n, and a weight is rounded to f32 on purpose")]
     pub(crate) fn at(position: f64, n: usize) -> Self {
         let last = n.saturating_sub(1);
         let position = position.clamp(0.0, last as f64);
         let first = (position.floor() as usize).min(last);
-        Self {
-            first,
-            second: (first + 1).min(last),
-            weight: (position - first as f64) as f32,
-        }
+        Self { first, second: (first + 1).min(last), weight: (position - first as f64) as f32 }
     }
 }
 
@@ -41,9 +34,7 @@ pub(crate) fn source_position(i: usize, source: usize, target: usize) -> f64 {
 }
 
 fn taps(source: usize, target: usize) -> Vec<Tap> {
-    (0..target)
-        .map(|i| Tap::at(source_position(i, source, target), source))
-        .collect()
+    (0..target).map(|i| Tap::at(source_position(i, source, target), source)).collect()
 }
 
 fn lerp(a: f32, b: f32, weight: f32) -> f32 {
@@ -62,25 +53,21 @@ pub fn resample_linear(volume: &Volume<f32>, extent: Extent) -> Volume<f32> {
     let [deep, high, wide] = [0, 1, 2].map(|axis| taps(from[axis], to[axis]));
     let plane = from[1] * from[2];
     let mut data = vec![0.0; volume.channels as usize * to[0] * to[1] * to[2]];
-    data.par_chunks_exact_mut((to[1] * to[2]).max(1))
-        .enumerate()
-        .for_each(|(i, out)| {
-            let d = deep[i % to[0]];
-            let channel = (i / to[0]) * from[0] * plane;
-            for (row, h) in out.chunks_exact_mut(to[2]).zip(&high) {
-                let line = |d: usize, h: usize| {
-                    &volume.data[channel + d * plane + h * from[2]..][..from[2]]
-                };
-                let (a, b) = (line(d.first, h.first), line(d.first, h.second));
-                let (c, e) = (line(d.second, h.first), line(d.second, h.second));
-                for (value, w) in row.iter_mut().zip(&wide) {
-                    let along = |line: &[f32]| lerp(line[w.first], line[w.second], w.weight);
-                    let near = lerp(along(a), along(b), h.weight);
-                    let far = lerp(along(c), along(e), h.weight);
-                    *value = lerp(near, far, d.weight);
-                }
+    data.par_chunks_exact_mut((to[1] * to[2]).max(1)).enumerate().for_each(|(i, out)| {
+        let d = deep[i % to[0]];
+        let channel = (i / to[0]) * from[0] * plane;
+        for (row, h) in out.chunks_exact_mut(to[2]).zip(&high) {
+            let line = |d: usize, h: usize| &volume.data[channel + d * plane + h * from[2]..][..from[2]];
+            let (a, b) = (line(d.first, h.first), line(d.first, h.second));
+            let (c, e) = (line(d.second, h.first), line(d.second, h.second));
+            for (value, w) in row.iter_mut().zip(&wide) {
+                let along = |line: &[f32]| lerp(line[w.first], line[w.second], w.weight);
+                let near = lerp(along(a), along(b), h.weight);
+                let far = lerp(along(c), along(e), h.weight);
+                *value = lerp(near, far, d.weight);
             }
-        });
+        }
+    });
     volume.regrid(extent, scaled_spacing(volume, extent), data)
 }
 
@@ -95,9 +82,7 @@ pub fn resample_nearest<T: Copy + Send + Sync>(volume: &Volume<T>, extent: Exten
     // floor(source position + 0.5) in whole numbers, so that ties never depend on rounding.
     let [deep, high, wide] = [0, 1, 2].map(|axis| {
         let (source, target) = (from[axis], to[axis]);
-        (0..target)
-            .map(|i| ((2 * i + 1) * source / (2 * target)).min(source - 1))
-            .collect::<Vec<_>>()
+        (0..target).map(|i| ((2 * i + 1) * source / (2 * target)).min(source - 1)).collect::<Vec<_>>()
     });
     let planes = volume.channels as usize * to[0];
     let data = (0..planes)
@@ -105,10 +90,7 @@ pub fn resample_nearest<T: Copy + Send + Sync>(volume: &Volume<T>, extent: Exten
         .flat_map_iter(|i| {
             let start = ((i / to[0]) * from[0] + deep[i % to[0]]) * from[1] * from[2];
             let wide = &wide;
-            high.iter().flat_map(move |h| {
-                wide.iter()
-                    .map(move |w| volume.data[start + h * from[2] + w])
-            })
+            high.iter().flat_map(move |h| wide.iter().map(move |w| volume.data[start + h * from[2] + w]))
         })
         .collect();
     volume.regrid(extent, scaled_spacing(volume, extent), data)
@@ -126,19 +108,12 @@ pub fn extent_for_spacing<T>(volume: &Volume<T>, target_spacing: [f64; 3]) -> Ex
     let stored = [volume.extent.d, volume.extent.h, volume.extent.w];
     let [d, h, w] = [0, 1, 2].map(|axis| {
         let target = target_spacing[axis];
-        if target.is_finite() && target > 0.0 {
-            whole(f64::from(stored[axis]) * volume.spacing[axis] / target)
-        } else {
-            stored[axis]
-        }
+        if target.is_finite() && target > 0.0 { whole(f64::from(stored[axis]) * volume.spacing[axis] / target) } else { stored[axis] }
     });
     Extent::new(d, h, w)
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "clamped to the range of u32"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "clamped to the range of u32")]
 fn whole(x: f64) -> u32 {
     x.round().clamp(1.0, f64::from(u32::MAX)) as u32
 }
@@ -148,23 +123,11 @@ fn whole(x: f64) -> u32 {
 /// Returns the padded volume and the offset of the original's first voxel in it; [`crop`] with that offset and the
 /// original's extent undoes it.
 #[must_use]
-pub fn pad_to_multiple(
-    volume: &Volume<f32>,
-    multiple: Extent,
-    value: f32,
-) -> (Volume<f32>, Extent) {
+pub fn pad_to_multiple(volume: &Volume<f32>, multiple: Extent, value: f32) -> (Volume<f32>, Extent) {
     let up = |n: u32, m: u32| n.checked_next_multiple_of(m.max(1)).unwrap_or(n);
     let from = volume.extent;
-    let to = Extent::new(
-        up(from.d, multiple.d),
-        up(from.h, multiple.h),
-        up(from.w, multiple.w),
-    );
-    let offset = Extent::new(
-        (to.d - from.d) / 2,
-        (to.h - from.h) / 2,
-        (to.w - from.w) / 2,
-    );
+    let to = Extent::new(up(from.d, multiple.d), up(from.h, multiple.h), up(from.w, multiple.w));
+    let offset = Extent::new((to.d - from.d) / 2, (to.h - from.h) / 2, (to.w - from.w) / 2);
     if to == from {
         return (volume.clone(), offset);
     }
@@ -182,24 +145,12 @@ pub fn pad_to_multiple(
 ///
 /// # Errors
 /// [`VolumeErrorKind::GridMismatch`] if the box is empty or reaches outside the volume.
-pub fn crop<T: Copy>(
-    volume: &Volume<T>,
-    offset: Extent,
-    extent: Extent,
-) -> Result<Volume<T>, VolumeError> {
+pub fn crop<T: Copy>(volume: &Volume<T>, offset: Extent, extent: Extent) -> Result<Volume<T>, VolumeError> {
     let (n, at, to) = (sizes(volume.extent), sizes(offset), sizes(extent));
-    if (0..3).any(|axis| {
-        to[axis] == 0
-            || at[axis]
-                .checked_add(to[axis])
-                .is_none_or(|end| end > n[axis])
-    }) {
+    if (0..3).any(|axis| to[axis] == 0 || at[axis].checked_add(to[axis]).is_none_or(|end| end > n[axis])) {
         return Err(VolumeError::new(
             VolumeErrorKind::GridMismatch,
-            format!(
-                "a box of {extent} voxels at {offset} does not fit into a volume of {}",
-                volume.extent
-            ),
+            format!("a box of {extent} voxels at {offset} does not fit into a volume of {}", volume.extent),
         ));
     }
     let mut data = Vec::with_capacity(volume.channels as usize * to[0] * to[1] * to[2]);
@@ -252,12 +203,7 @@ mod tests {
     fn nearest_takes_whole_voxels() -> Result<(), VolumeError> {
         let v = ramp(1, Extent::new(1, 2, 4))?;
         let up = resample_nearest(&v, Extent::new(1, 4, 4));
-        assert_eq!(
-            up.data,
-            [
-                0., 1., 2., 3., 0., 1., 2., 3., 4., 5., 6., 7., 4., 5., 6., 7.
-            ]
-        );
+        assert_eq!(up.data, [0., 1., 2., 3., 0., 1., 2., 3., 4., 5., 6., 7., 4., 5., 6., 7.]);
         let down = resample_nearest(&v, Extent::new(1, 1, 2));
         assert_eq!(down.data, [5.0, 7.0]);
         Ok(())
@@ -266,14 +212,8 @@ mod tests {
     #[test]
     fn spacing_gives_the_extent() -> Result<(), VolumeError> {
         let v = ramp(1, Extent::new(4, 5, 6))?;
-        assert_eq!(
-            extent_for_spacing(&v, [1.0, 2.0, 1.0]),
-            Extent::new(8, 3, 3)
-        );
-        assert_eq!(
-            extent_for_spacing(&v, [1e9, f64::NAN, 0.0]),
-            Extent::new(1, 5, 6)
-        );
+        assert_eq!(extent_for_spacing(&v, [1.0, 2.0, 1.0]), Extent::new(8, 3, 3));
+        assert_eq!(extent_for_spacing(&v, [1e9, f64::NAN, 0.0]), Extent::new(1, 5, 6));
         Ok(())
     }
 
@@ -281,20 +221,11 @@ mod tests {
     fn padding_and_cropping_undo_each_other() -> Result<(), VolumeError> {
         let v = ramp(2, Extent::new(3, 4, 5))?;
         let (padded, offset) = pad_to_multiple(&v, Extent::new(8, 4, 4), -1.0);
-        assert_eq!(
-            (padded.extent, offset),
-            (Extent::new(8, 4, 8), Extent::new(2, 0, 1))
-        );
-        assert_eq!(
-            padded.data.iter().filter(|x| **x < 0.0).count(),
-            2 * (256 - 60)
-        );
+        assert_eq!((padded.extent, offset), (Extent::new(8, 4, 8), Extent::new(2, 0, 1)));
+        assert_eq!(padded.data.iter().filter(|x| **x < 0.0).count(), 2 * (256 - 60));
         assert_eq!(crop(&padded, offset, v.extent)?, v);
         let outside = crop(&v, Extent::new(1, 0, 0), v.extent);
-        assert_eq!(
-            outside.err().map(|e| e.kind()),
-            Some(VolumeErrorKind::GridMismatch)
-        );
+        assert_eq!(outside.err().map(|e| e.kind()), Some(VolumeErrorKind::GridMismatch));
         Ok(())
     }
 }

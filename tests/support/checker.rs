@@ -21,12 +21,16 @@ impl Bytes {
     /// Whole contents within a range, at offsets from its begin.
     fn within(&self, chunk: u32, range: &Range<u64>) -> Waiting {
         let map = &self.0[chunk as usize];
-        map.range(range.clone()).filter(|(_, (end, _))| *end <= range.end).map(|(&at, &(end, c))| (at - range.start..end - range.start, c)).collect()
+        map.range(range.clone())
+            .filter(|(_, (end, _))| *end <= range.end)
+            .map(|(&at, &(end, c))| (at - range.start..end - range.start, c))
+            .collect()
     }
 
     fn write(&mut self, chunk: u32, range: Range<u64>, content: Content) {
         let map = &mut self.0[chunk as usize];
-        let hit: Vec<(u64, u64, Content)> = map.range(..range.end).filter(|(_, (end, _))| *end > range.start).map(|(&at, &(end, c))| (at, end, c)).collect();
+        let hit: Vec<(u64, u64, Content)> =
+            map.range(..range.end).filter(|(_, (end, _))| *end > range.start).map(|(&at, &(end, c))| (at, end, c)).collect();
         for (at, _, _) in hit {
             map.remove(&at); // a range overwritten in part is no longer whole
         }
@@ -103,7 +107,16 @@ impl<'a> Checker<'a> {
     pub(crate) fn new(plan: &'a Plan, recording: &'a Recording, caps: &'a DeviceCaps) -> Self {
         let maps = plan.graph().infer(plan.extent()).expect("a planned graph has shapes");
         let computed = maps.iter().map(|m| vec![0; m.extent.d as usize]).collect();
-        Self { plan, recording, caps, maps, bytes: Bytes(vec![BTreeMap::new(); recording.chunks.len()]), host: vec![None; recording.host_slots.len()], moved: 0, computed }
+        Self {
+            plan,
+            recording,
+            caps,
+            maps,
+            bytes: Bytes(vec![BTreeMap::new(); recording.chunks.len()]),
+            host: vec![None; recording.host_slots.len()],
+            moved: 0,
+            computed,
+        }
     }
 
     fn name(&self, node: NodeId) -> &str {
@@ -144,7 +157,12 @@ impl<'a> Checker<'a> {
 
     fn read_plane(&self, r: Region, node: NodeId, first: u32, z: u32, reader: &str) {
         let range = self.plane(r, node, first, z);
-        assert!(self.bytes.holds(r.chunk, &range, (node, Some(z))), "{reader} reads plane {z} of {}, which is not in chunk {} at {range:?}", self.name(node), r.chunk);
+        assert!(
+            self.bytes.holds(r.chunk, &range, (node, Some(z))),
+            "{reader} reads plane {z} of {}, which is not in chunk {} at {range:?}",
+            self.name(node),
+            r.chunk
+        );
     }
 
     fn constants(&mut self) {
@@ -276,7 +294,11 @@ impl<'a> Checker<'a> {
         for id in plan.graph().ids() {
             let times = &self.computed[id.index()];
             assert!(times.iter().all(|&n| n >= 1), "{} is not computed whole", self.name(id));
-            assert!(report.recomputed_flops > 0 || times.iter().all(|&n| n == 1), "{} is computed again, the report says nothing is", self.name(id));
+            assert!(
+                report.recomputed_flops > 0 || times.iter().all(|&n| n == 1),
+                "{} is computed again, the report says nothing is",
+                self.name(id)
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What the integration tests share: the device under test, random values, the shared folder.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, clippy::print_stdout, clippy::cast_possible_truncation, reason = "each test binary uses a part")]
 
 use std::path::PathBuf;
 use std::sync::OnceLock;

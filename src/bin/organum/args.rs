@@ -192,7 +192,12 @@ fn size(text: &str) -> Result<u64, String> {
         return n.checked_mul(unit).ok_or_else(|| "too large".into());
     }
     match number.parse::<f64>() {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a size like 1.5 GiB; the cast saturates")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a size like 1.5 GiB; the cast saturates"
+        )]
         Ok(n) if n.is_finite() => Ok((n * unit as f64) as u64),
         _ => Err("not a size: a number, or with a suffix KiB MiB GiB kB MB GB".into()),
     }

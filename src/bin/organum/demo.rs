@@ -84,13 +84,17 @@ fn one(a: &args::Demo, device: &Device, model: &Model, bundled: &Bundled) -> Res
         }
     }
     if !a.run.json {
-        say(&format!("MNI152 template, {} hippocampus, {} voxels; against PyTorch with the same weights:", bundled.side, scan.image.extent));
+        say(&format!(
+            "MNI152 template, {} hippocampus, {} voxels; against PyTorch with the same weights:",
+            bundled.side, scan.image.extent
+        ));
         say(&format!("  {:<22} {:>8} {:>8} {:>8}", "label", "ml", "Dice", "HD95 mm"));
         for (name, v) in &volumes {
             let show = |key: &str, digits: usize| v[key].as_f64().map_or_else(|| "-".into(), |x| format!("{x:.digits$}"));
             say(&format!("  {name:<22} {:>8} {:>8} {:>8}", show("ml", 3), show("dice", 4), show("hd95_mm", 3)));
         }
-        let verdict = if different == 0 { "every voxel equal".into() } else { format!("{different} of {} voxels differ", expected.data.len()) };
+        let verdict =
+            if different == 0 { "every voxel equal".into() } else { format!("{different} of {} voxels differ", expected.data.len()) };
         say(&format!("  {verdict}"));
         say(&format!("  {}\n", summary(&result.ran, device, total)));
     }

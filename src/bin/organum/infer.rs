@@ -51,7 +51,10 @@ fn interpret(shape: &[u64], dims: u32) -> Result<(u32, Extent), Failure> {
     match (dims, short.as_deref()) {
         (2, Some(&[1, c, h, w])) => Ok((c, Extent::new(1, h, w))),
         (3, Some(&[1, c, d, h, w])) => Ok((c, Extent::new(d, h, w))),
-        _ => Err(Failure::input(format!("the input has the shape {shape:?}, the network wants {}", if dims == 2 { "(1, C, H, W)" } else { "(1, C, D, H, W)" }))),
+        _ => Err(Failure::input(format!(
+            "the input has the shape {shape:?}, the network wants {}",
+            if dims == 2 { "(1, C, H, W)" } else { "(1, C, D, H, W)" }
+        ))),
     }
 }
 
@@ -60,7 +63,10 @@ pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
     let started = Instant::now();
     let model = Model::load(&a.model)?;
     if a.position.is_some() || a.visited.is_some() {
-        return Err(Failure::usage(format!("--position and --visited: the architecture {} has no volume tokens", model.card().architecture)));
+        return Err(Failure::usage(format!(
+            "--position and --visited: the architecture {} has no volume tokens",
+            model.card().architecture
+        )));
     }
     if a.output.extension().is_none_or(|e| e != "npy") {
         return Err(Failure::usage(format!("{} must end in .npy", a.output.display())));

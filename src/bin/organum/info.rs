@@ -11,7 +11,8 @@ use crate::output::{say, say_json};
 /// `organum plan`.
 pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
     let (card, graph) = if a.model.extension().is_some_and(|e| e == "json") {
-        let text = std::fs::read_to_string(&a.model).map_err(|e| Failure { code: 4, message: format!("cannot read {}: {e}", a.model.display()) })?;
+        let text = std::fs::read_to_string(&a.model)
+            .map_err(|e| Failure { code: 4, message: format!("cannot read {}: {e}", a.model.display()) })?;
         organum::model::architecture(&text)?
     } else {
         let model = Model::load(&a.model)?;
@@ -56,15 +57,20 @@ pub(crate) fn inspect(a: &args::Inspect) -> Result<(), Failure> {
     let applied = model.applied();
     say(&format!("architecture  {}", card.architecture));
     say(&format!("config        {}", card.config));
-    say(&format!("input         {} channel(s), axes {}, spacing {}, intensity {}",
+    say(&format!(
+        "input         {} channel(s), axes {}, spacing {}, intensity {}",
         card.in_channels(),
         card.input.axes.map_or_else(|| "as stored".into(), |x| x.to_string()),
         card.input.spacing_mm.map_or_else(|| "as stored".into(), |s| format!("{s:?} mm")),
-        card.input.intensity.as_ref().map_or_else(|| "as stored".into(), |i| serde_json::to_string(i).unwrap_or_default())));
+        card.input.intensity.as_ref().map_or_else(|| "as stored".into(), |i| serde_json::to_string(i).unwrap_or_default())
+    ));
     say(&format!("labels        {}", (1..card.classes()).map(|c| format!("{c} {}", card.label_name(c))).collect::<Vec<_>>().join(", ")));
     say(&format!("parameters    {} in {}", weights.parameters(), format_bytes(weights.bytes())));
     say(&format!("stride        {:?}", model.stride()));
-    say(&format!("passes        {} norms folded, {} activations and {} concatenations fused, {} nodes removed", applied.norms_folded, applied.activations_fused, applied.concats_fused, applied.nodes_removed));
+    say(&format!(
+        "passes        {} norms folded, {} activations and {} concatenations fused, {} nodes removed",
+        applied.norms_folded, applied.activations_fused, applied.concats_fused, applied.nodes_removed
+    ));
     if !card.provenance.is_empty() {
         say(&format!("provenance    {}", card.provenance));
     }
@@ -85,7 +91,16 @@ pub(crate) fn devices(a: &args::Devices) -> Result<(), Failure> {
         return Ok(());
     }
     for (i, d) in adapters.iter().enumerate() {
-        say(&format!("{i}    {}  [{}, {}, {}]  binding {}, buffer {}{}", d.name, d.backend, d.kind, d.driver, format_bytes(d.caps.max_binding), format_bytes(d.caps.max_buffer), if d.caps.f16 { ", f16" } else { "" }));
+        say(&format!(
+            "{i}    {}  [{}, {}, {}]  binding {}, buffer {}{}",
+            d.name,
+            d.backend,
+            d.kind,
+            d.driver,
+            format_bytes(d.caps.max_binding),
+            format_bytes(d.caps.max_buffer),
+            if d.caps.f16 { ", f16" } else { "" }
+        ));
     }
     say("cpu  the reference executor on the host, no driver needed");
     Ok(())
@@ -103,7 +118,8 @@ pub(crate) fn evaluate(a: &args::Evaluate) -> Result<(), Failure> {
     let dice = mean(scores.iter().filter_map(|s| s.dice).collect());
     let hd95 = mean(scores.iter().filter_map(|s| s.hd95_mm).collect());
     if a.json {
-        let labels: Map<String, Value> = scores.iter().map(|s| (s.label.to_string(), json!({"dice": s.dice, "hd95_mm": s.hd95_mm}))).collect();
+        let labels: Map<String, Value> =
+            scores.iter().map(|s| (s.label.to_string(), json!({"dice": s.dice, "hd95_mm": s.hd95_mm}))).collect();
         say_json(&json!({"labels": labels, "mean": {"dice": dice, "hd95_mm": hd95}}));
         return Ok(());
     }

@@ -44,7 +44,13 @@ impl Segmented {
 }
 
 /// Segments a scan and writes what is wanted.
-pub(crate) fn segment(device: &Device, model: &Model, scan: &nifti::Scan, run: &args::Run, wanted: &Wanted<'_>) -> Result<Segmented, Failure> {
+pub(crate) fn segment(
+    device: &Device,
+    model: &Model,
+    scan: &nifti::Scan,
+    run: &args::Run,
+    wanted: &Wanted<'_>,
+) -> Result<Segmented, Failure> {
     let prepared = Prepared::new(model, &scan.image)?;
     let mut options = PlanOptions::default();
     if wanted.probabilities.is_some() {
@@ -142,7 +148,12 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         std::fs::create_dir_all(folder).map_err(|e| Failure::usage(format!("cannot create {}: {e}", folder.display())))?;
     }
     let attention = a.attention.as_ref().map(|folder| folder.join("attention.png"));
-    let wanted = Wanted { labels: Some(&a.output), overlay: a.overlay.as_deref(), probabilities: a.probabilities.as_deref(), attention: attention.as_deref() };
+    let wanted = Wanted {
+        labels: Some(&a.output),
+        overlay: a.overlay.as_deref(),
+        probabilities: a.probabilities.as_deref(),
+        attention: attention.as_deref(),
+    };
     let result = segment(&device, &model, &scan, &a.run, &wanted)?;
     let volumes = result.volumes(&model);
     if a.run.json {
@@ -162,7 +173,9 @@ fn same_file(a: &Path, b: &Path) -> bool {
 
 /// Volumes as lines.
 pub(crate) fn table(volumes: &Map<String, Value>) -> String {
-    let line = |(name, v): (&String, &Value)| format!("{name:<28} {:>9.3} ml {:>10} voxels", v["ml"].as_f64().unwrap_or(0.0), v["voxels"].as_u64().unwrap_or(0));
+    let line = |(name, v): (&String, &Value)| {
+        format!("{name:<28} {:>9.3} ml {:>10} voxels", v["ml"].as_f64().unwrap_or(0.0), v["voxels"].as_u64().unwrap_or(0))
+    };
     volumes.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 

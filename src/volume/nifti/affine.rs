@@ -37,22 +37,17 @@ pub(super) fn geometry(header: &NiftiHeader) -> Option<([Direction; 3], [f64; 3]
         3 => 1e-3,
         _ => 1.0,
     };
-    Some((
-        closest_axes(nearest_orthogonal(matrix)?)?,
-        spacing.map(|s| s * scale),
-    ))
+    Some((closest_axes(nearest_orthogonal(matrix)?)?, spacing.map(|s| s * scale)))
 }
 
 fn linear(header: &NiftiHeader) -> Matrix {
     if header.sform_code > 0 {
-        return [header.srow_x, header.srow_y, header.srow_z]
-            .map(|row| [f64::from(row[0]), f64::from(row[1]), f64::from(row[2])]);
+        return [header.srow_x, header.srow_y, header.srow_z].map(|row| [f64::from(row[0]), f64::from(row[1]), f64::from(row[2])]);
     }
     let zooms = [1, 2, 3].map(|i| f64::from(header.pixdim[i]).abs());
     if header.qform_code > 0 {
         let handedness = if header.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
-        let mut matrix =
-            rotation([header.quatern_b, header.quatern_c, header.quatern_d].map(f64::from));
+        let mut matrix = rotation([header.quatern_b, header.quatern_c, header.quatern_d].map(f64::from));
         for row in &mut matrix {
             for (x, zoom) in row.iter_mut().zip(zooms) {
                 *x *= zoom;
@@ -61,11 +56,7 @@ fn linear(header: &NiftiHeader) -> Matrix {
         }
         return matrix;
     }
-    [
-        [-zooms[0], 0.0, 0.0],
-        [0.0, zooms[1], 0.0],
-        [0.0, 0.0, zooms[2]],
-    ]
+    [[-zooms[0], 0.0, 0.0], [0.0, zooms[1], 0.0], [0.0, 0.0, zooms[2]]]
 }
 
 /// The rotation of the unit quaternion whose vector part is `v`.
@@ -76,21 +67,9 @@ fn rotation(v: [f64; 3]) -> Matrix {
     let [b, c, d] = v.map(|x| x / length);
     let a = (1.0 - square).max(0.0).sqrt();
     [
-        [
-            1.0 - 2.0 * (c * c + d * d),
-            2.0 * (b * c - a * d),
-            2.0 * (b * d + a * c),
-        ],
-        [
-            2.0 * (b * c + a * d),
-            1.0 - 2.0 * (b * b + d * d),
-            2.0 * (c * d - a * b),
-        ],
-        [
-            2.0 * (b * d - a * c),
-            2.0 * (c * d + a * b),
-            1.0 - 2.0 * (b * b + c * c),
-        ],
+        [1.0 - 2.0 * (c * c + d * d), 2.0 * (b * c - a * d), 2.0 * (b * d + a * c)],
+        [2.0 * (b * c + a * d), 1.0 - 2.0 * (b * b + d * d), 2.0 * (c * d - a * b)],
+        [2.0 * (b * d - a * c), 2.0 * (c * d + a * b), 1.0 - 2.0 * (b * b + c * c)],
     ]
 }
 
@@ -124,13 +103,7 @@ fn closest_axes(matrix: Matrix) -> Option<[Direction; 3]> {
     for (axis, direction) in directions.iter_mut().enumerate() {
         let entries = column(&matrix, axis);
         // The first of equals, as numpy's argmax.
-        let world = (0..3).filter(|w| !taken[*w]).reduce(|best, w| {
-            if entries[w].abs() > entries[best].abs() {
-                w
-            } else {
-                best
-            }
-        })?;
+        let world = (0..3).filter(|w| !taken[*w]).reduce(|best, w| if entries[w].abs() > entries[best].abs() { w } else { best })?;
         taken[world] = true;
         *direction = Direction::along(world, entries[world] >= 0.0);
     }
@@ -146,11 +119,7 @@ fn norms(m: &Matrix) -> [f64; 3] {
 }
 
 fn cross(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
-    [
-        a[1] * b[2] - a[2] * b[1],
-        a[2] * b[0] - a[0] * b[2],
-        a[0] * b[1] - a[1] * b[0],
-    ]
+    [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
 }
 
 #[cfg(test)]
@@ -163,14 +132,7 @@ mod tests {
 
     fn sform(rows: [[f32; 4]; 3]) -> NiftiHeader {
         let [srow_x, srow_y, srow_z] = rows;
-        NiftiHeader {
-            sform_code: 1,
-            srow_x,
-            srow_y,
-            srow_z,
-            dim: [3; 8],
-            ..NiftiHeader::default()
-        }
+        NiftiHeader { sform_code: 1, srow_x, srow_y, srow_z, dim: [3; 8], ..NiftiHeader::default() }
     }
 
     #[test]
@@ -189,25 +151,14 @@ mod tests {
 
     #[test]
     fn without_forms_i_runs_left() {
-        let header = NiftiHeader {
-            sform_code: 0,
-            qform_code: 0,
-            dim: [3; 8],
-            ..NiftiHeader::default()
-        };
+        let header = NiftiHeader { sform_code: 0, qform_code: 0, dim: [3; 8], ..NiftiHeader::default() };
         assert_eq!(letters(&header).as_deref(), Some("LAS"));
     }
 
     #[test]
     fn qform_follows_the_quaternion_and_handedness() {
         // A half turn about the superior axis, and a left-handed grid.
-        let mut header = NiftiHeader {
-            sform_code: 0,
-            qform_code: 1,
-            quatern_d: 1.0,
-            dim: [3; 8],
-            ..NiftiHeader::default()
-        };
+        let mut header = NiftiHeader { sform_code: 0, qform_code: 1, quatern_d: 1.0, dim: [3; 8], ..NiftiHeader::default() };
         assert_eq!(letters(&header).as_deref(), Some("LPS"));
         header.pixdim[0] = -1.0;
         assert_eq!(letters(&header).as_deref(), Some("LPI"));

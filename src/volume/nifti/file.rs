@@ -47,49 +47,26 @@ impl Stored {
             _ => {
                 return Err(VolumeError::new(
                     VolumeErrorKind::Format,
-                    format!(
-                        "{}: voxels cannot begin at byte {}",
-                        path.display(),
-                        header.vox_offset
-                    ),
+                    format!("{}: voxels cannot begin at byte {}", path.display(), header.vox_offset),
                 ));
             }
         };
-        let data_path = if single {
-            path.clone()
-        } else {
-            image_path(&path)?
-        };
+        let data_path = if single { path.clone() } else { image_path(&path)? };
         if !single {
             source = Source::open(&data_path)?;
         }
         let bytes = read_voxels(source, &data_path, skip, &grid, kind)?;
-        Ok(Self {
-            path,
-            header,
-            grid,
-            kind,
-            bytes,
-        })
+        Ok(Self { path, header, grid, kind, bytes })
     }
 
     /// The voxels in storage order, slope and intercept applied.
-    pub(super) fn decode<T: Send>(
-        &self,
-        map: impl Fn(f64) -> T + Sync,
-    ) -> Result<Vec<T>, VolumeError> {
-        let (slope, inter) = (
-            f64::from(self.header.scl_slope),
-            f64::from(self.header.scl_inter),
-        );
+    pub(super) fn decode<T: Send>(&self, map: impl Fn(f64) -> T + Sync) -> Result<Vec<T>, VolumeError> {
+        let (slope, inter) = (f64::from(self.header.scl_slope), f64::from(self.header.scl_inter));
         let scaled = slope != 0.0 && slope.is_finite();
         if scaled && !inter.is_finite() {
             return Err(VolumeError::new(
                 VolumeErrorKind::Format,
-                format!(
-                    "{}: the intercept {inter} to scale voxels by is not a number",
-                    self.path.display()
-                ),
+                format!("{}: the intercept {inter} to scale voxels by is not a number", self.path.display()),
             ));
         }
         let value = |x: f64| map(if scaled { x * slope + inter } else { x });
@@ -104,11 +81,7 @@ impl Stored {
                     };
                     value(x as f64)
                 };
-                self.bytes
-                    .par_chunks_exact(size_of::<$t>())
-                    .with_min_len(1 << 14)
-                    .map(one)
-                    .collect()
+                self.bytes.par_chunks_exact(size_of::<$t>()).with_min_len(1 << 14).map(one).collect()
             }};
         }
         Ok(match self.kind {
@@ -144,11 +117,7 @@ fn header_path(path: &Path) -> PathBuf {
     for (image, header) in [(".img", ".hdr"), (".img.gz", ".hdr")] {
         if let Some(stem) = text.strip_suffix(image) {
             let header = PathBuf::from(format!("{stem}{header}"));
-            return if header.exists() {
-                header
-            } else {
-                PathBuf::from(format!("{stem}.hdr.gz"))
-            };
+            return if header.exists() { header } else { PathBuf::from(format!("{stem}.hdr.gz")) };
         }
     }
     path.to_path_buf()
@@ -157,18 +126,12 @@ fn header_path(path: &Path) -> PathBuf {
 /// The file that holds the voxels of a header of its own.
 fn image_path(header: &Path) -> Result<PathBuf, VolumeError> {
     let text = header.to_string_lossy();
-    let stem = text
-        .strip_suffix(".hdr.gz")
-        .or_else(|| text.strip_suffix(".hdr"))
-        .unwrap_or(&text);
+    let stem = text.strip_suffix(".hdr.gz").or_else(|| text.strip_suffix(".hdr")).unwrap_or(&text);
     let candidates = [".img", ".img.gz"].map(|end| PathBuf::from(format!("{stem}{end}")));
     candidates.into_iter().find(|p| p.exists()).ok_or_else(|| {
         VolumeError::new(
             VolumeErrorKind::NotFound,
-            format!(
-                "{} is a header without voxels, and neither {stem}.img nor {stem}.img.gz is there",
-                header.display()
-            ),
+            format!("{} is a header without voxels, and neither {stem}.img nor {stem}.img.gz is there", header.display()),
         )
     })
 }
@@ -184,15 +147,8 @@ impl Source {
     fn open(path: &Path) -> Result<Self, VolumeError> {
         let file = File::open(path).map_err(|e| trouble(path, "opened", e))?;
         let mut file = BufReader::with_capacity(1 << 16, file);
-        let gzip = file
-            .fill_buf()
-            .map_err(|e| trouble(path, "read", e))?
-            .starts_with(&[0x1f, 0x8b]);
-        Ok(if gzip {
-            Self::Gzip(Some(GzDecodedFile::new(file)))
-        } else {
-            Self::Plain(file)
-        })
+        let gzip = file.fill_buf().map_err(|e| trouble(path, "read", e))?.starts_with(&[0x1f, 0x8b]);
+        Ok(if gzip { Self::Gzip(Some(GzDecodedFile::new(file))) } else { Self::Plain(file) })
     }
 }
 
@@ -222,18 +178,11 @@ impl Read for Source {
 fn trouble(path: &Path, what: &str, e: io::Error) -> VolumeError {
     let name = path.display();
     let (kind, text) = match e.kind() {
-        io::ErrorKind::NotFound => (
-            VolumeErrorKind::NotFound,
-            format!("there is no file {name}; check the path"),
-        ),
-        io::ErrorKind::UnexpectedEof => (
-            VolumeErrorKind::Format,
-            format!("{name} is cut short; copy or download it again"),
-        ),
-        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => (
-            VolumeErrorKind::Format,
-            format!("{name} is damaged ({e}); copy or download it again"),
-        ),
+        io::ErrorKind::NotFound => (VolumeErrorKind::NotFound, format!("there is no file {name}; check the path")),
+        io::ErrorKind::UnexpectedEof => (VolumeErrorKind::Format, format!("{name} is cut short; copy or download it again")),
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+            (VolumeErrorKind::Format, format!("{name} is damaged ({e}); copy or download it again"))
+        }
         _ => (VolumeErrorKind::Io, format!("{name} cannot be {what}: {e}")),
     };
     VolumeError::new(kind, text).caused(e)
@@ -242,33 +191,19 @@ fn trouble(path: &Path, what: &str, e: io::Error) -> VolumeError {
 fn read_header(source: &mut Source, path: &Path) -> Result<NiftiHeader, VolumeError> {
     let name = path.display();
     let mut bytes = Vec::new();
-    source
-        .take(HEADER_BYTES)
-        .read_to_end(&mut bytes)
-        .map_err(|e| trouble(path, "read", e))?;
+    source.take(HEADER_BYTES).read_to_end(&mut bytes).map_err(|e| trouble(path, "read", e))?;
     let foreign = || {
         VolumeError::new(
             VolumeErrorKind::Format,
-            format!(
-                "{name} is not a NIfTI-1 file; convert it to .nii.gz first (for DICOM: dcm2niix)"
-            ),
+            format!("{name} is not a NIfTI-1 file; convert it to .nii.gz first (for DICOM: dcm2niix)"),
         )
     };
-    let size = bytes
-        .first_chunk()
-        .map(|b| i32::from_le_bytes(*b))
-        .ok_or_else(foreign)?;
+    let size = bytes.first_chunk().map(|b| i32::from_le_bytes(*b)).ok_or_else(foreign)?;
     let sizes = [size, size.swap_bytes()];
     if sizes.contains(&NIFTI_2_HEADER_BYTES) {
-        return Err(VolumeError::new(
-            VolumeErrorKind::Unsupported,
-            format!("{name} is a NIfTI-2 file; convert it to NIfTI-1"),
-        ));
+        return Err(VolumeError::new(VolumeErrorKind::Unsupported, format!("{name} is a NIfTI-2 file; convert it to NIfTI-1")));
     }
-    if !sizes
-        .iter()
-        .any(|s| i64::from(*s) == HEADER_BYTES.cast_signed())
-    {
+    if !sizes.iter().any(|s| i64::from(*s) == HEADER_BYTES.cast_signed()) {
         return Err(foreign());
     }
     if (bytes.len() as u64) < HEADER_BYTES {
@@ -281,11 +216,7 @@ fn voxel_type(header: &NiftiHeader, path: &Path) -> Result<NiftiType, VolumeErro
     let Ok(kind) = header.data_type() else {
         return Err(VolumeError::new(
             VolumeErrorKind::Unsupported,
-            format!(
-                "{}: datatype {} is not one of NIfTI-1's; convert it to float32",
-                path.display(),
-                header.datatype
-            ),
+            format!("{}: datatype {} is not one of NIfTI-1's; convert it to float32", path.display(), header.datatype),
         ));
     };
     match kind {
@@ -304,11 +235,7 @@ fn voxel_type(header: &NiftiHeader, path: &Path) -> Result<NiftiType, VolumeErro
     if usize::try_from(header.bitpix).ok() != Some(kind.size_of() * 8) {
         return Err(VolumeError::new(
             VolumeErrorKind::Format,
-            format!(
-                "{}: {} bits a voxel contradict the datatype {kind:?}",
-                path.display(),
-                header.bitpix
-            ),
+            format!("{}: {} bits a voxel contradict the datatype {kind:?}", path.display(), header.bitpix),
         ));
     }
     Ok(kind)
@@ -317,49 +244,25 @@ fn voxel_type(header: &NiftiHeader, path: &Path) -> Result<NiftiType, VolumeErro
 fn unsupported(kind: NiftiType, path: &Path) -> VolumeError {
     VolumeError::new(
         VolumeErrorKind::Unsupported,
-        format!(
-            "{}: voxels of type {kind:?} are not read; convert them to float32",
-            path.display()
-        ),
+        format!("{}: voxels of type {kind:?} are not read; convert them to float32", path.display()),
     )
 }
 
-fn read_voxels(
-    mut source: Source,
-    path: &Path,
-    skip: u64,
-    grid: &Grid,
-    kind: NiftiType,
-) -> Result<Vec<u8>, VolumeError> {
-    let expected = grid
-        .extent
-        .voxels()
-        .checked_mul(u64::from(grid.channels))
-        .and_then(|n| n.checked_mul(kind.size_of() as u64));
+fn read_voxels(mut source: Source, path: &Path, skip: u64, grid: &Grid, kind: NiftiType) -> Result<Vec<u8>, VolumeError> {
+    let expected = grid.extent.voxels().checked_mul(u64::from(grid.channels)).and_then(|n| n.checked_mul(kind.size_of() as u64));
     let too_large = || {
         VolumeError::new(
             VolumeErrorKind::Unsupported,
-            format!(
-                "{}: {} channels of {} voxels are too many for this machine",
-                path.display(),
-                grid.channels,
-                grid.extent
-            ),
+            format!("{}: {} channels of {} voxels are too many for this machine", path.display(), grid.channels, grid.extent),
         )
     };
     let expected = expected.ok_or_else(too_large)?;
     let mut bytes = Vec::new();
     let reserve = usize::try_from(expected.min(RESERVE_AT_MOST)).map_err(|_| too_large())?;
-    bytes
-        .try_reserve_exact(reserve)
-        .map_err(|e| too_large().caused(e))?;
+    bytes.try_reserve_exact(reserve).map_err(|e| too_large().caused(e))?;
     let short = |e| trouble(path, "read", e);
     io::copy(&mut source.by_ref().take(skip), &mut io::sink()).map_err(short)?;
-    source
-        .by_ref()
-        .take(expected)
-        .read_to_end(&mut bytes)
-        .map_err(short)?;
+    source.by_ref().take(expected).read_to_end(&mut bytes).map_err(short)?;
     if bytes.len() as u64 != expected {
         return Err(VolumeError::new(
             VolumeErrorKind::Format,
@@ -378,11 +281,7 @@ fn read_voxels(
 }
 
 /// A whole number of bytes.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "checked to be whole and in range"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be whole and in range")]
 fn whole(x: f32) -> Option<u64> {
     (x.fract() == 0.0 && (0.0..=1e9).contains(&x)).then_some(x as u64)
 }

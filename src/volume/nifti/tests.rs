@@ -54,10 +54,7 @@ fn slope_and_intercept_and_axes() -> Outcome {
     let mut h = header(&[2, 1, 3], 4, 16);
     h = with(h, 112, &0.5f32.to_le_bytes());
     h = with(h, 116, &10f32.to_le_bytes());
-    let voxels: Vec<u8> = [0i16, 1, 2, 3, -4, 5]
-        .iter()
-        .flat_map(|x| x.to_le_bytes())
-        .collect();
+    let voxels: Vec<u8> = [0i16, 1, 2, 3, -4, 5].iter().flat_map(|x| x.to_le_bytes()).collect();
     let scan = read(file(folder.path(), "a.nii", &h, &voxels)?)?;
     assert_eq!(scan.image.extent, Extent::new(3, 1, 2));
     assert_eq!(scan.image.axes.to_string(), "SAR");
@@ -109,40 +106,15 @@ fn damaged_files_are_named_errors() -> Outcome {
         ("empty", vec![], &[], Format),
         ("short header", plain[..200].to_vec(), &[], Format),
         ("short voxels", plain.clone(), &[0; 3], Format),
-        (
-            "nifti 2",
-            with(plain.clone(), 0, &540i32.to_le_bytes()),
-            &[0; 4],
-            Unsupported,
-        ),
+        ("nifti 2", with(plain.clone(), 0, &540i32.to_le_bytes()), &[0; 4], Unsupported),
         ("complex", header(&[2, 1, 2], 32, 64), &[0; 32], Unsupported),
         ("bits", header(&[2, 1, 2], 2, 64), &[0; 32], Format),
         ("no extent", header(&[2, 0, 2], 2, 8), &[0; 4], Format),
-        (
-            "huge",
-            header(&[32767, 32767, 32767], 64, 64),
-            &[0; 4],
-            Format,
-        ),
+        ("huge", header(&[32767, 32767, 32767], 64, 64), &[0; 4], Format),
         ("5d", header(&[1, 1, 1, 2, 2], 2, 8), &[0; 4], Unsupported),
-        (
-            "affine",
-            with(plain.clone(), 280, &[0; 48]),
-            &[0; 4],
-            Format,
-        ),
-        (
-            "offset",
-            with(plain.clone(), 108, &f32::NAN.to_le_bytes()),
-            &[0; 4],
-            Format,
-        ),
-        (
-            "infinite",
-            header(&[2, 1], 16, 32),
-            &[0, 0, 0, 0, 0, 0, 0x80, 0x7f],
-            NonFinite,
-        ),
+        ("affine", with(plain.clone(), 280, &[0; 48]), &[0; 4], Format),
+        ("offset", with(plain.clone(), 108, &f32::NAN.to_le_bytes()), &[0; 4], Format),
+        ("infinite", header(&[2, 1], 16, 32), &[0, 0, 0, 0, 0, 0, 0x80, 0x7f], NonFinite),
     ];
     for (name, header, voxels, want) in cases {
         let path = file(f, "case.nii", &header, voxels)?;
@@ -150,14 +122,8 @@ fn damaged_files_are_named_errors() -> Outcome {
         assert_eq!(error.kind(), want, "{name}: {error}");
         assert!(error.to_string().contains("case.nii"), "{error}");
     }
-    let error = read(f.join("case.nii"))
-        .err()
-        .map(|e| e.to_string())
-        .unwrap_or_default();
-    assert!(
-        error.contains("1 voxels") && error.contains("(1, 0, 0)"),
-        "{error}"
-    );
+    let error = read(f.join("case.nii")).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("1 voxels") && error.contains("(1, 0, 0)"), "{error}");
     Ok(())
 }
 
@@ -171,12 +137,7 @@ fn truncated_and_corrupt_gzip() -> Outcome {
     let bytes = fs::read(&path)?;
     for cut in [3, 12, bytes.len() / 2, bytes.len() - 3] {
         fs::write(&path, &bytes[..cut])?;
-        assert_eq!(
-            kind(read(&path)),
-            Some(VolumeErrorKind::Format),
-            "{cut} of {}",
-            bytes.len()
-        );
+        assert_eq!(kind(read(&path)), Some(VolumeErrorKind::Format), "{cut} of {}", bytes.len());
     }
     let mut checksum = bytes.clone();
     checksum[bytes.len() - 6] ^= 1;
@@ -192,11 +153,7 @@ fn truncated_and_corrupt_gzip() -> Outcome {
 #[test]
 fn header_and_image_pairs() -> Outcome {
     let folder = tempfile::tempdir()?;
-    let h = with(
-        with(header(&[2, 2, 1], 2, 8), 344, b"ni1\0"),
-        108,
-        &1f32.to_le_bytes(),
-    );
+    let h = with(with(header(&[2, 2, 1], 2, 8), 344, b"ni1\0"), 108, &1f32.to_le_bytes());
     let path = file(folder.path(), "pair.v1.hdr", &h, &[])?;
     assert_eq!(kind(read(&path)), Some(VolumeErrorKind::NotFound));
     let image = file(folder.path(), "pair.v1.img", &[], &[9, 1, 2, 3, 4])?;
@@ -209,42 +166,17 @@ fn header_and_image_pairs() -> Outcome {
 fn channels_and_labels() -> Outcome {
     let folder = tempfile::tempdir()?;
     let f = folder.path();
-    let scan = read(file(
-        f,
-        "a.nii",
-        &header(&[2, 1, 1, 3], 2, 8),
-        &[0, 1, 2, 3, 4, 5],
-    )?)?;
-    assert_eq!(
-        (scan.image.channels, scan.image.extent),
-        (3, Extent::new(1, 1, 2))
-    );
+    let scan = read(file(f, "a.nii", &header(&[2, 1, 1, 3], 2, 8), &[0, 1, 2, 3, 4, 5])?)?;
+    assert_eq!((scan.image.channels, scan.image.extent), (3, Extent::new(1, 1, 2)));
     assert_eq!(scan.image.channel(2), Some(&[4.0, 5.0][..]));
     // The labels of a scan with channels are 3D.
-    let labels = Volume::new(
-        1,
-        Extent::new(1, 1, 2),
-        [4.0, 3.0, 2.0],
-        scan.image.axes,
-        vec![1, 300],
-    )?;
+    let labels = Volume::new(1, Extent::new(1, 1, 2), [4.0, 3.0, 2.0], scan.image.axes, vec![1, 300])?;
     write_labels(f.join("l.nii"), &scan.header, &labels)?;
     let (h, back) = read_labels(f.join("l.nii"))?;
-    assert_eq!(
-        (back, h.datatype, &h.dim[..4]),
-        (labels, 512, &[3, 2, 1, 1][..])
-    );
-    let fractions: Vec<u8> = [0.5f32, -1.0]
-        .iter()
-        .flat_map(|x| x.to_le_bytes())
-        .collect();
+    assert_eq!((back, h.datatype, &h.dim[..4]), (labels, 512, &[3, 2, 1, 1][..]));
+    let fractions: Vec<u8> = [0.5f32, -1.0].iter().flat_map(|x| x.to_le_bytes()).collect();
     for skip in [0, 4] {
-        let path = file(
-            f,
-            "bad.nii",
-            &header(&[1, 1], 16, 32),
-            &fractions[skip..skip + 4],
-        )?;
+        let path = file(f, "bad.nii", &header(&[1, 1], 16, 32), &fractions[skip..skip + 4])?;
         assert_eq!(kind(read_labels(path)), Some(VolumeErrorKind::Format));
     }
     Ok(())
@@ -255,9 +187,7 @@ fn written_files_keep_the_grid() -> Outcome {
     let folder = tempfile::tempdir()?;
     let f = folder.path();
     let scan = read(file(f, "in.nii", &header(&[2, 3, 4], 2, 8), &[7; 24])?)?;
-    let map = scan
-        .image
-        .regrid(scan.image.extent, scan.image.spacing, vec![0.25f32; 24]);
+    let map = scan.image.regrid(scan.image.extent, scan.image.spacing, vec![0.25f32; 24]);
     // Names with dots are where the crate's writer goes wrong.
     for name in ["sub-1.run.2.nii", "sub-1.run.2.nii.gz", "map.nii"] {
         let path = f.join(name);
@@ -277,24 +207,12 @@ fn a_failed_write_leaves_nothing() -> Outcome {
     let folder = tempfile::tempdir()?;
     let f = folder.path();
     let (h, labels) = read_labels(file(f, "in.nii", &header(&[2, 3, 4], 2, 8), &[7; 24])?)?;
-    assert_eq!(
-        kind(write_labels(f.join("out.nrrd"), &h, &labels)),
-        Some(VolumeErrorKind::Unsupported)
-    );
-    assert_eq!(
-        kind(write_labels(f.join("no/out.nii"), &h, &labels)),
-        Some(VolumeErrorKind::NotFound)
-    );
+    assert_eq!(kind(write_labels(f.join("out.nrrd"), &h, &labels)), Some(VolumeErrorKind::Unsupported));
+    assert_eq!(kind(write_labels(f.join("no/out.nii"), &h, &labels)), Some(VolumeErrorKind::NotFound));
     let turned = crate::volume::reorient(&labels, "RAS".parse()?);
-    assert_eq!(
-        kind(write_labels(f.join("out.nii"), &h, &turned)),
-        Some(VolumeErrorKind::GridMismatch)
-    );
+    assert_eq!(kind(write_labels(f.join("out.nii"), &h, &turned)), Some(VolumeErrorKind::GridMismatch));
     fs::create_dir(f.join("folder.nii"))?;
-    assert_eq!(
-        kind(write_labels(f.join("folder.nii"), &h, &labels)),
-        Some(VolumeErrorKind::Io)
-    );
+    assert_eq!(kind(write_labels(f.join("folder.nii"), &h, &labels)), Some(VolumeErrorKind::Io));
     assert_eq!(fs::read_dir(f)?.count(), 2);
     Ok(())
 }

@@ -38,11 +38,7 @@ pub(super) fn of_label(label: u16) -> Rgb {
 }
 
 /// The colour of a value from 0 to 1, viridis-like.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the position is clamped to the table"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the position is clamped to the table")]
 pub(super) fn of_value(value: f32) -> Rgb {
     let position = value.clamp(0.0, 1.0) * (VIRIDIS.len() - 1) as f32;
     let below = (position as usize).min(VIRIDIS.len() - 2);
@@ -62,11 +58,7 @@ pub(super) fn mix(a: Rgb, b: Rgb, share: f32) -> Rgb {
     })
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to a byte"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a byte")]
 fn byte(x: f32) -> u8 {
     x.round().clamp(0.0, 255.0) as u8
 }
@@ -84,10 +76,7 @@ mod tests {
             let [r, g, b] = of_value(v).map(f32::from);
             0.2126 * r + 0.7152 * g + 0.0722 * b
         };
-        assert!(
-            (0..100u8)
-                .all(|i| lightness(f32::from(i) / 100.0) < lightness(f32::from(i + 1) / 100.0))
-        );
+        assert!((0..100u8).all(|i| lightness(f32::from(i) / 100.0) < lightness(f32::from(i + 1) / 100.0)));
     }
 
     #[test]

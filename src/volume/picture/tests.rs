@@ -5,13 +5,7 @@ use crate::shape::Extent;
 
 fn volume<T: Copy>(extent: Extent, fill: T) -> Result<Volume<T>, VolumeError> {
     let voxels = usize::try_from(extent.voxels()).unwrap_or(0);
-    Volume::new(
-        1,
-        extent,
-        [3.0, 2.0, 1.0],
-        "SAR".parse()?,
-        vec![fill; voxels],
-    )
+    Volume::new(1, extent, [3.0, 2.0, 1.0], "SAR".parse()?, vec![fill; voxels])
 }
 
 /// Where the label's colour lies in the picture: mean column and row within panel `panel`.
@@ -48,17 +42,11 @@ fn planes_face_the_radiologists_way_whatever_the_axes() -> Result<(), VolumeErro
         let start = GAP + panel * (side + GAP);
         // Sagittal: anterior left, superior up. Coronal: right left, superior up. Axial: right left, anterior up.
         let (x, y) = middle(&straight, start..start + side).unwrap_or((usize::MAX, usize::MAX));
-        assert!(
-            x < side / 5 && y < GAP + side / 5,
-            "panel {panel}: {x}, {y}"
-        );
+        assert!(x < side / 5 && y < GAP + side / 5, "panel {panel}: {x}, {y}");
     }
     for axes in ["LIA", "PSL", "RAS"] {
         let to: Axes = axes.parse()?;
-        let turned = overlay(
-            &super::super::reorient(&image, to),
-            &super::super::reorient(&labels, to),
-        )?;
+        let turned = overlay(&super::super::reorient(&image, to), &super::super::reorient(&labels, to))?;
         assert_eq!(turned, straight, "{axes}");
     }
     Ok(())
@@ -80,19 +68,13 @@ fn attention_has_a_row_per_map_and_names_them() -> Result<(), Box<dyn std::error
     let image = volume(Extent::new(8, 8, 8), 1.0f32)?;
     let mut low = volume(Extent::new(2, 2, 2), 0.0f32)?;
     low.data[7] = 1.0;
-    let maps = [
-        ("gate 1".to_owned(), low.clone()),
-        ("gate 2".to_owned(), volume(Extent::new(1, 1, 1), 0.5)?),
-    ];
+    let maps = [("gate 1".to_owned(), low.clone()), ("gate 2".to_owned(), volume(Extent::new(1, 1, 1), 0.5)?)];
     let picture = attention(&image, &maps, [7, 7, 7])?;
     let single = attention(&image, &maps[..1], [7, 7, 7])?;
     assert_eq!(picture.height() - GAP, 2 * (single.height() - GAP));
     // The map's peak is superior, anterior and right: at the upper left of the sagittal plane.
-    let [peak, base] = [
-        (GAP + 4, GAP + 4),
-        (GAP + 100, picture.height() / 2 - GAP - 4),
-    ]
-    .map(|(x, y)| picture.pixel(x, y).map_or(0, |p| p[1]));
+    let [peak, base] =
+        [(GAP + 4, GAP + 4), (GAP + 100, picture.height() / 2 - GAP - 4)].map(|(x, y)| picture.pixel(x, y).map_or(0, |p| p[1]));
     assert!(peak > base + 50, "{peak} {base}");
     assert!(attention(&image, &[], [0; 3]).is_err());
     assert!(attention(&image, &maps, [8, 0, 0]).is_err());
@@ -103,18 +85,9 @@ fn attention_has_a_row_per_map_and_names_them() -> Result<(), Box<dyn std::error
     let reader = png::Decoder::new(io::BufReader::new(File::open(&path)?)).read_info()?;
     let texts = &reader.info().utf8_text;
     assert_eq!(texts[0].get_text()?, "gate 1\ngate 2");
-    assert_eq!(
-        reader.info().size(),
-        (
-            u32::try_from(picture.width())?,
-            u32::try_from(picture.height())?
-        )
-    );
+    assert_eq!(reader.info().size(), (u32::try_from(picture.width())?, u32::try_from(picture.height())?));
     let missing = picture.save(folder.path().join("no/a.png"));
-    assert_eq!(
-        missing.err().map(|e| e.kind()),
-        Some(VolumeErrorKind::NotFound)
-    );
+    assert_eq!(missing.err().map(|e| e.kind()), Some(VolumeErrorKind::NotFound));
     assert_eq!(std::fs::read_dir(folder.path())?.count(), 1);
     Ok(())
 }
@@ -127,9 +100,6 @@ fn uneven_spacing_stays_in_bounds() -> Result<(), VolumeError> {
     let picture = overlay(&image, &labels)?;
     assert!(picture.height() <= 2048 + 2 * GAP && picture.width() < 6200);
     let other = volume(Extent::new(4, 4, 4), 0u16)?;
-    assert_eq!(
-        overlay(&image, &other).err().map(|e| e.kind()),
-        Some(VolumeErrorKind::GridMismatch)
-    );
+    assert_eq!(overlay(&image, &other).err().map(|e| e.kind()), Some(VolumeErrorKind::GridMismatch));
     Ok(())
 }
