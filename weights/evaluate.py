@@ -42,7 +42,7 @@ def scores(prediction, reference):
 
 
 def organum_scores(binary, model, scan, output, reference):
-    subprocess.run([binary, "segment", scan, "--model", model, "--output", output], check=True)
+    subprocess.run([binary, "segment", scan, "--model", model, "--output", output], check=True, capture_output=True)
     text = subprocess.run([binary, "evaluate", output, reference, "--json"], check=True, capture_output=True, text=True).stdout
     labels = json.loads(text)["labels"]
     return [[labels[k]["dice"], labels[k]["hd95_mm"]] for k in sorted(labels)]
