@@ -47,27 +47,39 @@ const ORDERS: [Key; 4] = [
     |s| (std::cmp::Reverse(s.size * u64::from(s.end - s.begin + 1)), s.begin, std::cmp::Reverse(0)),
 ];
 
+/// Slabs placed an order, in rounds; from round to round the slabs that hold up the chunks come first.
+const WORK: usize = 20_000;
+const ROUNDS: std::ops::RangeInclusive<usize> = 2..=40;
+
 /// Places every slab; no chunk exceeds `cap` bytes (a slab larger than that gets a chunk of its own, the caller checks).
 pub(super) fn place(slabs: &[Slab], cap: u64) -> Placement {
     let total = |p: &Placement| p.chunks.iter().sum::<u64>();
-    let mut best = greedy(slabs, cap, ORDERS[0]);
-    for order in &ORDERS[1..] {
-        let other = greedy(slabs, cap, *order);
-        if total(&other) < total(&best) {
-            best = other;
+    let bound = max_live(slabs);
+    let mut best: Option<Placement> = None;
+    for key in ORDERS {
+        let mut order: Vec<u32> = (0..u32::try_from(slabs.len()).unwrap_or(u32::MAX)).collect();
+        order.sort_by_key(|&i| (key(&slabs[i as usize]), i));
+        for _ in 0..(WORK / slabs.len().max(1)).clamp(*ROUNDS.start(), *ROUNDS.end()) {
+            let p = greedy(slabs, cap, &order);
+            // stable: the others keep their order
+            order.sort_by_key(|&i| p.places[i as usize].offset + slabs[i as usize].size != p.chunks[p.places[i as usize].chunk as usize]);
+            if best.as_ref().is_none_or(|b| total(&p) < total(b)) {
+                best = Some(p);
+            }
+            if best.as_ref().is_some_and(|b| total(b) == bound) {
+                break;
+            }
         }
     }
-    best
+    best.unwrap_or_default()
 }
 
-/// Places slabs in one order, each where the chunks grow least.
-fn greedy(slabs: &[Slab], cap: u64, key: Key) -> Placement {
-    let mut order: Vec<u32> = (0..u32::try_from(slabs.len()).unwrap_or(u32::MAX)).collect();
-    order.sort_by_key(|&i| (key(&slabs[i as usize]), i));
+/// Places slabs in the given order, each where the chunks grow least.
+fn greedy(slabs: &[Slab], cap: u64, order: &[u32]) -> Placement {
     let mut placed: Vec<Option<Place>> = vec![None; slabs.len()];
     let mut members: Vec<Vec<u32>> = Vec::new();
     let mut chunks: Vec<u64> = Vec::new();
-    for &i in &order {
+    for &i in order {
         let slab = &slabs[i as usize];
         let mut best: Option<(u64, u64, Place)> = None;
         for (chunk, size) in chunks.iter().enumerate() {
