@@ -46,7 +46,7 @@ pub use caps::DeviceCaps;
 pub use engine::Engine;
 pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanError, PlanErrorKind, RunError, RunErrorKind};
 pub use model::{Card, Model};
-pub use plan::{OutputMode, Plan, PlanOptions, Report};
+pub use plan::{Occupancy, OutputMode, Plan, PlanOptions, Report};
 pub use session::{Cancel, Progress, RunOptions, Session};
 pub use shape::{Elem, Extent, Map, format_bytes};
 pub use transfer::{Input, OutputData, OutputVolume};

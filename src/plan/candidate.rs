@@ -2,6 +2,7 @@
 
 use super::lifetime::{Lifetimes, uses, waiting};
 use super::lower;
+use super::occupancy::Occupancy;
 use super::place::{self, Placement};
 use super::report::Report;
 use super::schedule::Schedule;
@@ -74,7 +75,7 @@ pub(super) fn choose(
     caps: &DeviceCaps,
     outputs: &[NodeId],
     budget: Option<u64>,
-) -> Result<(Recording, Report), PlanError> {
+) -> Result<(Recording, Report, Occupancy), PlanError> {
     let mut order: Vec<&Candidate<'_>> = candidates.iter().collect();
     order.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let mut smallest = u64::MAX;
@@ -85,7 +86,7 @@ pub(super) fn choose(
             let (recording, report) = assemble(candidate, &placement, caps, outputs, staging)?;
             smallest = smallest.min(report.peak_bytes);
             if chosen.is_none() && budget.is_none_or(|b| report.peak_bytes <= b) {
-                chosen = Some((recording, report));
+                chosen = Some((recording, report, Occupancy::new(&candidate.lifetimes.lives, placement.chunks.iter().sum())));
             }
         }
         if chosen.is_some() {
@@ -102,12 +103,12 @@ pub(super) fn choose(
         let (_, report) = assemble(candidate, &placement, caps, outputs, STAGING[1])?;
         smallest = smallest.min(report.peak_bytes);
     }
-    let Some((recording, mut report)) = chosen else {
+    let Some((recording, mut report, occupancy)) = chosen else {
         return Err(PlanError::budget(budget.unwrap_or(0), smallest));
     };
     report.budget = budget;
     report.smallest_budget = smallest;
-    Ok((recording, report))
+    Ok((recording, report, occupancy))
 }
 
 /// Recording and figures of a placed candidate.

@@ -4,6 +4,7 @@
 //! from ranges of its inputs' slabs. Lifetimes and places belong to slabs, so the resident plan is the case of one slab
 //! a value and there is no second code path. Slab depths never change a result: a voxel is computed by the same operations
 //! in the same order wherever its plane lies.
+#![doc = include_str!("../docs/plan.md")]
 
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
@@ -15,11 +16,13 @@ use crate::shape::{Elem, Extent, Map};
 mod candidate;
 mod lifetime;
 mod lower;
+mod occupancy;
 mod place;
 mod report;
 mod schedule;
 mod slab;
 
+pub use occupancy::Occupancy;
 pub use report::Report;
 
 /// What leaves the device.
@@ -93,6 +96,7 @@ pub struct Plan {
     graph: Graph,
     recording: Recording,
     report: Report,
+    occupancy: Occupancy,
 }
 
 /// Largest extent along an axis, the number of workgroups WebGPU dispatches along one.
@@ -141,8 +145,8 @@ impl Plan {
         let limits = slab::depth_limits(&graph, &maps, options.precision, caps)?;
         let finest = options.slab_depth.map_or_else(|| slab::candidates(extent.d), |d| vec![d.clamp(1, extent.d)]);
         let candidates = candidate::enumerate(&graph, &maps, options.precision, caps, &limits, &finest);
-        let (recording, report) = candidate::choose(&candidates, caps, &outputs, options.budget)?;
-        Ok(Self { extent, graph, recording, report })
+        let (recording, report, occupancy) = candidate::choose(&candidates, caps, &outputs, options.budget)?;
+        Ok(Self { extent, graph, recording, report, occupancy })
     }
 
     /// Extent of the input.
@@ -161,6 +165,12 @@ impl Plan {
     #[must_use]
     pub fn recording(&self) -> &Recording {
         &self.recording
+    }
+
+    /// Bytes alive over the tasks; its `Display` draws them.
+    #[must_use]
+    pub fn occupancy(&self) -> &Occupancy {
+        &self.occupancy
     }
 
     /// The figures.

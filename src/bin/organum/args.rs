@@ -139,6 +139,9 @@ pub(crate) struct Plan {
     /// Storage type of activations and weights
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) precision: Precision,
+    /// Also draw the bytes alive over time
+    #[arg(long, value_name = "P.png")]
+    pub(crate) plot: Option<PathBuf>,
     /// `default` (what every WebGPU device guarantees) or a JSON file of limits
     #[arg(long, default_value = "default", value_name = "default|FILE.json")]
     pub(crate) caps: String,

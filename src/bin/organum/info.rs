@@ -30,10 +30,13 @@ pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
     }
     organum::plan::check_stride(a.extent, card.stride())?;
     let plan = organum::Plan::of_graph(&graph, a.extent, &caps, &options)?;
+    if let Some(path) = &a.plot {
+        crate::plot::occupancy(plan.occupancy(), path)?;
+    }
     if a.json {
         say_json(&serde_json::to_value(plan.report()).map_err(|e| Failure::internal(e.to_string()))?);
     } else {
-        say(&plan.to_string());
+        say(&format!("{plan}\n\n{}", plan.occupancy()));
     }
     Ok(())
 }

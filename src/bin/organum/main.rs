@@ -7,6 +7,7 @@ mod fail;
 mod infer;
 mod info;
 mod output;
+mod plot;
 mod segment;
 
 use std::process::ExitCode;

@@ -1,0 +1,94 @@
+//! Plans at the sizes the project exists for. No device needed.
+#![allow(clippy::print_stdout, reason = "figures belong to a test's output")]
+
+use organum::graph::{Conv, Graph, NodeId, Op};
+use organum::kernels::Activation;
+use organum::model::architecture;
+use organum::{DeviceCaps, Elem, Extent, Plan, PlanOptions};
+
+/// The limits of a desktop GPU under wgpu: bindings of 2 GiB, buffers without a bound of their own.
+fn desktop() -> DeviceCaps {
+    let mut caps = DeviceCaps::default();
+    (caps.max_binding, caps.max_buffer) = ((1 << 31) - 4, 1 << 40);
+    caps
+}
+
+fn unet() -> Graph {
+    let card = r#"{"architecture":"u_transformer","config":{"dims":3,"in_channels":1,"classes":14,
+        "channels":[32,64,128,256,320,320],"mhsa":false,"mhca_levels":0}}"#;
+    architecture(card).expect("the card is one").1
+}
+
+const VOLUME: Extent = Extent::new(256, 512, 512);
+
+#[test]
+fn a_u_net_on_a_whole_ct_fits_two_gigabytes_and_one_without_recomputing() {
+    let graph = unet();
+    for (elem, budgets) in [(Elem::F16, [2_000_000_000, 1_000_000_000]), (Elem::F32, [4_000_000_000, 2_000_000_000])] {
+        for budget in budgets {
+            let started = std::time::Instant::now();
+            let plan = Plan::of_graph(&graph, VOLUME, &desktop(), &PlanOptions::default().with_precision(elem).with_budget(budget))
+                .expect("it fits");
+            let r = plan.report();
+            println!("{} {budget}: {} bytes, {} spilled, {:?}", elem.name(), r.peak_bytes, r.spilled_bytes, started.elapsed());
+            assert!(r.peak_bytes <= budget && r.recomputed_flops == 0);
+            assert!(started.elapsed().as_secs() < 5, "planning takes {:?}", started.elapsed());
+        }
+    }
+}
+
+#[test]
+fn resident_plans_waste_little() {
+    let card = |config: &str| architecture(&format!(r#"{{"architecture":"u_transformer","config":{config}}}"#)).expect("the card is one").1;
+    let nets = [
+        ("u_net", unet(), VOLUME),
+        ("u_transformer", card(r#"{"dims":3,"in_channels":1,"classes":14,"channels":[16,32,64,128,256]}"#), Extent::new(64, 96, 96)),
+        (
+            "u_transformer 2D",
+            card(r#"{"dims":2,"in_channels":1,"classes":9,"channels":[64,128,256,512],"profile":"themyr2021"}"#),
+            Extent::new(1, 512, 512),
+        ),
+        (
+            "mhca",
+            card(r#"{"dims":3,"in_channels":1,"classes":3,"channels":[12,24,48,64],"heads":4,"mhsa":false,"mhca_levels":2}"#),
+            Extent::new(96, 96, 96),
+        ),
+    ];
+    for (name, graph, extent) in nets {
+        for elem in [Elem::F32, Elem::F16] {
+            let plan = Plan::of_graph(&graph, extent, &desktop(), &PlanOptions::default().with_precision(elem)).expect("there is a plan");
+            let ratio = plan.report().activation_bytes as f64 / plan.report().max_live_bytes as f64;
+            println!("{name} {}: {ratio:.3}x of the bytes alive", elem.name());
+            assert!(ratio <= 1.05, "{name} {}: {ratio}", elem.name());
+        }
+    }
+}
+
+/// Queries, keys and values of 131,072 tokens: stride 8 of 256x512x512, 256 channels, 8 heads.
+#[test]
+fn full_attention_over_a_whole_map_is_planned_within_half_a_gigabyte() {
+    let mut graph = Graph::default();
+    let linear = |graph: &mut Graph, name: &str, x: NodeId| {
+        let conv = Conv {
+            module: name.into(),
+            in_channels: 256,
+            out_channels: 256,
+            kernel: [1; 3],
+            stride: [1; 3],
+            padding: [0; 3],
+            bias: true,
+            norm: None,
+            activation: Activation::None,
+            weight_shape: vec![256; 2],
+        };
+        graph.add(name, Op::Conv(conv), &[x])
+    };
+    let x = graph.add("input", Op::Input { channels: 256 }, &[]);
+    let [q, k, v] = ["wq", "wk", "wv"].map(|name| linear(&mut graph, name, x));
+    let y = graph.add("attention", Op::Attention { heads: 8, scale: 0.176_776_69, per_plane: false }, &[q, k, v]);
+    linear(&mut graph, "wo", y);
+    let options = PlanOptions::default().with_budget(500_000_000).with_output(organum::OutputMode::Logits);
+    let plan = Plan::of_graph(&graph, Extent::new(32, 64, 64), &DeviceCaps::default(), &options).expect("it fits");
+    println!("f32: {} bytes", plan.report().peak_bytes);
+    assert!(plan.report().peak_bytes <= 500_000_000);
+}
