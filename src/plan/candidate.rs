@@ -44,7 +44,7 @@ pub(super) fn enumerate<'a>(
     let mut seen: Vec<Vec<u32>> = Vec::new();
     let mut list: Vec<Candidate<'a>> = Vec::new();
     for &planes in finest {
-        let depths = slab::depths(maps, limits, planes);
+        let depths = slab::depths(graph, maps, limits, planes);
         if seen.contains(&depths) {
             continue;
         }

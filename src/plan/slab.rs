@@ -120,16 +120,27 @@ fn widest(op: &Op, slot: usize, maps: &[Map], input: NodeId, output: NodeId) -> 
     (0..to.extent.d).map(|z| reach(op, slot, from, to, &(z..z + 1)).len()).max().map_or(1, |n| u32::try_from(n).unwrap_or(u32::MAX))
 }
 
+/// Parts into which logits are cut when labels leave the device: no volume of all classes is ever stored.
+const LOGIT_PARTS: u32 = 16;
+
 /// Slab depth of every value when `finest` planes of the input are to be in flight.
-pub(super) fn depths(maps: &[Map], limits: &[DepthLimits], finest: u32) -> Vec<u32> {
+pub(super) fn depths(graph: &Graph, maps: &[Map], limits: &[DepthLimits], finest: u32) -> Vec<u32> {
     let full = maps.first().map_or(1, |m| m.extent.d);
-    maps.iter()
+    let mut depths: Vec<u32> = maps
+        .iter()
         .zip(limits)
         .map(|(map, limit)| {
             let share = (u64::from(finest) * u64::from(map.extent.d)).div_ceil(u64::from(full));
             u32::try_from(share).unwrap_or(u32::MAX).clamp(limit.min, limit.max)
         })
-        .collect()
+        .collect();
+    for id in graph.ids().filter(|&id| graph.node(id).op == Op::Argmax) {
+        for value in [id, graph.node(id).inputs[0]] {
+            let part = maps[value.index()].extent.d.div_ceil(LOGIT_PARTS);
+            depths[value.index()] = depths[value.index()].min(part.max(limits[value.index()].min));
+        }
+    }
+    depths
 }
 
 /// The slab depths worth trying, deepest first: the whole volume, then halves.
