@@ -34,7 +34,8 @@ pub(crate) enum Command {
 /// Where and in how much memory to run.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Most device bytes of the run: a number, or with a suffix KiB MiB GiB kB MB GB
+    /// Most device bytes of the run: a number, or with a suffix KiB MiB GiB kB MB GB. Not given: half of the available
+    /// memory on a software adapter or `cpu`, no bound on a GPU
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) memory: Option<u64>,
     /// Index or part of a name from `organum devices`, or `cpu`

@@ -37,12 +37,32 @@ impl Device {
         }
     }
 
+    /// Device bytes of a run for which no budget is given: half of the memory available where the device computes in the
+    /// host's memory and the system tells how much that is; no bound elsewhere, since wgpu does not tell a GPU's memory.
+    fn default_budget(&self) -> Option<u64> {
+        if !self.caps().cpu {
+            return None;
+        }
+        available_memory().map(|bytes| bytes / 2)
+    }
+
     pub(crate) fn backend(&self) -> String {
         match self {
             Self::Gpu(engine) => engine.summary().backend.clone(),
             Self::Host => "reference".into(),
         }
     }
+}
+
+/// `MemAvailable` of Linux in bytes.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    parse_available(&text)
+}
+
+fn parse_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Outputs of a run and what it took.
@@ -70,7 +90,7 @@ impl Ran {
 /// Plans, compiles and runs, with a progress bar; Ctrl-C cancels.
 pub(crate) fn run(device: &Device, model: &Model, input: Input<'_>, args: &Run, options: PlanOptions) -> Result<Ran, Failure> {
     let started = Instant::now();
-    let options = match args.memory {
+    let options = match args.memory.or_else(|| device.default_budget()) {
         Some(bytes) => options.with_budget(bytes),
         None => options,
     };
@@ -98,4 +118,15 @@ pub(crate) fn run(device: &Device, model: &Model, input: Input<'_>, args: &Run, 
     let outputs = session.run_blocking(input, RunOptions::default().with_progress(&mut show).with_cancel(cancel));
     bar.finish_and_clear();
     Ok(Ran { outputs: outputs?, plan: report, allocated: session.allocated_bytes(), seconds: [planned, compiled, started.elapsed()] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_read() {
+        assert_eq!(parse_available("MemTotal: 10 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
+        assert_eq!(parse_available("MemTotal: 10 kB\n"), None);
+    }
 }
