@@ -22,6 +22,8 @@ const IGNORED_SUFFIX: &str = "num_batches_tracked";
 pub struct Weights {
     bytes: Bytes,
     metadata: Metadata,
+    /// Offset of the first tensor in the file.
+    data_begin: usize,
 }
 
 #[derive(Debug)]
@@ -62,9 +64,10 @@ impl Weights {
 
     fn new(bytes: Bytes) -> Result<Self, LoadError> {
         let format = |e| LoadError::new(LoadErrorKind::Format, "damaged or no safetensors data").caused_by(e);
-        let (_, metadata) = SafeTensors::read_metadata(bytes.get()).map_err(format)?;
+        let (header, metadata) = SafeTensors::read_metadata(bytes.get()).map_err(format)?;
+        // checks the offsets once, so that tensors can be sliced without parsing the header again
         SafeTensors::deserialize(bytes.get()).map_err(format)?;
-        Ok(Self { bytes, metadata })
+        Ok(Self { bytes, metadata, data_begin: header + 8 })
     }
 
     /// The card's JSON.
@@ -72,11 +75,6 @@ impl Weights {
         self.metadata.metadata().as_ref().and_then(|m| m.get(CARD_KEY)).map(String::as_str).ok_or_else(|| {
             LoadError::new(LoadErrorKind::Card, format!("the model has no card: its safetensors metadata lacks the key {CARD_KEY:?}"))
         })
-    }
-
-    fn tensors(&self) -> Result<SafeTensors<'_>, LoadError> {
-        SafeTensors::deserialize(self.bytes.get())
-            .map_err(|e| LoadError::new(LoadErrorKind::Format, "damaged safetensors data").caused_by(e))
     }
 
     /// Names and shapes of all tensors, sorted by name.
@@ -141,9 +139,12 @@ impl Weights {
     /// # Errors
     /// When it is missing or not of a float type.
     pub fn floats(&self, name: &str) -> Result<Vec<f64>, LoadError> {
-        let tensors = self.tensors()?;
-        let view = tensors.tensor(name).map_err(|e| LoadError::new(LoadErrorKind::Tensors, format!("missing {name}")).caused_by(e))?;
-        floats_of(&view).ok_or_else(|| LoadError::new(LoadErrorKind::Tensors, format!("unsupported type {:?} of {name}", view.dtype())))
+        let bad = |what: String| LoadError::new(LoadErrorKind::Tensors, what);
+        let info = self.metadata.info(name).ok_or_else(|| bad(format!("missing {name}")))?;
+        let (begin, end) = info.data_offsets;
+        let data =
+            self.bytes.get().get(self.data_begin + begin..self.data_begin + end).ok_or_else(|| bad(format!("{name} is cut short")))?;
+        floats_of(info.dtype, data).ok_or_else(|| bad(format!("unsupported type {:?} of {name}", info.dtype)))
     }
 }
 
@@ -186,12 +187,11 @@ pub(super) fn random(card: &str, tensors: &[(String, Vec<usize>)], seed: u64) ->
 }
 
 /// Elements of a float tensor as f64; `None` for other types.
-fn floats_of(view: &TensorView<'_>) -> Option<Vec<f64>> {
+fn floats_of(dtype: Dtype, data: &[u8]) -> Option<Vec<f64>> {
     fn each<const N: usize>(data: &[u8], f: impl Fn([u8; N]) -> f64) -> Vec<f64> {
         data.as_chunks::<N>().0.iter().map(|&b| f(b)).collect()
     }
-    let data = view.data();
-    Some(match view.dtype() {
+    Some(match dtype {
         Dtype::F16 => each(data, |b| f16::from_le_bytes(b).to_f64()),
         Dtype::BF16 => each(data, |b| bf16::from_le_bytes(b).to_f64()),
         Dtype::F32 => each(data, |b| f64::from(f32::from_le_bytes(b))),
