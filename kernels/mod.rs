@@ -245,7 +245,7 @@ pub fn workgroups(name: &str, grid: [u64; 3], workgroup: u32, caps: &DeviceCaps)
 
 /// Workgroup size: 64 fills a subgroup of every GPU; on a CPU small groups keep accumulators in registers.
 fn workgroup_size(caps: &DeviceCaps) -> u32 {
-    if caps.cpu { 16 } else { 64.min(caps.max_invocations) }
+    if caps.cpu { 16 } else { caps.max_invocations.clamp(1, 64) }
 }
 
 macro_rules! catalogue {

@@ -2,22 +2,29 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Limits and features that decide a plan. The default is what every WebGPU device guarantees.
+/// Limits and features that decide a plan. The default is what every WebGPU device guarantees. In JSON the limits also answer to
+/// their names in wgpu and in WebGPU; an unknown name is an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct DeviceCaps {
     /// Largest buffer in bytes (`maxBufferSize`).
+    #[serde(alias = "max_buffer_size", alias = "maxBufferSize")]
     pub max_buffer: u64,
     /// Largest storage binding in bytes (`maxStorageBufferBindingSize`).
+    #[serde(alias = "max_storage_buffer_binding_size", alias = "maxStorageBufferBindingSize")]
     pub max_binding: u64,
     /// Alignment of storage binding offsets in bytes.
+    #[serde(alias = "min_storage_buffer_offset_alignment", alias = "minStorageBufferOffsetAlignment")]
     pub alignment: u64,
     /// Workgroups a dispatch may have along each axis.
+    #[serde(alias = "max_compute_workgroups_per_dimension", alias = "maxComputeWorkgroupsPerDimension")]
     pub max_workgroups: u32,
     /// Invocations of one workgroup.
+    #[serde(alias = "max_compute_invocations_per_workgroup", alias = "maxComputeInvocationsPerWorkgroup")]
     pub max_invocations: u32,
     /// Storage buffers a shader may bind.
+    #[serde(alias = "max_storage_buffers_per_shader_stage", alias = "maxStorageBuffersPerShaderStage")]
     pub max_storage_buffers: u32,
     /// `shader-f16` is available.
     pub f16: bool,
@@ -55,9 +62,22 @@ impl DeviceCaps {
         self
     }
 
-    /// `bytes` rounded up to the binding alignment.
+    /// `bytes` rounded up to the binding alignment; vec4 elements need 16 bytes even where the device asks for less.
     #[must_use]
     pub fn align(&self, bytes: u64) -> u64 {
-        bytes.div_ceil(self.alignment.max(4)) * self.alignment.max(4)
+        bytes.next_multiple_of(self.alignment.clamp(16, 1 << 16).next_power_of_two())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_answer_to_the_names_of_webgpu() {
+        let caps: DeviceCaps =
+            serde_json::from_str(r#"{"maxBufferSize": 1024, "max_storage_buffer_binding_size": 512}"#).expect("known names");
+        assert_eq!((caps.max_buffer, caps.max_binding), (1024, 512));
+        assert!(serde_json::from_str::<DeviceCaps>(r#"{"max_bufer": 1}"#).is_err());
     }
 }

@@ -252,6 +252,22 @@ fn without_any_driver_the_message_says_what_to_type() {
 }
 
 #[test]
+fn limits_that_no_device_has_are_no_reason_to_panic() {
+    let desk = Desk::new();
+    for (limits, cause) in [
+        (r#"{"max_binding": 0}"#, "binds at most 0 bytes"),
+        (r#"{"max_buffer": 1}"#, "binds at most 1 bytes"),
+        (r#"{"max_workgroups": 0}"#, "dispatches 1 to 0"),
+        (r#"{"max_storage_buffers": 4}"#, "binds 6 storage buffers"),
+    ] {
+        let caps = desk.file("caps.json", limits.as_bytes());
+        desk.fails(5, &[cause], &["plan", "--model", MODEL, "--extent", "16x16x16", "--caps", &caps]);
+    }
+    let odd = desk.file("odd.json", br#"{"max_invocations": 0, "alignment": 3}"#);
+    done_json(&["plan", "--model", MODEL, "--extent", "16x16x16", "--caps", &odd]);
+}
+
+#[test]
 fn usage_errors_are_told_apart_from_bad_files() {
     let desk = Desk::new();
     let labels = desk.out("labels.nii.gz");

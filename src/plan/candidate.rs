@@ -19,6 +19,9 @@ const STAGING: [u64; 2] = [8 << 20, 128 << 10];
 /// Values that may wait on the host, most profitable first.
 const MOST_SPILLED: usize = 12;
 
+/// Slabs beyond which a finer cut is not tried: planning time grows with their square.
+const MOST_SLABS: usize = 12_000;
+
 /// Rates that rank candidates against each other; only their ratios matter. Host transfers of a discrete GPU, dispatch
 /// overhead of wgpu.
 const HOST_BYTES_PER_SECOND: f64 = 12e9;
@@ -47,6 +50,10 @@ pub(super) fn enumerate<'a>(
         let depths = slab::depths(graph, maps, limits, planes);
         if seen.contains(&depths) {
             continue;
+        }
+        let slabs: usize = maps.iter().zip(&depths).map(|(m, &d)| m.extent.d.div_ceil(d) as usize).sum();
+        if slabs > MOST_SLABS && !list.is_empty() {
+            break;
         }
         seen.push(depths.clone());
         let schedule = std::rc::Rc::new(Schedule::new(graph, maps, elem, depths));

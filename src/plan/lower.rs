@@ -10,8 +10,8 @@ use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{Conv, NodeId, Op};
 use crate::kernels::{
-    Call, ConvShape, Target, Window, argmax, attention, conv3d_direct, conv3d_pointwise, max_pool3d, multiply, packed_len, position_add,
-    upsample_linear,
+    Binding, Call, ConvShape, Target, Window, argmax, attention, conv3d_direct, conv3d_pointwise, max_pool3d, multiply, packed_len,
+    position_add, upsample_linear,
 };
 use crate::record::{Command, Constant, ConstantSource, Output, OutputKind, Recording, Region};
 use crate::shape::Map;
@@ -188,6 +188,11 @@ impl Lowering<'_> {
             let plane_flops = self.call(task.node, target(&one), &one, step)?.0.cost().flops;
             for z in s.dispatches(task, plane_flops, DISPATCH_FLOPS) {
                 let (call, mut bindings) = self.call(task.node, target(&z), &z, step)?;
+                let storage = call.bindings().iter().filter(|b| **b != Binding::Params).count();
+                if storage > self.caps.max_storage_buffers as usize {
+                    let text = format!("{} binds {storage} storage buffers, the device {}", call.name(), self.caps.max_storage_buffers);
+                    return Err(PlanError::new(PlanErrorKind::Limits, text).at(s.graph.node(task.node).name.clone()));
+                }
                 call.workgroups(self.caps)
                     .map_err(|e| PlanError::new(PlanErrorKind::Limits, e.0).at(s.graph.node(task.node).name.clone()))?;
                 bindings.push(dst);

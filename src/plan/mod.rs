@@ -118,12 +118,7 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`].
     pub fn of_graph(graph: &Graph, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Self, PlanError> {
-        if extent.axes().iter().any(|&n| n == 0 || n > MAX_AXIS) {
-            return Err(PlanError::new(
-                PlanErrorKind::Extent,
-                format!("an extent of {extent} is not possible: each axis must be 1 to {MAX_AXIS}"),
-            ));
-        }
+        check_axes(extent)?;
         if options.precision == Elem::F16 && !caps.f16 {
             return Err(PlanError::new(PlanErrorKind::Unsupported, "the device has no 16-bit floats (shader-f16); use f32"));
         }
@@ -186,11 +181,20 @@ impl std::fmt::Display for Plan {
     }
 }
 
+fn check_axes(extent: Extent) -> Result<(), PlanError> {
+    if extent.axes().iter().any(|&n| n == 0 || n > MAX_AXIS) {
+        let text = format!("an extent of {extent} is not possible: each axis must be 1 to {MAX_AXIS}");
+        return Err(PlanError::new(PlanErrorKind::Extent, text));
+    }
+    Ok(())
+}
+
 /// Checks an extent against a network's stride.
 ///
 /// # Errors
 /// When it is not divisible; the message says what to pad to.
 pub fn check_stride(extent: Extent, stride: [u32; 3]) -> Result<(), PlanError> {
+    check_axes(extent)?;
     if extent.axes().iter().zip(stride).any(|(n, s)| n % s != 0) {
         let needed: Vec<String> = extent.axes().iter().zip(stride).map(|(n, s)| n.next_multiple_of(s).to_string()).collect();
         let text = format!(

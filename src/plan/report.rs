@@ -55,8 +55,8 @@ impl Report {
         let (mut flops, mut traffic, mut dispatches) = (0, 0, 0);
         for (call, _) in recording.dispatches() {
             let cost = call.cost();
-            flops += cost.flops;
-            traffic += cost.bytes;
+            flops = u64::saturating_add(flops, cost.flops);
+            traffic = u64::saturating_add(traffic, cost.bytes);
             dispatches += 1;
         }
         let input = s.maps[0];
