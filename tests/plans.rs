@@ -5,8 +5,6 @@
 mod checker;
 mod support;
 
-use std::collections::HashMap;
-
 use checker::{Checker, check};
 use organum::graph::{BatchNorm, Conv, Graph, NodeId, Op, pass};
 use organum::kernels::Activation;
@@ -15,8 +13,6 @@ use organum::{
     DeviceCaps, Elem, Extent, Input, Model, OutputData, OutputMode, Plan, PlanError, PlanErrorKind, PlanOptions, RunOptions, Session,
 };
 use proptest::prelude::*;
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 use support::{Random, engine};
 
 // ---- random networks ----
@@ -486,102 +482,10 @@ impl Card {
         })
         .to_string()
     }
-
-    /// Names and shapes of the tensors, as the architecture is published.
-    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let mut list = Vec::new();
-        let n = self.channels.len() - 1;
-        let mut cin = Self::IN;
-        for (i, &c) in self.channels.iter().enumerate() {
-            self.double_conv(&mut list, &format!("enc.{i}"), cin, c);
-            cin = c;
-        }
-        if self.mhsa {
-            self.attention(&mut list, "mhsa.attn", cin, cin, true);
-        }
-        for (k, i) in (0..n).rev().enumerate() {
-            let (cy, cs, name) = (self.channels[i + 1], self.channels[i], format!("dec.{k}"));
-            if n - 1 - i < self.mhca_levels as usize {
-                let dq = if self.themyr { cy } else { cs };
-                self.conv_norm(&mut list, &format!("{name}.mhca.conv_y"), cy, dq, 1);
-                self.conv_norm(&mut list, &format!("{name}.mhca.conv_s"), cs, cs, 1);
-                if self.themyr {
-                    self.conv(&mut list, &format!("{name}.mhca.reduce_s"), cs, cs, 2);
-                }
-                self.attention(&mut list, &format!("{name}.mhca.attn"), dq, cs, !self.themyr);
-                self.conv(&mut list, &format!("{name}.mhca.gate_conv"), cs, cs, 1);
-                norm(&mut list, &format!("{name}.mhca.gate_norm"), cs);
-            }
-            self.conv(&mut list, &format!("{name}.conv"), cy, cy, 3);
-            self.conv_norm(&mut list, &format!("{name}.reduce"), cy, cs, 1);
-            self.double_conv(&mut list, &format!("{name}.block"), 2 * cs, cs);
-        }
-        self.conv(&mut list, "head", self.channels[0], Self::CLASSES, 1);
-        list
-    }
-
-    fn conv(&self, list: &mut Vec<(String, Vec<usize>)>, name: &str, cin: u32, cout: u32, k: usize) {
-        let shape = [cout as usize, cin as usize].into_iter().chain(std::iter::repeat_n(k, self.dims as usize)).collect();
-        list.extend([(format!("{name}.weight"), shape), (format!("{name}.bias"), vec![cout as usize])]);
-    }
-
-    fn conv_norm(&self, list: &mut Vec<(String, Vec<usize>)>, name: &str, cin: u32, cout: u32, k: usize) {
-        self.conv(list, &format!("{name}.conv"), cin, cout, k);
-        norm(list, &format!("{name}.norm"), cout);
-    }
-
-    fn double_conv(&self, list: &mut Vec<(String, Vec<usize>)>, name: &str, cin: u32, cout: u32) {
-        self.conv_norm(list, &format!("{name}.a"), cin, cout, 3);
-        self.conv_norm(list, &format!("{name}.b"), cout, cout, 3);
-    }
-
-    fn attention(&self, list: &mut Vec<(String, Vec<usize>)>, name: &str, dq: u32, dv: u32, project_v: bool) {
-        let mut linear = |part: &str, c: u32| {
-            list.extend([(format!("{name}.{part}.weight"), vec![c as usize; 2]), (format!("{name}.{part}.bias"), vec![c as usize])])
-        };
-        linear("wq", dq);
-        linear("wk", dq);
-        if project_v {
-            linear("wv", dv);
-        }
-        if !self.themyr {
-            linear("wo", dv);
-        }
-    }
-}
-
-fn norm(list: &mut Vec<(String, Vec<usize>)>, name: &str, channels: u32) {
-    list.extend(["weight", "bias", "running_mean", "running_var"].map(|part| (format!("{name}.{part}"), vec![channels as usize])));
 }
 
 fn random_model(card: &Card, seed: u64) -> Model {
-    let mut random = Random::new(seed);
-    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = card
-        .tensors()
-        .into_iter()
-        .map(|(name, shape)| {
-            let fan_in: usize = shape[1..].iter().product();
-            let scale = 2.0 / (fan_in as f32).sqrt();
-            let positive = name.ends_with("running_var") || name.contains("norm.weight");
-            let values = random.values(shape.iter().product()).into_iter().map(|v| {
-                if positive {
-                    1.0 + v / 2.0
-                } else if shape.len() > 1 {
-                    v * scale
-                } else {
-                    v / 4.0
-                }
-            });
-            let bytes = values.flat_map(f32::to_le_bytes).collect();
-            (name, shape, bytes)
-        })
-        .collect();
-    let views = tensors.iter().map(|(name, shape, bytes)| {
-        (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the shape is that of the bytes"))
-    });
-    let metadata = HashMap::from([("organum".to_owned(), card.json())]);
-    Model::from_bytes(safetensors::serialize(views, Some(metadata)).expect("the tensors are serialised"))
-        .expect("the names are those of the architecture")
+    Model::random(&card.json(), seed).expect("the card is one")
 }
 
 #[test]

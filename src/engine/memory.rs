@@ -131,7 +131,7 @@ impl GpuMemory {
         self.pending.push(Pending::Dispatch { pipeline, bindings: bindings.to_vec(), params, workgroups });
     }
 
-    /// Brings a region to the host, in pieces of the staging buffer; `sink` gets whole steps of `step` bytes if they fit.
+    /// Brings a region to the host, in pieces of the staging buffer.
     pub(crate) async fn read(&mut self, region: Region) -> Result<Vec<u8>, RunError> {
         let mut bytes = Vec::with_capacity(region.size as usize);
         while (bytes.len() as u64) < region.size {

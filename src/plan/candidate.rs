@@ -85,21 +85,18 @@ pub(super) fn choose(
 ) -> Result<(Recording, Report, Occupancy), PlanError> {
     let mut order: Vec<&Candidate<'_>> = candidates.iter().collect();
     order.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-    let mut smallest = u64::MAX;
     let mut chosen = None;
-    for candidate in order.iter().filter(|c| budget.is_none_or(|b| c.max_live <= b)) {
+    'candidates: for candidate in order.iter().filter(|c| budget.is_none_or(|b| c.max_live <= b)) {
         let placement = place::place(&candidate.lifetimes.lives, caps.max_buffer);
         for staging in STAGING {
             let (recording, report) = assemble(candidate, &placement, caps, outputs, staging)?;
-            smallest = smallest.min(report.peak_bytes);
-            if chosen.is_none() && budget.is_none_or(|b| report.peak_bytes <= b) {
+            if budget.is_none_or(|b| report.peak_bytes <= b) {
                 chosen = Some((recording, report, Occupancy::new(&candidate.lifetimes.lives, placement.chunks.iter().sum())));
+                break 'candidates;
             }
         }
-        if chosen.is_some() {
-            break;
-        }
     }
+    let mut smallest = chosen.as_ref().map_or(u64::MAX, |(_, report, _)| report.peak_bytes);
     // a candidate's chunks hold at least what is alive at once, so most need not be placed to know the smallest budget
     order.sort_by_key(|c| c.max_live);
     for candidate in order {

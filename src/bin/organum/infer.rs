@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use crate::args;
 use crate::device::{self, Device};
 use crate::fail::Failure;
-use crate::output::{say, say_json, write_npy};
+use crate::output::{need_folder, say, say_json, write_npy};
 use crate::segment::summary;
 
 /// An array of f32 in C order.
@@ -71,9 +71,7 @@ pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
     if a.output.extension().is_none_or(|e| e != "npy") {
         return Err(Failure::usage(format!("{} must end in .npy", a.output.display())));
     }
-    if let Some(folder) = a.output.parent().filter(|p| !p.as_os_str().is_empty() && !p.is_dir()) {
-        return Err(Failure::usage(format!("the folder {} is not there", folder.display())));
-    }
+    need_folder(&a.output)?;
     let array = read(&a.input)?;
     let dims = model.card().dims();
     let (channels, extent) = interpret(&array.shape, dims)?;

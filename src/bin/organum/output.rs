@@ -41,6 +41,14 @@ pub(crate) fn progress_bar() -> ProgressBar {
     ProgressBar::new(1).with_style(style)
 }
 
+/// Refuses a path whose folder is not there, before anything is computed for it.
+pub(crate) fn need_folder(path: &Path) -> Result<(), Failure> {
+    match path.parent().filter(|p| !p.as_os_str().is_empty() && !p.is_dir()) {
+        Some(folder) => Err(Failure::usage(format!("the folder {} is not there", folder.display()))),
+        None => Ok(()),
+    }
+}
+
 /// Writes a `.npy` of f32 in C order.
 pub(crate) fn write_npy(path: &Path, shape: &[u64], values: &[f32]) -> Result<(), Failure> {
     write_whole(path, "array.npy", |temporary| {

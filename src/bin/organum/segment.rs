@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::args::{self, Mode};
 use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
-use crate::output::{say, say_json};
+use crate::output::{need_folder, say, say_json};
 
 /// What to write besides the label map.
 #[derive(Default)]
@@ -128,14 +128,11 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
             return Err(Failure::usage(format!("{name} must end in .nii or .nii.gz")));
         }
     }
-    let folders = [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()];
-    for parent in folders.into_iter().flatten().filter_map(|p| p.parent()).filter(|p| !p.as_os_str().is_empty()) {
-        if !parent.is_dir() {
-            return Err(Failure::usage(format!("the folder {} is not there", parent.display())));
+    for path in [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()].into_iter().flatten() {
+        need_folder(path)?;
+        if same_file(path, &a.input) {
+            return Err(Failure::usage(format!("an output would overwrite the scan {}", a.input.display())));
         }
-    }
-    if [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()].into_iter().flatten().any(|p| same_file(p, &a.input)) {
-        return Err(Failure::usage(format!("an output would overwrite the scan {}", a.input.display())));
     }
     let model = Model::load(&a.model)?;
     if a.attention.is_some() && pipeline::gates(&model).is_empty() {
