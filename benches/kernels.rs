@@ -67,7 +67,7 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
             scale: 1.0 / ((channels / heads) as f32).sqrt(),
             per_plane: false,
             elem,
-            first: [0; 3],
+            windows: [Window::whole(0); 3],
             target: whole(extent),
         };
         (format!("{}_tokens_{heads}x{}", extent.voxels(), channels / heads), Call::Attention(call))
@@ -87,7 +87,7 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
                     channels: 32,
                     kernel: [2; 3],
                     elem,
-                    window: Window::whole(0),
+                    windows: [Window::whole(0)],
                     target: whole(pooled),
                 }),
             )],
@@ -101,7 +101,7 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
                     output: fine,
                     channels: 32,
                     elem,
-                    window: Window::whole(0),
+                    windows: [Window::whole(0)],
                     target: whole(fine),
                 }),
             )],
@@ -110,14 +110,23 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
             "position_add",
             vec![(
                 format!("32_{fine}"),
-                Call::PositionAdd(position_add::PositionAdd { map: map(32), elem, first: 0, target: whole(fine) }),
+                Call::PositionAdd(position_add::PositionAdd { map: map(32), elem, windows: [Window::whole(0)], target: whole(fine) }),
             )],
         ),
         (
             "multiply",
-            vec![(format!("32_{fine}"), Call::Multiply(multiply::Multiply { map: map(32), elem, first: [0; 2], target: whole(fine) }))],
+            vec![(
+                format!("32_{fine}"),
+                Call::Multiply(multiply::Multiply { map: map(32), elem, windows: [Window::whole(0); 2], target: whole(fine) }),
+            )],
         ),
-        ("argmax", vec![(format!("14_{fine}"), Call::Argmax(argmax::Argmax { map: map(14), elem, first: 0, target: whole(fine) }))]),
+        (
+            "argmax",
+            vec![(
+                format!("14_{fine}"),
+                Call::Argmax(argmax::Argmax { map: map(14), elem, windows: [Window::whole(0)], target: whole(fine) }),
+            )],
+        ),
         // the bottleneck of the hippocampus network, and of an abdominal one
         ("attention", vec![attention(Extent::new(10, 14, 10), 48, 4), attention(cube(16), 256, 8)]),
     ]

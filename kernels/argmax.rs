@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Target, Variant, elements, workgroup_size};
+use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements, workgroup_size};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent, Map};
 
@@ -13,8 +13,8 @@ pub struct Argmax {
     pub map: Map,
     /// Storage type of the logits.
     pub elem: Elem,
-    /// First plane of the bound slab of logits.
-    pub first: u32,
+    /// Where the source's planes lie.
+    pub windows: [Window; 1],
     /// What is written.
     pub target: Target,
 }
@@ -68,7 +68,7 @@ impl Kernel for Argmax {
             words: self.words() as u32,
             blocks: self.map.blocks(),
             classes: self.map.channels,
-            first: self.first,
+            first: self.windows[0].first,
             out_first: self.target.first,
             out_begin: self.target.begin,
             pad: 0,
@@ -88,6 +88,14 @@ impl Kernel for Argmax {
         vec![elements(self.map.extent, self.map.channels, self.map.extent.d), self.words() * u64::from(self.map.extent.d)]
     }
 
+    fn sources(&self) -> Vec<Source> {
+        vec![Source { planes: self.map.extent.d, reach: Reach::Same }]
+    }
+
+    fn operands(&mut self) -> (&mut [Window], &mut Target) {
+        (&mut self.windows, &mut self.target)
+    }
+
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
         use rayon::prelude::*;
         let [src] = inputs else { return };
@@ -96,7 +104,7 @@ impl Kernel for Argmax {
         let lanes = labels_per_word(self.map.channels);
         self.target.planes(output.words(), self.words() as usize).for_each(|(z, plane)| {
             plane.fill(0);
-            let logits = &src[(z - self.first as usize) * voxels * channels..];
+            let logits = &src[(z - self.windows[0].first as usize) * voxels * channels..];
             for (at, x) in logits.chunks_exact(channels).take(voxels).enumerate() {
                 let mut best = 0;
                 for (c, &value) in x.iter().enumerate().take(self.map.channels as usize) {
@@ -116,7 +124,12 @@ impl Kernel for Argmax {
         let case = |label: &str, extent: Extent, classes: u32, elem| {
             (
                 label.to_owned(),
-                Self { map: Map::new(extent, classes), elem, first: 0, target: Target { first: 0, begin: 0, count: extent.d } },
+                Self {
+                    map: Map::new(extent, classes),
+                    elem,
+                    windows: [Window::whole(0)],
+                    target: Target { first: 0, begin: 0, count: extent.d },
+                },
             )
         };
         vec![

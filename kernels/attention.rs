@@ -6,7 +6,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Target, Variant, elements, workgroup_size};
+use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements, workgroup_size};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
 
@@ -29,8 +29,8 @@ pub struct Attention {
     pub per_plane: bool,
     /// Storage type.
     pub elem: Elem,
-    /// First planes of the bound slabs of Q, K, V.
-    pub first: [u32; 3],
+    /// Where the sources' planes lie.
+    pub windows: [Window; 3],
     /// What is written.
     pub target: Target,
 }
@@ -89,13 +89,13 @@ impl Kernel for Attention {
         Params {
             q_plane: self.queries.plane() as u32,
             q_stride: Self::padded(self.qk_channels),
-            q_first: self.first[0],
+            q_first: self.windows[0].first,
             q_dim: self.qk_channels / self.heads,
             k_tokens: self.key_tokens() as u32,
             k_stride: Self::padded(self.qk_channels),
-            k_first: self.first[1],
+            k_first: self.windows[1].first,
             v_stride: Self::padded(self.v_channels),
-            v_first: self.first[2],
+            v_first: self.windows[2].first,
             v_dim: self.v_channels / self.heads,
             v_blocks: self.value_blocks(),
             heads: self.heads,
@@ -129,6 +129,16 @@ impl Kernel for Attention {
         ]
     }
 
+    fn sources(&self) -> Vec<Source> {
+        let reach = if self.per_plane { Reach::Same } else { Reach::Whole };
+        let keys = Source { planes: self.keys.d, reach };
+        vec![Source { planes: self.queries.d, reach: Reach::Same }, keys, keys]
+    }
+
+    fn operands(&mut self) -> (&mut [Window], &mut Target) {
+        (&mut self.windows, &mut self.target)
+    }
+
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
         use rayon::prelude::*;
         let [q, k, v] = inputs else { return };
@@ -137,9 +147,9 @@ impl Kernel for Attention {
         let tokens = self.queries.plane() as usize;
         let keys = self.key_tokens() as usize;
         self.target.planes(output.floats(), tokens * vs).for_each(|(z, plane)| {
-            let queries = &q[(z - self.first[0] as usize) * tokens * qk..];
+            let queries = &q[(z - self.windows[0].first as usize) * tokens * qk..];
             let (k, v) = if self.per_plane {
-                (&k[(z - self.first[1] as usize) * keys * qk..], &v[(z - self.first[2] as usize) * keys * vs..])
+                (&k[(z - self.windows[1].first as usize) * keys * qk..], &v[(z - self.windows[2].first as usize) * keys * vs..])
             } else {
                 (*k, *v)
             };
@@ -184,7 +194,7 @@ impl Kernel for Attention {
                 scale: 0.5,
                 per_plane,
                 elem,
-                first: [0; 3],
+                windows: [Window::whole(0); 3],
                 target: Target { first: 0, begin: 0, count: extent.d },
             };
             (label.to_owned(), k)

@@ -1,6 +1,6 @@
 //! What the convolution kernels share: their shape and the order of packed weights.
 
-use super::{Activation, Target, Window, elements};
+use super::{Activation, Reach, Source, Taps, Target, Window, elements};
 use crate::shape::{Elem, Extent, Map};
 
 /// Output channels that one invocation computes, and the block width of packed weights.
@@ -47,6 +47,31 @@ impl ConvShape {
     #[must_use]
     pub fn map(&self) -> Map {
         Map::new(self.output(), self.out_channels)
+    }
+
+    /// The maps that are read.
+    pub(super) fn sources(&self, reach: Reach) -> Vec<Source> {
+        vec![Source { planes: self.input.d, reach }; self.source_count()]
+    }
+
+    fn source_count(&self) -> usize {
+        if self.in_channels[1] > 0 { 2 } else { 1 }
+    }
+
+    /// The window along D.
+    pub(super) fn taps(&self) -> Taps {
+        Taps { kernel: self.kernel[0], stride: self.stride[0], padding: self.padding[0] }
+    }
+
+    pub(super) fn operands(&mut self) -> (&mut [Window], &mut Target) {
+        let n = self.source_count();
+        (&mut self.windows[..n], &mut self.target)
+    }
+
+    /// Bindings of both sources, `slabs` each, and the weights; a shader binds its second source even where there is none.
+    pub(super) fn bind<T: Copy>(&self, sources: &[[T; 2]], constants: &[T], slabs: usize) -> Vec<T> {
+        let second = sources.get(1).unwrap_or(&sources[0]);
+        [&sources[0][..slabs], &second[..slabs], constants].concat()
     }
 
     /// Blocks of four input channels of each source.

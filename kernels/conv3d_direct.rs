@@ -4,7 +4,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Target, Variant, Window, workgroup_size};
+use super::{
+    Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, workgroup_size,
+};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
 
@@ -80,6 +82,18 @@ impl Kernel for Conv3dDirect {
 
     fn sizes(&self) -> BindingSizes {
         self.0.sizes()
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        self.0.sources(Reach::Taps(self.0.taps()))
+    }
+
+    fn operands(&mut self) -> (&mut [Window], &mut Target) {
+        self.0.operands()
+    }
+
+    fn bind<T: Copy>(&self, sources: &[[T; 2]], constants: &[T]) -> Vec<T> {
+        self.0.bind(sources, constants, 2)
     }
 
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {

@@ -2,7 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Target, Variant, Window, workgroup_size};
+use super::{
+    Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, workgroup_size,
+};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
 
@@ -75,6 +77,18 @@ impl Kernel for Conv3dPointwise {
     fn sizes(&self) -> BindingSizes {
         let s = self.0.sizes();
         vec![s[0], s[2], s[4], s[5]]
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        self.0.sources(Reach::Same)
+    }
+
+    fn operands(&mut self) -> (&mut [Window], &mut Target) {
+        self.0.operands()
+    }
+
+    fn bind<T: Copy>(&self, sources: &[[T; 2]], constants: &[T]) -> Vec<T> {
+        self.0.bind(sources, constants, 1)
     }
 
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {

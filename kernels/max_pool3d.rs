@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Target, Variant, Window, elements, workgroup_size};
+use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Taps, Target, Variant, Window, elements, workgroup_size};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent, Map};
 
@@ -18,7 +18,7 @@ pub struct MaxPool3d {
     /// Storage type.
     pub elem: Elem,
     /// Where the source's planes lie.
-    pub window: Window,
+    pub windows: [Window; 1],
     /// What is written.
     pub target: Target,
 }
@@ -66,8 +66,8 @@ impl Kernel for MaxPool3d {
             in_extent: self.input.axes(),
             blocks: self.map().blocks(),
             out_extent: self.output().axes(),
-            first: self.window.first,
-            split: self.window.split,
+            first: self.windows[0].first,
+            split: self.windows[0].split,
             out_first: self.target.first,
             out_begin: self.target.begin,
             pad: 0,
@@ -89,6 +89,15 @@ impl Kernel for MaxPool3d {
         vec![n, n, elements(self.output(), self.channels, self.output().d)]
     }
 
+    fn sources(&self) -> Vec<Source> {
+        let reach = Reach::Taps(Taps { kernel: self.kernel[0], stride: self.kernel[0], padding: 0 });
+        vec![Source { planes: self.input.d, reach }]
+    }
+
+    fn operands(&mut self) -> (&mut [Window], &mut Target) {
+        (&mut self.windows, &mut self.target)
+    }
+
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
         use rayon::prelude::*;
         let [lo, hi] = inputs else { return };
@@ -102,7 +111,7 @@ impl Kernel for MaxPool3d {
                 let (y, x) = (voxel / out.w as usize * kh, voxel % out.w as usize * kw);
                 *value = f32::NEG_INFINITY;
                 for i in 0..kd {
-                    let source = self.window.plane(lo, hi, z * kd + i, plane_in);
+                    let source = self.windows[0].plane(lo, hi, z * kd + i, plane_in);
                     for j in 0..kh {
                         for k in 0..kw {
                             *value = value.max(source[((y + j) * n_w + x + k) * channels + c]);
@@ -119,7 +128,7 @@ impl Kernel for MaxPool3d {
             channels: 6,
             kernel: [2; 3],
             elem: Elem::F32,
-            window: Window::whole(0),
+            windows: [Window::whole(0)],
             target: Target { first: 0, begin: 0, count: 2 },
         };
         vec![

@@ -18,20 +18,37 @@ pub mod position_add;
 pub mod upsample_linear;
 
 mod conv;
+mod slab;
 
 pub use conv::{ConvShape, pack_weights, packed_len};
+pub use slab::{Reach, Source, Taps, Target, Window};
 
 /// How a shader uses one of its bindings, in binding order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
     /// The uniform block of parameters; always binding 0.
     Params,
-    /// A storage buffer that is read.
+    /// A storage buffer of elements of the storage type that is read.
     Read,
-    /// The storage buffer of float elements that is written; always the last.
+    /// As `Read`, but always of f32: norm statistics and what is made of them.
+    ReadF32,
+    /// The storage buffer of elements of the storage type that is written; always the last.
     Write,
+    /// As `Write`, but always of f32.
+    WriteF32,
     /// As `Write`, but of u32 words.
     WriteWords,
+}
+
+impl Binding {
+    /// Bytes of an element of the binding.
+    #[must_use]
+    pub const fn bytes(self, elem: Elem) -> u64 {
+        match self {
+            Self::Params | Self::ReadF32 | Self::WriteF32 | Self::WriteWords => 4,
+            Self::Read | Self::Write => elem.bytes(),
+        }
+    }
 }
 
 /// Activation fused into a kernel's store.
@@ -65,55 +82,6 @@ impl Activation {
             Self::Relu => x.max(0.0),
             Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         }
-    }
-}
-
-/// Where the planes of a source lie. A source is bound as two neighbouring slabs: planes from `first` in the lower
-/// one, planes from `split` on in the upper one. With one slab, `split` is beyond its last plane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Window {
-    /// Plane at the beginning of the lower binding.
-    pub first: u32,
-    /// First plane that lies in the upper binding.
-    pub split: u32,
-}
-
-impl Window {
-    /// All planes in one slab that begins at plane `first`.
-    #[must_use]
-    pub const fn whole(first: u32) -> Self {
-        Self { first, split: u32::MAX }
-    }
-
-    /// The plane `z` of a source bound as (`lo`, `hi`), `plane` elements each.
-    fn plane<'a>(&self, lo: &'a [f32], hi: &'a [f32], z: usize, plane: usize) -> &'a [f32] {
-        let (slab, at) = if z < self.split as usize { (lo, z - self.first as usize) } else { (hi, z - self.split as usize) };
-        &slab[at * plane..(at + 1) * plane]
-    }
-}
-
-/// Which planes a dispatch writes, and where the bound slab begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// Plane at the beginning of the destination slab.
-    pub first: u32,
-    /// First plane to write.
-    pub begin: u32,
-    /// Planes to write.
-    pub count: u32,
-}
-
-impl Target {
-    /// The planes of `slab` that are to be written, each `plane` elements, with their plane numbers.
-    fn planes<'a, T: Send>(
-        &self,
-        slab: &'a mut [T],
-        plane: usize,
-    ) -> impl rayon::iter::IndexedParallelIterator<Item = (usize, &'a mut [T])> {
-        use rayon::prelude::*;
-        let skip = (self.begin - self.first) as usize * plane;
-        let begin = self.begin as usize;
-        slab[skip..skip + self.count as usize * plane].par_chunks_mut(plane).enumerate().map(move |(i, p)| (begin + i, p))
     }
 }
 
@@ -216,6 +184,15 @@ pub trait Kernel: Sized {
     fn cost(&self) -> Cost;
     /// Elements of each storage binding when the dispatch is run on whole maps.
     fn sizes(&self) -> BindingSizes;
+    /// The sources, in the order of the node's inputs.
+    fn sources(&self) -> Vec<Source>;
+    /// Where the sources' planes lie, in the order of [`Kernel::sources`], and what is written.
+    fn operands(&mut self) -> (&mut [Window], &mut Target);
+    /// Storage bindings without the destination, given the lower and upper slab of each source, and the constants.
+    fn bind<T: Copy>(&self, sources: &[[T; 2]], constants: &[T]) -> Vec<T> {
+        let slabs = self.sources().into_iter().zip(sources).flat_map(|(source, pair)| pair[..source.reach.bindings()].to_vec());
+        slabs.chain(constants.iter().copied()).collect()
+    }
     /// The same arithmetic on the host, accumulated in f64; `inputs` are the `Read` bindings in order.
     fn reference(&self, inputs: &[&[f32]], output: HostSlice<'_>);
     /// Shapes that exercise the kernel: odd extents, one-voxel axes, unpadded channels, windows, element types.
@@ -296,6 +273,16 @@ macro_rules! catalogue {
             /// Elements of the storage bindings.
             #[must_use]
             pub fn sizes(&self) -> BindingSizes { match self { $(Self::$variant(k) => k.sizes()),+ } }
+            /// The sources, in the order of the node's inputs.
+            #[must_use]
+            pub fn sources(&self) -> Vec<Source> { match self { $(Self::$variant(k) => k.sources()),+ } }
+            /// Where the sources' planes lie, and what is written.
+            pub fn operands(&mut self) -> (&mut [Window], &mut Target) { match self { $(Self::$variant(k) => k.operands()),+ } }
+            /// Storage bindings without the destination.
+            #[must_use]
+            pub fn bind<T: Copy>(&self, sources: &[[T; 2]], constants: &[T]) -> Vec<T> {
+                match self { $(Self::$variant(k) => k.bind(sources, constants)),+ }
+            }
             /// Runs the scalar twin.
             pub fn reference(&self, inputs: &[&[f32]], output: HostSlice<'_>) { match self { $(Self::$variant(k) => k.reference(inputs, output)),+ } }
         }
@@ -339,13 +326,5 @@ mod tests {
         assert_eq!(workgroups("k", [edge, 1, 1], 64, &caps), Ok([65_535, 1, 1]));
         assert!(workgroups("k", [edge + 1, 1, 1], 64, &caps).is_err());
         assert!(workgroups("k", [1, 0, 1], 64, &caps).is_err());
-    }
-
-    #[test]
-    fn window_reads_across_two_slabs() {
-        let (lo, hi) = ([0.0, 1.0], [2.0, 3.0]);
-        let w = Window { first: 4, split: 6 };
-        assert_eq!(w.plane(&lo, &hi, 5, 1), [1.0]);
-        assert_eq!(w.plane(&lo, &hi, 6, 1), [2.0]);
     }
 }

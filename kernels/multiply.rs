@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Target, Variant, elements, workgroup_size};
+use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements, workgroup_size};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent, Map};
 
@@ -13,8 +13,8 @@ pub struct Multiply {
     pub map: Map,
     /// Storage type.
     pub elem: Elem,
-    /// First planes of the bound slabs of the two sources.
-    pub first: [u32; 2],
+    /// Where the sources' planes lie.
+    pub windows: [Window; 2],
     /// What is written.
     pub target: Target,
 }
@@ -46,8 +46,8 @@ impl Kernel for Multiply {
         Params {
             row: self.map.extent.w * self.map.blocks(),
             rows: self.map.extent.h,
-            a_first: self.first[0],
-            b_first: self.first[1],
+            a_first: self.windows[0].first,
+            b_first: self.windows[1].first,
             out_first: self.target.first,
             out_begin: self.target.begin,
             pad: [0; 2],
@@ -67,13 +67,21 @@ impl Kernel for Multiply {
         vec![elements(self.map.extent, self.map.channels, self.map.extent.d); 3]
     }
 
+    fn sources(&self) -> Vec<Source> {
+        vec![Source { planes: self.map.extent.d, reach: Reach::Same }; 2]
+    }
+
+    fn operands(&mut self) -> (&mut [Window], &mut Target) {
+        (&mut self.windows, &mut self.target)
+    }
+
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
         use rayon::prelude::*;
         let [a, b] = inputs else { return };
         let n = elements(self.map.extent, self.map.channels, 1) as usize;
         self.target.planes(output.floats(), n).for_each(|(z, plane)| {
-            let a = &a[(z - self.first[0] as usize) * n..];
-            let b = &b[(z - self.first[1] as usize) * n..];
+            let a = &a[(z - self.windows[0].first as usize) * n..];
+            let b = &b[(z - self.windows[1].first as usize) * n..];
             for ((y, a), b) in plane.iter_mut().zip(a).zip(b) {
                 *y = a * b;
             }
@@ -84,7 +92,7 @@ impl Kernel for Multiply {
         let base = Self {
             map: Map::new(Extent::new(3, 5, 7), 6),
             elem: Elem::F32,
-            first: [0; 2],
+            windows: [Window::whole(0); 2],
             target: Target { first: 0, begin: 0, count: 3 },
         };
         vec![("plain".to_owned(), base.clone()), ("plain_f16".to_owned(), Self { elem: Elem::F16, ..base })]

@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Target, Variant, elements, workgroup_size};
+use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements, workgroup_size};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent, Map};
 
@@ -16,8 +16,8 @@ pub struct PositionAdd {
     pub map: Map,
     /// Storage type.
     pub elem: Elem,
-    /// First plane of the bound slab of the source.
-    pub first: u32,
+    /// Where the source's planes lie.
+    pub windows: [Window; 1],
     /// What is written.
     pub target: Target,
 }
@@ -96,7 +96,7 @@ impl Kernel for PositionAdd {
         Params {
             extent: self.map.extent.axes(),
             blocks: self.map.blocks(),
-            first: self.first,
+            first: self.windows[0].first,
             out_first: self.target.first,
             out_begin: self.target.begin,
             pad: 0,
@@ -117,13 +117,21 @@ impl Kernel for PositionAdd {
         vec![n, table_len(self.map), n]
     }
 
+    fn sources(&self) -> Vec<Source> {
+        vec![Source { planes: self.map.extent.d, reach: Reach::Same }]
+    }
+
+    fn operands(&mut self) -> (&mut [Window], &mut Target) {
+        (&mut self.windows, &mut self.target)
+    }
+
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
         use rayon::prelude::*;
         let [src, table] = inputs else { return };
         let channels = self.map.blocks() as usize * 4;
         let [d, h, w] = self.map.extent.axes().map(|n| n as usize);
         self.target.planes(output.floats(), h * w * channels).for_each(|(z, plane)| {
-            let source = &src[(z - self.first as usize) * h * w * channels..];
+            let source = &src[(z - self.windows[0].first as usize) * h * w * channels..];
             for (at, y) in plane.iter_mut().enumerate() {
                 let (c, voxel) = (at % channels, at / channels);
                 let row = |r: usize| table[r * channels + c];
@@ -133,8 +141,12 @@ impl Kernel for PositionAdd {
     }
 
     fn cases() -> Vec<(String, Self)> {
-        let base =
-            Self { map: Map::new(Extent::new(3, 5, 7), 10), elem: Elem::F32, first: 0, target: Target { first: 0, begin: 0, count: 3 } };
+        let base = Self {
+            map: Map::new(Extent::new(3, 5, 7), 10),
+            elem: Elem::F32,
+            windows: [Window::whole(0)],
+            target: Target { first: 0, begin: 0, count: 3 },
+        };
         vec![("plain".to_owned(), base.clone()), ("plain_f16".to_owned(), Self { elem: Elem::F16, ..base })]
     }
 }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Target, Variant, Window, elements, workgroup_size};
+use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements, workgroup_size};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
 
@@ -18,7 +18,7 @@ pub struct UpsampleLinear {
     /// Storage type.
     pub elem: Elem,
     /// Where the source's planes lie.
-    pub window: Window,
+    pub windows: [Window; 1],
     /// What is written.
     pub target: Target,
 }
@@ -61,8 +61,8 @@ impl Kernel for UpsampleLinear {
             in_extent: self.input.axes(),
             blocks: self.channels.div_ceil(4),
             out_extent: self.output.axes(),
-            first: self.window.first,
-            split: self.window.split,
+            first: self.windows[0].first,
+            split: self.windows[0].split,
             out_first: self.target.first,
             out_begin: self.target.begin,
             pad: 0,
@@ -84,6 +84,14 @@ impl Kernel for UpsampleLinear {
         vec![n, n, elements(self.output, self.channels, self.output.d)]
     }
 
+    fn sources(&self) -> Vec<Source> {
+        vec![Source { planes: self.input.d, reach: Reach::Linear }]
+    }
+
+    fn operands(&mut self) -> (&mut [Window], &mut Target) {
+        (&mut self.windows, &mut self.target)
+    }
+
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
         use rayon::prelude::*;
         let [lo, hi] = inputs else { return };
@@ -93,8 +101,8 @@ impl Kernel for UpsampleLinear {
         self.target.planes(output.floats(), self.output.plane() as usize * channels).for_each(|(z, plane)| {
             #[expect(clippy::cast_possible_truncation, reason = "plane numbers are u32")]
             let (z0, z1, wz) = tap(z as u32, self.input.d, self.output.d);
-            let low = self.window.plane(lo, hi, z0 as usize, plane_in);
-            let high = if wz > 0.0 { self.window.plane(lo, hi, z1 as usize, plane_in) } else { low };
+            let low = self.windows[0].plane(lo, hi, z0 as usize, plane_in);
+            let high = if wz > 0.0 { self.windows[0].plane(lo, hi, z1 as usize, plane_in) } else { low };
             for (y, row) in (0..self.output.h).zip(plane.chunks_exact_mut(self.output.w as usize * channels)) {
                 let (y0, y1, wy) = tap(y, self.input.h, self.output.h);
                 for (x, voxel) in (0..self.output.w).zip(row.chunks_exact_mut(channels)) {
@@ -120,8 +128,14 @@ impl Kernel for UpsampleLinear {
 
     fn cases() -> Vec<(String, Self)> {
         let case = |label: &str, input: Extent, output: Extent, elem| {
-            let k =
-                Self { input, output, channels: 6, elem, window: Window::whole(0), target: Target { first: 0, begin: 0, count: output.d } };
+            let k = Self {
+                input,
+                output,
+                channels: 6,
+                elem,
+                windows: [Window::whole(0)],
+                target: Target { first: 0, begin: 0, count: output.d },
+            };
             (label.to_owned(), k)
         };
         vec![

@@ -29,6 +29,11 @@ pub enum KernelOutput {
     Words(Vec<u32>),
 }
 
+/// The type of a binding's elements where the storage type is `elem`.
+fn stored(binding: Binding, elem: Elem) -> Elem {
+    if binding == Binding::Read || binding == Binding::Write { elem } else { Elem::F32 }
+}
+
 /// Value that fills the destination before a run: an element that is not written shows.
 const POISON: f32 = 1234.0;
 
@@ -39,11 +44,11 @@ impl KernelRun {
     /// When the device refuses the kernel or a buffer.
     pub async fn new(engine: &Engine, call: &Call, inputs: &[Vec<f32>]) -> Result<Self, EngineError> {
         let elem = call.variant(engine.caps()).elem;
-        let words = call.bindings().last() == Some(&Binding::WriteWords);
-        let sizes = call.sizes();
-        let last = sizes.len() - 1;
-        let bytes = |i: usize| (sizes[i] * if words && i == last { 4 } else { elem.bytes() }).next_multiple_of(4);
-        let bindings: Vec<Region> = (0u32..).zip(0..sizes.len()).map(|(chunk, i)| Region { chunk, offset: 0, size: bytes(i) }).collect();
+        let storage = &call.bindings()[1..];
+        let bindings: Vec<Region> = (0u32..)
+            .zip(call.sizes().iter().zip(storage))
+            .map(|(chunk, (n, b))| Region { chunk, offset: 0, size: (n * b.bytes(elem)).next_multiple_of(4) })
+            .collect();
         let recording = Recording {
             elem,
             chunks: bindings.iter().map(|r| r.size).collect(),
@@ -57,12 +62,11 @@ impl KernelRun {
         let mut memory = GpuMemory::new(engine, &recording).await?;
         let failed = |e: RunError| EngineError::new(EngineErrorKind::NoDevice, "the inputs could not be uploaded").caused_by(e);
         memory.write_uniforms(&[call.params()]).await.map_err(failed)?;
-        for (region, values) in bindings.iter().zip(inputs) {
-            memory.write(*region, 0, &encode(values, elem)).await.map_err(failed)?;
+        for ((region, binding), values) in bindings.iter().zip(storage).zip(inputs) {
+            memory.write(*region, 0, &encode(values, stored(*binding, elem))).await.map_err(failed)?;
         }
-        if let Some(dst) = bindings.last() {
-            let poison =
-                encode(&vec![POISON; (dst.size / if words { 4 } else { elem.bytes() }) as usize], if words { Elem::F32 } else { elem });
+        if let (Some(dst), Some(&binding)) = (bindings.last(), storage.last()) {
+            let poison = encode(&vec![POISON; (dst.size / binding.bytes(elem)) as usize], stored(binding, elem));
             memory.write(*dst, 0, &poison[..dst.size as usize]).await.map_err(failed)?;
         }
         memory.flush().await.map_err(failed)?;
@@ -89,7 +93,8 @@ impl KernelRun {
         let bytes = self.memory.read(dst).await?;
         Ok(match self.call.bindings().last() {
             Some(Binding::WriteWords) => KernelOutput::Words(bytes.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)).collect()),
-            _ => KernelOutput::Floats(decode(&bytes, self.elem)),
+            Some(&binding) => KernelOutput::Floats(decode(&bytes, stored(binding, self.elem))),
+            None => KernelOutput::Words(Vec::new()),
         })
     }
 }

@@ -38,23 +38,21 @@ impl HostMemory {
         let Some((&dst, sources)) = bindings.split_last() else { return };
         let mut chunk = std::mem::take(&mut self.chunks[dst.chunk as usize]);
         let out = &mut chunk[(dst.offset / 4) as usize..((dst.offset + dst.size) / 4) as usize];
-        let words = call.bindings().last() == Some(&Binding::WriteWords);
-        match self.elem {
-            Elem::F32 => {
-                let inputs: Vec<&[f32]> = sources.iter().map(|&r| bytemuck::cast_slice(self.bytes(r))).collect();
-                call.reference(&inputs, if words { HostSlice::Words(out) } else { HostSlice::Floats(bytemuck::cast_slice_mut(out)) });
+        let elem_of = |b: &Binding| if *b == Binding::Read || *b == Binding::Write { self.elem } else { Elem::F32 };
+        let kinds = &call.bindings()[1..];
+        // f32 is read where it lies, f16 is widened
+        let widened: Vec<Option<Vec<f32>>> =
+            sources.iter().zip(kinds).map(|(&r, b)| (elem_of(b) == Elem::F16).then(|| decode(self.bytes(r), Elem::F16))).collect();
+        let inputs: Vec<&[f32]> =
+            sources.iter().zip(&widened).map(|(&r, w)| w.as_deref().unwrap_or_else(|| bytemuck::cast_slice(self.bytes(r)))).collect();
+        match kinds.last() {
+            Some(Binding::WriteWords) => call.reference(&inputs, HostSlice::Words(out)),
+            Some(b) if elem_of(b) == Elem::F16 => {
+                let mut values = decode(bytemuck::cast_slice(out), Elem::F16);
+                call.reference(&inputs, HostSlice::Floats(&mut values));
+                bytemuck::cast_slice_mut::<u32, u8>(out).copy_from_slice(&encode(&values, Elem::F16));
             }
-            Elem::F16 => {
-                let inputs: Vec<Vec<f32>> = sources.iter().map(|&r| decode(self.bytes(r), Elem::F16)).collect();
-                let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-                if words {
-                    call.reference(&inputs, HostSlice::Words(out));
-                } else {
-                    let mut values = decode(bytemuck::cast_slice(out), Elem::F16);
-                    call.reference(&inputs, HostSlice::Floats(&mut values));
-                    bytemuck::cast_slice_mut::<u32, u8>(out).copy_from_slice(&encode(&values, Elem::F16));
-                }
-            }
+            _ => call.reference(&inputs, HostSlice::Floats(bytemuck::cast_slice_mut(out))),
         }
         self.chunks[dst.chunk as usize] = chunk;
     }

@@ -2,7 +2,6 @@
 #![allow(clippy::print_stdout, reason = "figures belong to a test's output")]
 
 use organum::graph::{Conv, Graph, NodeId, Op};
-use organum::kernels::Activation;
 use organum::model::architecture;
 use organum::{DeviceCaps, Elem, Extent, Plan, PlanOptions};
 
@@ -74,12 +73,8 @@ fn full_attention_over_a_whole_map_is_planned_within_half_a_gigabyte() {
             in_channels: 256,
             out_channels: 256,
             kernel: [1; 3],
-            stride: [1; 3],
-            padding: [0; 3],
-            bias: true,
-            norm: None,
-            activation: Activation::None,
             weight_shape: vec![256; 2],
+            ..Conv::default()
         };
         graph.add(name, Op::Conv(conv), &[x])
     };

@@ -5,7 +5,7 @@ mod support;
 
 use half::f16;
 use organum::harness::{KernelOutput, KernelRun, source_sizes, twin};
-use organum::kernels::{self, Call};
+use organum::kernels::{self, Call, Target, Window};
 use organum::{DeviceCaps, Elem};
 use support::{Random, engine};
 
@@ -84,4 +84,91 @@ fn twins_write_every_element() {
             assert!(values.iter().all(|&v| v != 1234.0), "{label} leaves elements unwritten");
         }
     }
+}
+
+fn below(random: &mut Random, n: u32) -> u32 {
+    random.below(u64::from(n)) as u32
+}
+
+/// Slabs of the sources of planes `z`: each source cut at a random plane where the kernel binds two slabs, NaN beyond them.
+fn cut(call: &mut Call, inputs: &[Vec<f32>], z: &std::ops::Range<u32>, planes_out: u32, random: &mut Random) -> Vec<Vec<f32>> {
+    let sources = call.sources();
+    let tags: Vec<[usize; 2]> = (0..sources.len()).map(|s| [2 * s, 2 * s + 1]).collect();
+    let bound = call.bind(&tags, &[usize::MAX]);
+    let windows: Vec<Window> = sources
+        .iter()
+        .map(|s| {
+            let read = s.reach.planes(s.planes, planes_out, z);
+            let first = below(random, read.start + 1);
+            let split = read.start + 1 + below(random, read.end - read.start);
+            if s.reach.bindings() == 2 { Window { first, split } } else { Window::whole(first) }
+        })
+        .collect();
+    let (lie, write) = call.operands();
+    let whole = |s: usize| sources[s].reach == kernels::Reach::Whole;
+    for (s, (own, given)) in lie.iter_mut().zip(&windows).enumerate() {
+        *own = if whole(s) { Window::whole(0) } else { *given };
+    }
+    *write = Target { first: z.start.saturating_sub(1), begin: z.start, count: z.end - z.start };
+    bound
+        .iter()
+        .zip(inputs)
+        .map(|(&tag, values)| {
+            let Some(source) = sources.get(tag / 2).filter(|_| !whole(tag / 2)) else { return values.clone() };
+            let plane = values.len() / source.planes as usize;
+            let window = windows[tag / 2];
+            let begin = if tag % 2 == 0 { window.first } else { window.split.min(source.planes) } as usize * plane;
+            let end = if tag % 2 == 0 { window.split.min(source.planes) as usize * plane } else { values.len() };
+            let mut slab = values[begin..end].to_vec();
+            slab.resize(values.len(), f32::NAN);
+            slab
+        })
+        .collect()
+}
+
+#[test]
+fn slabs_equal_the_whole_bit_for_bit() {
+    let Some(engine) = engine() else { return };
+    let mut random = Random::new(99);
+    let run = |call: &Call, inputs: &[Vec<f32>]| {
+        pollster::block_on(async {
+            let mut run = KernelRun::new(engine, call, inputs).await.expect("the kernel is accepted");
+            run.run(1).await.expect("the kernel runs");
+            match run.read().await.expect("the result comes back") {
+                KernelOutput::Floats(v) => v.into_iter().map(f32::to_bits).collect::<Vec<u32>>(),
+                KernelOutput::Words(v) => v,
+            }
+        })
+    };
+    for (seed, (label, call)) in (1u64..).zip(kernels::cases()) {
+        if call.variant(engine.caps()).elem == Elem::F16 && !engine.caps().f16 {
+            continue;
+        }
+        let inputs = whole_sources(&call, inputs(&call, seed));
+        let whole = run(&call, &inputs);
+        let planes = call.clone().operands().1.count;
+        let elements = call.sizes().last().copied().expect("a destination") as usize / planes as usize;
+        for _ in 0..3 {
+            let begin = below(&mut random, planes);
+            let z = begin..begin + 1 + below(&mut random, planes - begin);
+            let mut part = call.clone();
+            let slabs = cut(&mut part, &inputs, &z, planes, &mut random);
+            let got = run(&part, &slabs);
+            let skip = (z.start - z.start.saturating_sub(1)) as usize * elements;
+            let expected = &whole[z.start as usize * elements..z.end as usize * elements];
+            assert_eq!(&got[skip..skip + expected.len()], expected, "{label}: planes {z:?}");
+        }
+    }
+}
+
+/// Both slabs of a source hold the same map when it is whole.
+fn whole_sources(call: &Call, mut inputs: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+    let tags: Vec<[usize; 2]> = (0..call.sources().len()).map(|s| [s, s]).collect();
+    let bound = call.bind(&tags, &[usize::MAX]);
+    for i in 0..inputs.len() {
+        if let Some(first) = (0..i).find(|&j| bound[j] == bound[i] && bound[i] != usize::MAX && inputs[j].len() == inputs[i].len()) {
+            inputs[i] = inputs[first].clone();
+        }
+    }
+    inputs
 }

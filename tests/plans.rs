@@ -51,10 +51,8 @@ impl Builder {
             kernel,
             stride,
             padding: if strided { [0; 3] } else { kernel.map(|k| k / 2) },
-            bias: true,
-            norm: None,
-            activation: Activation::None,
             weight_shape: [cout, cin].into_iter().chain(kernel).map(|n| n as usize).collect(),
+            ..Conv::default()
         };
         self.graph.add(name, Op::Conv(conv), x)
     }
@@ -388,18 +386,7 @@ fn every_tap_comes_back_once() {
 fn graphs_that_cannot_be_are_refused() {
     let conv = |kernel, stride| {
         let weight_shape = [2, 1].into_iter().chain(kernel).map(|n: u32| n as usize).collect();
-        Op::Conv(Conv {
-            module: "x".into(),
-            in_channels: 1,
-            out_channels: 2,
-            kernel,
-            stride,
-            padding: [0; 3],
-            bias: true,
-            norm: None,
-            activation: Activation::None,
-            weight_shape,
-        })
+        Op::Conv(Conv { module: "x".into(), in_channels: 1, out_channels: 2, kernel, stride, weight_shape, ..Conv::default() })
     };
     let bad: Vec<(&str, Op, usize)> = vec![
         ("kernel larger than the map", conv([9; 3], [1; 3]), 1),

@@ -160,14 +160,25 @@ fn every_kernel_takes_both_element_types() {
 }
 
 /// What the shader declares at group 0, by binding number.
-fn declared(name: &str, module: &Module) -> Vec<Binding> {
-    let words = |ty| matches!(&module.types[ty].inner, naga::TypeInner::Array { base, .. } if matches!(module.types[*base].inner, naga::TypeInner::Scalar(naga::Scalar::U32)));
+fn declared(name: &str, module: &Module, elem: Elem) -> Vec<Binding> {
+    let of = |ty, wanted: naga::Scalar| {
+        let naga::TypeInner::Array { base, .. } = module.types[ty].inner else { return false };
+        matches!(module.types[base].inner, naga::TypeInner::Scalar(s) | naga::TypeInner::Vector { scalar: s, .. } if s == wanted)
+    };
+    let f32s = |ty| of(ty, naga::Scalar::F32);
     let mut found = BTreeMap::new();
     for (_, variable) in module.global_variables.iter() {
         let kind = match variable.space {
             AddressSpace::Uniform => Binding::Params,
-            AddressSpace::Storage { access } if !access.contains(StorageAccess::STORE) => Binding::Read,
-            AddressSpace::Storage { .. } if words(variable.ty) => Binding::WriteWords,
+            AddressSpace::Storage { access } if !access.contains(StorageAccess::STORE) => {
+                if elem == Elem::F16 && f32s(variable.ty) {
+                    Binding::ReadF32
+                } else {
+                    Binding::Read
+                }
+            }
+            AddressSpace::Storage { .. } if of(variable.ty, naga::Scalar::U32) => Binding::WriteWords,
+            AddressSpace::Storage { .. } if elem == Elem::F16 && f32s(variable.ty) => Binding::WriteF32,
             AddressSpace::Storage { .. } => Binding::Write,
             AddressSpace::WorkGroup | AddressSpace::Private => continue,
             other => panic!("{name}: {other:?} is not for compute kernels"),
@@ -188,8 +199,11 @@ fn shaders_declare_what_their_rust_halves_bind() {
         let points: Vec<_> = module.entry_points.iter().map(|p| (p.stage, p.name.as_str())).collect();
         assert_eq!(points, [(ShaderStage::Compute, name)], "one entry point, named as the kernel");
 
-        let bindings = declared(name, &module);
+        // only with f16 elements can what is always f32 be told apart
+        let (f16, _) = parse(name, call.shader(), Elem::F16);
+        let bindings = declared(name, &f16, Elem::F16);
         assert_eq!(bindings, call.bindings(), "{name}");
+        assert_eq!(bindings.len(), declared(name, &module, variant.elem).len(), "{name}");
         assert_eq!(bindings.iter().filter(|&&b| b == Binding::Params).count(), 1, "{name}: one uniform block");
         let storage = bindings.len() - 1;
         assert!(storage <= STORAGE_BUFFERS, "{name} binds {storage} storage buffers");

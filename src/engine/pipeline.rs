@@ -21,8 +21,8 @@ impl Pipeline {
                 ty: wgpu::BindingType::Buffer {
                     ty: match kind {
                         Binding::Params => wgpu::BufferBindingType::Uniform,
-                        Binding::Read => wgpu::BufferBindingType::Storage { read_only: true },
-                        Binding::Write | Binding::WriteWords => wgpu::BufferBindingType::Storage { read_only: false },
+                        Binding::Read | Binding::ReadF32 => wgpu::BufferBindingType::Storage { read_only: true },
+                        Binding::Write | Binding::WriteF32 | Binding::WriteWords => wgpu::BufferBindingType::Storage { read_only: false },
                     },
                     has_dynamic_offset: *kind == Binding::Params,
                     min_binding_size: None,

@@ -55,6 +55,24 @@ pub struct Conv {
     pub weight_shape: Vec<usize>,
 }
 
+impl Default for Conv {
+    /// A pointwise convolution with a bias, of no width yet.
+    fn default() -> Self {
+        Self {
+            module: String::new(),
+            in_channels: 0,
+            out_channels: 0,
+            kernel: [1; 3],
+            stride: [1; 3],
+            padding: [0; 3],
+            bias: true,
+            norm: None,
+            activation: Activation::None,
+            weight_shape: Vec::new(),
+        }
+    }
+}
+
 /// What a node computes.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

@@ -127,12 +127,9 @@ mod tests {
             in_channels: cin,
             out_channels: cout,
             kernel: [3; 3],
-            stride: [1; 3],
             padding: [1; 3],
-            bias: true,
-            norm: None,
-            activation: Activation::None,
             weight_shape: vec![cout as usize, cin as usize, 3, 3, 3],
+            ..Conv::default()
         })
     }
 

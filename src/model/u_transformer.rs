@@ -119,10 +119,8 @@ impl Builder<'_> {
             kernel: self.along(k),
             stride: self.along(stride),
             padding,
-            bias: true,
-            norm: None,
-            activation: Activation::None,
             weight_shape: self.weight_shape(cin, cout, k),
+            ..Conv::default()
         });
         self.graph.add(module, op, &[x])
     }
@@ -148,12 +146,8 @@ impl Builder<'_> {
             in_channels: channels,
             out_channels: channels,
             kernel: [1; 3],
-            stride: [1; 3],
-            padding: [0; 3],
-            bias: true,
-            norm: None,
-            activation: Activation::None,
             weight_shape: vec![channels as usize; 2],
+            ..Conv::default()
         });
         self.graph.add(module, op, &[x])
     }

@@ -1,7 +1,10 @@
 //! Candidate plans, from resident to streamed with spilled slabs, and the choice of the fastest that fits the budget.
 
+use std::rc::Rc;
+
 use super::lifetime::{Lifetimes, uses, waiting};
 use super::lower;
+use super::network::Network;
 use super::occupancy::Occupancy;
 use super::place::{self, Placement};
 use super::report::Report;
@@ -9,9 +12,8 @@ use super::schedule::Schedule;
 use super::slab::{self, DepthLimits};
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
-use crate::graph::{Graph, NodeId};
+use crate::graph::NodeId;
 use crate::record::{Constant, Recording, Region};
-use crate::shape::{Elem, Map};
 
 /// Staging buffers hold the largest transfer, but at most this; under a tight budget the second figure.
 const STAGING: [u64; 2] = [8 << 20, 128 << 10];
@@ -28,35 +30,28 @@ const HOST_BYTES_PER_SECOND: f64 = 12e9;
 const SECONDS_PER_DISPATCH: f64 = 20e-6;
 
 /// A schedule with a choice of spilled values.
-pub(super) struct Candidate<'a> {
-    schedule: std::rc::Rc<Schedule<'a>>,
+pub(super) struct Candidate {
+    schedule: Rc<Schedule>,
     lifetimes: Lifetimes,
     max_live: u64,
     seconds: f64,
 }
 
 /// All candidates of the given slab depths, each with no, one, two, ... values spilled.
-pub(super) fn enumerate<'a>(
-    graph: &'a Graph,
-    maps: &'a [Map],
-    elem: Elem,
-    caps: &DeviceCaps,
-    limits: &[DepthLimits],
-    finest: &[u32],
-) -> Vec<Candidate<'a>> {
+pub(super) fn enumerate(net: &Rc<Network>, caps: &DeviceCaps, limits: &[DepthLimits], finest: &[u32]) -> Vec<Candidate> {
     let mut seen: Vec<Vec<u32>> = Vec::new();
-    let mut list: Vec<Candidate<'a>> = Vec::new();
+    let mut list: Vec<Candidate> = Vec::new();
     for &planes in finest {
-        let depths = slab::depths(graph, maps, limits, planes);
+        let depths = slab::depths(net, limits, planes);
         if seen.contains(&depths) {
             continue;
         }
-        let slabs: usize = maps.iter().zip(&depths).map(|(m, &d)| m.extent.d.div_ceil(d) as usize).sum();
+        let slabs: usize = net.maps.iter().zip(&depths).map(|(m, &d)| m.extent.d.div_ceil(d) as usize).sum();
         if slabs > MOST_SLABS && !list.is_empty() {
             break;
         }
         seen.push(depths.clone());
-        let schedule = std::rc::Rc::new(Schedule::new(graph, maps, elem, depths));
+        let schedule = Rc::new(Schedule::new(Rc::clone(net), depths));
         let uses = uses(&schedule);
         let order = waiting(&schedule, &uses);
         let mut lowest = u64::MAX;
@@ -70,7 +65,7 @@ pub(super) fn enumerate<'a>(
             #[expect(clippy::cast_precision_loss, reason = "an estimate")]
             let seconds =
                 2.0 * lifetimes.spilled_bytes() as f64 / HOST_BYTES_PER_SECOND + schedule.tasks.len() as f64 * SECONDS_PER_DISPATCH;
-            list.push(Candidate { schedule: std::rc::Rc::clone(&schedule), lifetimes, max_live, seconds });
+            list.push(Candidate { schedule: Rc::clone(&schedule), lifetimes, max_live, seconds });
         }
     }
     list
@@ -78,12 +73,12 @@ pub(super) fn enumerate<'a>(
 
 /// The fastest candidate whose every device byte fits the budget.
 pub(super) fn choose(
-    candidates: &[Candidate<'_>],
+    candidates: &[Candidate],
     caps: &DeviceCaps,
     outputs: &[NodeId],
     budget: Option<u64>,
 ) -> Result<(Recording, Report, Occupancy), PlanError> {
-    let mut order: Vec<&Candidate<'_>> = candidates.iter().collect();
+    let mut order: Vec<&Candidate> = candidates.iter().collect();
     order.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let mut chosen = None;
     'candidates: for candidate in order.iter().filter(|c| budget.is_none_or(|b| c.max_live <= b)) {
@@ -117,7 +112,7 @@ pub(super) fn choose(
 
 /// Recording and figures of a placed candidate.
 fn assemble(
-    c: &Candidate<'_>,
+    c: &Candidate,
     placement: &Placement,
     caps: &DeviceCaps,
     outputs: &[NodeId],
@@ -128,13 +123,15 @@ fn assemble(
     let activation_bytes = chunks.iter().sum::<u64>();
 
     let mut constants = Vec::new();
-    let mut by_node = vec![None; s.maps.len()];
+    let mut by_node = vec![None; s.net.maps.len()];
     let mut open: Option<usize> = None;
-    for (node, source, bytes) in lower::constants(s) {
+    for node in s.net.graph.ids() {
+        let Some((source, elements)) = s.net.constant(node) else { continue };
+        let bytes = elements * s.net.elem.bytes();
         let most = caps.max_binding.min(caps.max_buffer);
         if bytes > most {
             let text = format!("weights of {bytes} bytes must lie in one storage binding, the device binds at most {most}");
-            return Err(PlanError::new(PlanErrorKind::Limits, text).at(s.graph.node(node).name.clone()));
+            return Err(PlanError::new(PlanErrorKind::Limits, text).at(s.net.node(node).name.clone()));
         }
         let size = caps.align(bytes);
         let chunk = open.filter(|&c| chunks[c] + size <= caps.max_buffer).unwrap_or_else(|| {
@@ -157,7 +154,7 @@ fn assemble(
     let constant = constants.iter().map(|c| caps.align(c.dst.size)).max().unwrap_or(0);
     let base = Recording {
         chunks,
-        upload_staging: largest(&|n| s.is_input(n)).max(constant).max(spilled).min(staging),
+        upload_staging: largest(&|n| s.net.is_input(n)).max(constant).max(spilled).min(staging),
         download_staging: largest(&|n| outputs.contains(&n)).max(spilled).min(staging),
         ..Recording::default()
     };

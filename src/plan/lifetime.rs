@@ -36,7 +36,7 @@ pub(super) struct Lifetimes {
 }
 
 /// The steps at which each slab is made and read, ascending.
-pub(super) fn uses(s: &Schedule<'_>) -> Vec<Vec<u32>> {
+pub(super) fn uses(s: &Schedule) -> Vec<Vec<u32>> {
     let mut uses = vec![Vec::new(); s.slab_count()];
     for (step, task) in (0u32..).zip(&s.tasks) {
         uses[s.slab_id(task.node, task.slab)].push(step);
@@ -60,8 +60,9 @@ fn longest_wait(uses: &[u32]) -> Option<(usize, u32)> {
 }
 
 /// Nodes whose values wait, those first that would free most bytes for longest.
-pub(super) fn waiting(s: &Schedule<'_>, uses: &[Vec<u32>]) -> Vec<NodeId> {
+pub(super) fn waiting(s: &Schedule, uses: &[Vec<u32>]) -> Vec<NodeId> {
     let mut ranked: Vec<(u128, NodeId)> = s
+        .net
         .graph
         .ids()
         .filter_map(|node| {
@@ -79,9 +80,9 @@ pub(super) fn waiting(s: &Schedule<'_>, uses: &[Vec<u32>]) -> Vec<NodeId> {
 
 impl Lifetimes {
     /// Lives of all slabs when the values of `spilled` nodes wait on the host.
-    pub(super) fn new(s: &Schedule<'_>, uses: &[Vec<u32>], spilled: &[NodeId], caps: &DeviceCaps) -> Self {
+    pub(super) fn new(s: &Schedule, uses: &[Vec<u32>], spilled: &[NodeId], caps: &DeviceCaps) -> Self {
         let mut l = Self { first: vec![0; s.slab_count()], ..Self::default() };
-        for node in s.graph.ids() {
+        for node in s.net.graph.ids() {
             for slab in 0..s.slabs(node) {
                 let id = s.slab_id(node, slab);
                 let steps = &uses[id];

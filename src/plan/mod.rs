@@ -6,16 +6,20 @@
 //! in the same order wherever its plane lies.
 #![doc = include_str!("../docs/plan.md")]
 
+use std::rc::Rc;
+
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{Graph, Op};
 use crate::model::Model;
 use crate::record::Recording;
-use crate::shape::{Elem, Extent, Map};
+use crate::shape::{Elem, Extent};
+use network::Network;
 
 mod candidate;
 mod lifetime;
 mod lower;
+mod network;
 mod occupancy;
 mod place;
 mod report;
@@ -132,16 +136,12 @@ impl Plan {
         }
         let logits = graph.output();
         outputs.insert(0, if options.output == OutputMode::Labels { graph.add("labels", Op::Argmax, &[logits]) } else { logits });
-        let maps = graph
-            .infer(extent)
-            .map_err(|e| PlanError::new(PlanErrorKind::Extent, format!("{} on an input of {extent}", e.message)).at(e.node))?;
-        check_indices(&graph, &maps)?;
-
-        let limits = slab::depth_limits(&graph, &maps, options.precision, caps)?;
+        let net = Rc::new(Network::new(graph, extent, options.precision)?);
+        let limits = slab::depth_limits(&net, caps)?;
         let finest = options.slab_depth.map_or_else(|| slab::candidates(extent.d), |d| vec![d.clamp(1, extent.d)]);
-        let candidates = candidate::enumerate(&graph, &maps, options.precision, caps, &limits, &finest);
+        let candidates = candidate::enumerate(&net, caps, &limits, &finest);
         let (recording, report, occupancy) = candidate::choose(&candidates, caps, &outputs, options.budget)?;
-        Ok(Self { extent, graph, recording, report, occupancy })
+        Ok(Self { extent, graph: net.graph.clone(), recording, report, occupancy })
     }
 
     /// Extent of the input.
@@ -205,22 +205,6 @@ pub fn check_stride(extent: Extent, stride: [u32; 3]) -> Result<(), PlanError> {
             needed.join("x")
         );
         return Err(PlanError::new(PlanErrorKind::Extent, text));
-    }
-    Ok(())
-}
-
-/// Shaders index elements of a binding with a u32, and count voxels of a plane and tokens of a map with one.
-fn check_indices(graph: &Graph, maps: &[Map]) -> Result<(), PlanError> {
-    for id in graph.ids() {
-        let (node, map) = (graph.node(id), maps[id.index()]);
-        let tokens = if matches!(node.op, Op::Attention { .. }) { map.extent.voxels() * u64::from(map.blocks()) * 4 } else { 0 };
-        if map.plane_elements() > u64::from(u32::MAX) || tokens > u64::from(u32::MAX) {
-            return Err(PlanError::new(
-                PlanErrorKind::Extent,
-                format!("a map of {} channels over {} is beyond 32-bit indices", map.channels, map.extent),
-            )
-            .at(node.name.clone()));
-        }
     }
     Ok(())
 }

@@ -51,7 +51,7 @@ fn axes<S: serde::Serializer>(extent: &Extent, serializer: S) -> Result<S::Ok, S
 }
 
 impl Report {
-    pub(super) fn new(s: &Schedule<'_>, recording: &Recording, weights_bytes: u64, max_live_bytes: u64, lifetimes: &Lifetimes) -> Self {
+    pub(super) fn new(s: &Schedule, recording: &Recording, weights_bytes: u64, max_live_bytes: u64, lifetimes: &Lifetimes) -> Self {
         let (mut flops, mut traffic, mut dispatches) = (0, 0, 0);
         for (call, _) in recording.dispatches() {
             let cost = call.cost();
@@ -59,7 +59,7 @@ impl Report {
             traffic = u64::saturating_add(traffic, cost.bytes);
             dispatches += 1;
         }
-        let input = s.maps[0];
+        let input = s.net.maps[0];
         let outputs: u64 = recording
             .outputs
             .iter()

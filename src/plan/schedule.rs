@@ -2,10 +2,10 @@
 //! chain of local operations rolls through the volume, and an operation that reads a whole map waits for all of it.
 
 use std::ops::Range;
+use std::rc::Rc;
 
-use super::slab::{self, Binds};
-use crate::graph::{Graph, NodeId, Op};
-use crate::shape::{Elem, Map};
+use super::network::Network;
+use crate::graph::NodeId;
 
 /// One slab of one value to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +17,8 @@ pub(super) struct Task {
 
 /// Values cut into slabs, and the order in which the slabs are computed.
 #[derive(Debug)]
-pub(super) struct Schedule<'a> {
-    pub graph: &'a Graph,
-    pub maps: &'a [Map],
-    pub elem: Elem,
+pub(super) struct Schedule {
+    pub net: Rc<Network>,
     /// Slab depth of each value.
     pub depths: Vec<u32>,
     pub tasks: Vec<Task>,
@@ -30,21 +28,21 @@ pub(super) struct Schedule<'a> {
     made_by: Vec<Option<u32>>,
 }
 
-impl<'a> Schedule<'a> {
-    pub(super) fn new(graph: &'a Graph, maps: &'a [Map], elem: Elem, depths: Vec<u32>) -> Self {
-        let mut starts = Vec::with_capacity(maps.len());
+impl Schedule {
+    pub(super) fn new(net: Rc<Network>, depths: Vec<u32>) -> Self {
+        let mut starts = Vec::with_capacity(depths.len());
         let mut total = 0;
-        for (map, depth) in maps.iter().zip(&depths) {
+        for (map, depth) in net.maps.iter().zip(&depths) {
             starts.push(total);
             total += map.extent.d.div_ceil(*depth);
         }
-        let mut s = Self { graph, maps, elem, depths, tasks: Vec::new(), starts, made_by: vec![None; total as usize] };
-        let output = graph.output();
+        let (output, ids) = (net.graph.output(), net.graph.ids());
+        let mut s = Self { net, depths, tasks: Vec::new(), starts, made_by: vec![None; total as usize] };
         for slab in 0..s.slabs(output) {
             s.demand(output, slab);
         }
         // what is kept but leads nowhere
-        for id in graph.ids() {
+        for id in ids {
             for slab in 0..s.slabs(id) {
                 s.demand(id, slab);
             }
@@ -54,7 +52,7 @@ impl<'a> Schedule<'a> {
 
     /// Slabs of a node's value.
     pub(super) fn slabs(&self, node: NodeId) -> u32 {
-        self.maps[node.index()].extent.d.div_ceil(self.depths[node.index()])
+        self.net.planes(node).div_ceil(self.depths[node.index()])
     }
 
     /// Slabs of all values.
@@ -71,19 +69,13 @@ impl<'a> Schedule<'a> {
     pub(super) fn planes(&self, node: NodeId, slab: u32) -> Range<u32> {
         let depth = self.depths[node.index()];
         let begin = slab * depth;
-        begin..(begin + depth).min(self.maps[node.index()].extent.d)
+        begin..(begin + depth).min(self.net.planes(node))
     }
 
     /// Bytes of a slab.
     pub(super) fn slab_bytes(&self, node: NodeId, slab: u32) -> u64 {
         let planes = self.planes(node, slab).len() as u64;
-        planes * slab::plane_bytes(&self.graph.node(node).op, self.maps[node.index()], self.elem)
-    }
-
-    /// Planes of input `slot` read for output planes `z` of `node`.
-    pub(super) fn reach(&self, node: NodeId, slot: usize, z: &Range<u32>) -> Range<u32> {
-        let n = self.graph.node(node);
-        slab::reach(&n.op, slot, self.maps[n.inputs[slot].index()], self.maps[node.index()], z)
+        planes * self.net.plane_bytes(node)
     }
 
     /// Slabs of `input` that hold `planes`.
@@ -96,8 +88,8 @@ impl<'a> Schedule<'a> {
     pub(super) fn reads(&self, node: NodeId, slab: u32) -> Vec<(NodeId, u32)> {
         let z = self.planes(node, slab);
         let mut list = Vec::new();
-        for (slot, &input) in self.graph.node(node).inputs.iter().enumerate() {
-            list.extend(self.covering(input, &self.reach(node, slot, &z)).map(|k| (input, k)));
+        for (slot, &input) in self.net.node(node).inputs.iter().enumerate() {
+            list.extend(self.covering(input, &self.net.reach(node, slot, &z)).map(|k| (input, k)));
         }
         list
     }
@@ -134,18 +126,9 @@ impl<'a> Schedule<'a> {
 
     /// Whether the windows of output planes `z` lie in as many slabs as the kernel binds.
     pub(super) fn fits(&self, node: NodeId, z: &Range<u32>) -> bool {
-        let n = self.graph.node(node);
-        n.inputs.iter().enumerate().all(|(slot, &input)| {
-            let slabs = self.covering(input, &self.reach(node, slot, z)).len();
-            match slab::binds(&n.op, slot) {
-                Binds::One | Binds::Whole => slabs <= 1,
-                Binds::Two => slabs <= 2,
-            }
-        })
-    }
-
-    /// Whether the node uploads.
-    pub(super) fn is_input(&self, node: NodeId) -> bool {
-        matches!(self.graph.node(node).op, Op::Input { .. })
+        let inputs = self.net.node(node).inputs.iter().enumerate();
+        inputs
+            .zip(self.net.reaches(node))
+            .all(|((slot, &input), reach)| self.covering(input, &self.net.reach(node, slot, z)).len() <= reach.bindings())
     }
 }

@@ -57,35 +57,29 @@ pub(crate) struct Checker<'a> {
     computed: Vec<Vec<u32>>,
 }
 
-/// Windows and first planes of the sources of a call, and what it writes: read from the kernel's own parameters.
-fn operands(call: &Call) -> (Vec<(Window, usize, usize)>, Target) {
-    let one = |first: u32, slot: usize| (Window::whole(first), slot, slot);
-    match call {
-        Call::Conv3dDirect(k) => {
-            let sources = if k.0.in_channels[1] > 0 { 2 } else { 1 };
-            ((0..sources).map(|s| (k.0.windows[s], 2 * s, 2 * s + 1)).collect(), k.0.target)
-        }
-        Call::Conv3dPointwise(k) => {
-            let sources = if k.0.in_channels[1] > 0 { 2 } else { 1 };
-            ((0..sources).map(|s| (Window { split: u32::MAX, ..k.0.windows[s] }, s, s)).collect(), k.0.target)
-        }
-        Call::MaxPool3d(k) => (vec![(k.window, 0, 1)], k.target),
-        Call::UpsampleLinear(k) => (vec![(k.window, 0, 1)], k.target),
-        Call::PositionAdd(k) => (vec![one(k.first, 0)], k.target),
-        Call::Attention(k) => ((0..3).map(|s| one(k.first[s], s)).collect(), k.target),
-        Call::Multiply(k) => (vec![one(k.first[0], 0), one(k.first[1], 1)], k.target),
-        Call::Argmax(k) => (vec![one(k.first, 0)], k.target),
-    }
+/// Where a call finds a source: its window, and the bindings of the lower and the upper slab.
+struct Operand {
+    window: Window,
+    lo: usize,
+    hi: usize,
 }
 
-/// Binding of the constant of a call, if it has one.
-fn constant_slot(call: &Call) -> Option<usize> {
-    match call {
-        Call::Conv3dDirect(_) => Some(4),
-        Call::Conv3dPointwise(_) => Some(2),
-        Call::PositionAdd(_) => Some(1),
-        _ => None,
-    }
+/// Sources, destination and bindings of constants of a call.
+fn operands(call: &Call) -> (Vec<Operand>, Target, Vec<usize>) {
+    let mut call = call.clone();
+    let (windows, target) = call.operands();
+    let (windows, target) = (windows.to_vec(), *target);
+    let tags: Vec<[usize; 2]> = (0..windows.len()).map(|s| [2 * s, 2 * s + 1]).collect();
+    let constant = usize::MAX;
+    let bound = call.bind(&tags, &[constant]);
+    let at = |tag: usize| bound.iter().position(|&t| t == tag);
+    let sources = (0..).zip(&windows).map(|(s, &window)| {
+        let lo = at(2 * s).expect("every source is bound");
+        let hi = at(2 * s + 1);
+        Operand { window: if hi.is_some() { window } else { Window::whole(window.first) }, lo, hi: hi.unwrap_or(lo) }
+    });
+    let constants = (0..call.bindings().len() - 2).filter(|&i| bound.get(i) == Some(&constant)).collect();
+    (sources.collect(), target, constants)
 }
 
 /// Planes of input `slot` that plane `z` of the result is computed from, by the definition of the operation.
@@ -195,15 +189,15 @@ impl<'a> Checker<'a> {
         let groups = call.workgroups(self.caps).expect("the grid fits");
         assert!(groups.iter().all(|&n| (1..=self.caps.max_workgroups).contains(&n)));
         assert!(call.bindings().len() - 1 <= self.caps.max_storage_buffers as usize);
-        if let Some(slot) = constant_slot(call) {
+        let (windows, target, constants) = operands(call);
+        for slot in constants.into_iter().filter(|&slot| slot < sources.len()) {
             let r = bindings[slot];
             assert!(self.bytes.holds(r.chunk, &(r.offset..r.offset + r.size), (node, None)), "the constant of {} is gone", self.name(node));
         }
 
-        let (windows, target) = operands(call);
         let graph_node = plan.graph().node(node);
         assert_eq!(windows.len(), graph_node.inputs.len(), "{}", graph_node.name);
-        for (slot, (&input, &(window, lo, hi))) in graph_node.inputs.iter().zip(&windows).enumerate() {
+        for (slot, (&input, &Operand { window, lo, hi })) in graph_node.inputs.iter().zip(&windows).enumerate() {
             let (n, out) = (self.maps[input.index()].extent.d, self.maps[node.index()].extent.d);
             for z in target.begin..target.begin + target.count {
                 for source in needs(&graph_node.op, slot, n, out, z) {
@@ -219,7 +213,7 @@ impl<'a> Checker<'a> {
         if let Call::Attention(k) = call
             && !k.per_plane
         {
-            assert_eq!(k.first[1..], [0, 0], "{}", graph_node.name);
+            assert_eq!([k.windows[1].first, k.windows[2].first], [0, 0], "{}", graph_node.name);
         }
         for z in target.begin..target.begin + target.count {
             self.write_plane(dst, node, target.first, z);

@@ -1,0 +1,175 @@
+//! How kernels see values cut into slabs along D: which planes of a source they read, where these lie, what they write.
+
+use std::ops::Range;
+
+/// Planes of a source that planes of a result are computed from: what a kernel declares so that the planner can stream,
+/// recompute or spill around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Plane z reads plane z.
+    Same,
+    /// A sliding window, as of a convolution or a pooling.
+    Taps(Taps),
+    /// A sliding window over the planes that linear upsampling with aligned corners makes of the source.
+    TapsOfUpsampled {
+        /// The window.
+        taps: Taps,
+        /// Planes of the upsampled source.
+        planes: u32,
+    },
+    /// The two planes that linear interpolation with aligned corners mixes.
+    Linear,
+    /// Every plane of a result reads all planes: a barrier.
+    Whole,
+}
+
+/// A source of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its planes.
+    pub planes: u32,
+    /// Which of them a plane of the result reads.
+    pub reach: Reach,
+}
+
+/// A sliding window along D; a plane of the result reads `kernel` planes of the source, `stride` after those of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taps {
+    /// Planes of a window.
+    pub kernel: u32,
+    /// Planes from window to window.
+    pub stride: u32,
+    /// Planes of padding before the first.
+    pub padding: u32,
+}
+
+impl Taps {
+    /// Planes of a source of `n` that result planes `z` read; at least one, as even a window of padding binds something.
+    fn planes(self, n: u32, z: &Range<u32>) -> Range<u32> {
+        let begin = (z.start * self.stride).saturating_sub(self.padding).min(n - 1);
+        let end = ((z.end - 1) * self.stride + self.kernel).saturating_sub(self.padding);
+        begin..end.clamp(begin + 1, n)
+    }
+}
+
+/// Planes of a source of `n_in` that planes `z` of its linear upsampling to `n_out` planes read.
+fn upsampled(n_in: u32, n_out: u32, z: &Range<u32>) -> Range<u32> {
+    let (low, ..) = super::upsample_linear::tap(z.start, n_in, n_out);
+    let (last, high, weight) = super::upsample_linear::tap(z.end - 1, n_in, n_out);
+    low..(if weight > 0.0 { high } else { last }) + 1
+}
+
+impl Reach {
+    /// Planes of a source of `n_in` planes that planes `z` of a result of `n_out` are computed from.
+    #[must_use]
+    pub fn planes(self, n_in: u32, n_out: u32, z: &Range<u32>) -> Range<u32> {
+        match self {
+            Self::Same => z.clone(),
+            Self::Taps(taps) => taps.planes(n_in, z),
+            Self::TapsOfUpsampled { taps, planes } => upsampled(n_in, planes, &taps.planes(planes, z)),
+            Self::Linear => upsampled(n_in, n_out, z),
+            Self::Whole => 0..n_in,
+        }
+    }
+
+    /// Neighbouring slabs of the source that a dispatch binds.
+    #[must_use]
+    pub const fn bindings(self) -> usize {
+        match self {
+            Self::Same | Self::Whole => 1,
+            Self::Taps(_) | Self::TapsOfUpsampled { .. } | Self::Linear => 2,
+        }
+    }
+
+    /// Most planes of the source that one plane of the result reads.
+    #[must_use]
+    pub fn widest(self, n_in: u32, n_out: u32) -> u32 {
+        (0..n_out).map(|z| self.planes(n_in, n_out, &(z..z + 1))).map(|r| r.end - r.start).max().unwrap_or(1)
+    }
+}
+
+/// Where the planes of a source lie. A source is bound as two neighbouring slabs: planes from `first` in the lower
+/// one, planes from `split` on in the upper one. With one slab, `split` is beyond its last plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Plane at the beginning of the lower binding.
+    pub first: u32,
+    /// First plane that lies in the upper binding.
+    pub split: u32,
+}
+
+impl Window {
+    /// All planes in one slab that begins at plane `first`.
+    #[must_use]
+    pub const fn whole(first: u32) -> Self {
+        Self { first, split: u32::MAX }
+    }
+
+    /// The plane `z` of a source bound as (`lo`, `hi`), `plane` elements each.
+    pub(super) fn plane<'a>(&self, lo: &'a [f32], hi: &'a [f32], z: usize, plane: usize) -> &'a [f32] {
+        let (slab, at) = if z < self.split as usize { (lo, z - self.first as usize) } else { (hi, z - self.split as usize) };
+        &slab[at * plane..(at + 1) * plane]
+    }
+}
+
+/// Which planes a dispatch writes, and where the bound slab begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Plane at the beginning of the destination slab.
+    pub first: u32,
+    /// First plane to write.
+    pub begin: u32,
+    /// Planes to write.
+    pub count: u32,
+}
+
+impl Target {
+    /// All of `planes` planes.
+    #[must_use]
+    pub const fn whole(planes: u32) -> Self {
+        Self { first: 0, begin: 0, count: planes }
+    }
+
+    /// The planes of `slab` that are to be written, each `plane` elements, with their plane numbers.
+    pub(super) fn planes<'a, T: Send>(
+        &self,
+        slab: &'a mut [T],
+        plane: usize,
+    ) -> impl rayon::iter::IndexedParallelIterator<Item = (usize, &'a mut [T])> {
+        use rayon::prelude::*;
+        let skip = (self.begin - self.first) as usize * plane;
+        let begin = self.begin as usize;
+        slab[skip..skip + self.count as usize * plane].par_chunks_mut(plane).enumerate().map(move |(i, p)| (begin + i, p))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn window_reads_across_two_slabs() {
+        let (lo, hi) = ([0.0, 1.0], [2.0, 3.0]);
+        let w = Window { first: 4, split: 6 };
+        assert_eq!(w.plane(&lo, &hi, 5, 1), [1.0]);
+        assert_eq!(w.plane(&lo, &hi, 6, 1), [2.0]);
+    }
+
+    #[test]
+    fn reach_of_upsampling_covers_its_taps() {
+        assert_eq!(Reach::Linear.planes(5, 10, &(0..1)), 0..1);
+        assert_eq!(Reach::Linear.planes(5, 10, &(1..2)), 0..2);
+        assert_eq!(Reach::Linear.planes(5, 10, &(9..10)), 4..5);
+        assert_eq!(Reach::Linear.planes(5, 10, &(0..10)), 0..5);
+    }
+
+    #[test]
+    fn reach_of_windows_stays_inside() {
+        let k3 = Taps { kernel: 3, stride: 1, padding: 1 };
+        assert_eq!(Reach::Taps(k3).planes(4, 4, &(0..1)), 0..2);
+        assert_eq!(Reach::Taps(k3).planes(4, 4, &(3..4)), 2..4);
+        assert_eq!(Reach::Taps(k3).widest(4, 4), 3);
+        assert_eq!(Reach::Taps(Taps { kernel: 1, stride: 1, padding: 2 }).planes(1, 5, &(0..1)), 0..1);
+        assert_eq!(Reach::TapsOfUpsampled { taps: k3, planes: 8 }.planes(4, 8, &(2..3)), 0..3);
+    }
+}

@@ -1,0 +1,195 @@
+//! A graph for one input extent: shapes, and the kernel that computes each node.
+
+use std::ops::Range;
+
+use crate::error::{PlanError, PlanErrorKind};
+use crate::graph::{Conv, Graph, Node, NodeId, Op};
+use crate::kernels::{
+    Call, ConvShape, Reach, Target, Window, argmax, attention, conv3d_direct, conv3d_pointwise, max_pool3d, multiply, packed_len,
+    position_add, upsample_linear,
+};
+use crate::record::ConstantSource;
+use crate::shape::{Elem, Extent, Map};
+
+/// A graph with its shapes and kernels.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub graph: Graph,
+    pub maps: Vec<Map>,
+    pub elem: Elem,
+    /// The kernel of each node over whole maps; `None` for the input.
+    calls: Vec<Option<Call>>,
+    /// How the kernel of each node reads its inputs.
+    reaches: Vec<Vec<Reach>>,
+    /// Bytes of a plane of each value.
+    plane_bytes: Vec<u64>,
+}
+
+impl Network {
+    /// Infers the shapes and chooses the kernels.
+    pub(super) fn new(graph: Graph, extent: Extent, elem: Elem) -> Result<Self, PlanError> {
+        let maps = graph
+            .infer(extent)
+            .map_err(|e| PlanError::new(PlanErrorKind::Extent, format!("{} on an input of {extent}", e.message)).at(e.node))?;
+        check_indices(&graph, &maps)?;
+        let mut net = Self { elem, calls: Vec::new(), reaches: Vec::new(), plane_bytes: Vec::new(), graph, maps };
+        for id in net.graph.ids() {
+            let map = net.maps[id.index()];
+            let call = net.kernel(id)?;
+            net.plane_bytes.push(match &call {
+                None => map.plane_elements() * elem.bytes(),
+                Some(call) => {
+                    let elements = call.sizes().last().copied().unwrap_or(0) / u64::from(map.extent.d);
+                    elements * call.bindings().last().map_or(0, |b| b.bytes(elem))
+                }
+            });
+            net.reaches.push(call.iter().flat_map(Call::sources).map(|s| s.reach).collect());
+            net.calls.push(call);
+        }
+        Ok(net)
+    }
+
+    pub(super) fn node(&self, id: NodeId) -> &Node {
+        self.graph.node(id)
+    }
+
+    pub(super) fn map(&self, id: NodeId) -> Map {
+        self.maps[id.index()]
+    }
+
+    /// Planes of a node's value.
+    pub(super) fn planes(&self, id: NodeId) -> u32 {
+        self.maps[id.index()].extent.d
+    }
+
+    /// The kernel of a node over whole maps; `None` for the input.
+    pub(super) fn call(&self, id: NodeId) -> Option<&Call> {
+        self.calls[id.index()].as_ref()
+    }
+
+    /// Whether the node uploads.
+    pub(super) fn is_input(&self, id: NodeId) -> bool {
+        self.calls[id.index()].is_none()
+    }
+
+    /// How each input of a node is read.
+    pub(super) fn reaches(&self, id: NodeId) -> &[Reach] {
+        &self.reaches[id.index()]
+    }
+
+    /// Planes of input `slot` that planes `z` of a node read.
+    pub(super) fn reach(&self, id: NodeId, slot: usize, z: &Range<u32>) -> Range<u32> {
+        let input = self.node(id).inputs[slot];
+        self.reaches[id.index()][slot].planes(self.planes(input), self.planes(id), z)
+    }
+
+    /// Bytes of one plane of a node's value.
+    pub(super) fn plane_bytes(&self, id: NodeId) -> u64 {
+        self.plane_bytes[id.index()]
+    }
+
+    /// The constant that a node's kernel binds, with its elements.
+    pub(super) fn constant(&self, id: NodeId) -> Option<(ConstantSource, u64)> {
+        match &self.node(id).op {
+            Op::Conv(c) => {
+                let in_channels = self.source_channels(id);
+                Some((ConstantSource::Conv { node: id, in_channels }, packed_len(in_channels, c.out_channels, c.kernel)))
+            }
+            Op::PositionalEncoding { dims } => {
+                let map = self.map(id);
+                Some((ConstantSource::PositionTable { map, dims: *dims }, position_add::table_len(map)))
+            }
+            _ => None,
+        }
+    }
+
+    fn source_channels(&self, id: NodeId) -> [u32; 2] {
+        let channels = |slot: usize| self.node(id).inputs.get(slot).map_or(0, |&i| self.map(i).channels);
+        [channels(0), channels(1)]
+    }
+
+    fn conv(&self, id: NodeId, c: &Conv) -> Call {
+        let shape = ConvShape {
+            input: self.map(self.node(id).inputs[0]).extent,
+            in_channels: self.source_channels(id),
+            out_channels: c.out_channels,
+            kernel: c.kernel,
+            stride: c.stride,
+            padding: c.padding,
+            activation: c.activation,
+            elem: self.elem,
+            windows: [Window::whole(0); 2],
+            target: Target::whole(self.planes(id)),
+        };
+        if c.kernel == [1; 3] && c.stride == [1; 3] && c.padding == [0; 3] {
+            Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape))
+        } else {
+            Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape))
+        }
+    }
+
+    /// The kernel that computes a node.
+    fn kernel(&self, id: NodeId) -> Result<Option<Call>, PlanError> {
+        let (node, elem, map) = (self.node(id), self.elem, self.map(id));
+        let input = |slot: usize| self.map(node.inputs[slot]);
+        let (window, target) = (Window::whole(0), Target::whole(map.extent.d));
+        Ok(Some(match &node.op {
+            Op::Input { .. } => return Ok(None),
+            Op::Conv(c) => self.conv(id, c),
+            Op::MaxPool { kernel } => Call::MaxPool3d(max_pool3d::MaxPool3d {
+                input: input(0).extent,
+                channels: map.channels,
+                kernel: *kernel,
+                elem,
+                windows: [window],
+                target,
+            }),
+            Op::Upsample { .. } => Call::UpsampleLinear(upsample_linear::UpsampleLinear {
+                input: input(0).extent,
+                output: map.extent,
+                channels: map.channels,
+                elem,
+                windows: [window],
+                target,
+            }),
+            Op::PositionalEncoding { .. } => {
+                Call::PositionAdd(position_add::PositionAdd { map, elem, windows: [Window::whole(0)], target })
+            }
+            Op::Attention { heads, scale, per_plane } => Call::Attention(attention::Attention {
+                queries: map.extent,
+                keys: input(1).extent,
+                qk_channels: input(0).channels,
+                v_channels: map.channels,
+                heads: *heads,
+                scale: *scale,
+                per_plane: *per_plane,
+                elem,
+                windows: [Window::whole(0); 3],
+                target,
+            }),
+            Op::Multiply => Call::Multiply(multiply::Multiply { map, elem, windows: [Window::whole(0); 2], target }),
+            Op::Argmax => Call::Argmax(argmax::Argmax { map, elem, windows: [Window::whole(0)], target }),
+            Op::BatchNorm(_) | Op::Activation(_) | Op::Concat => {
+                return Err(
+                    PlanError::new(PlanErrorKind::Unsupported, format!("no kernel computes {} on its own", node.op)).at(node.name.clone())
+                );
+            }
+        }))
+    }
+}
+
+/// Shaders index elements of a binding with a u32, and count voxels of a plane and tokens of a map with one.
+fn check_indices(graph: &Graph, maps: &[Map]) -> Result<(), PlanError> {
+    for id in graph.ids() {
+        let (node, map) = (graph.node(id), maps[id.index()]);
+        let tokens = if matches!(node.op, Op::Attention { .. }) { map.extent.voxels() * u64::from(map.blocks()) * 4 } else { 0 };
+        if map.plane_elements() > u64::from(u32::MAX) || tokens > u64::from(u32::MAX) {
+            return Err(PlanError::new(
+                PlanErrorKind::Extent,
+                format!("a map of {} channels over {} is beyond 32-bit indices", map.channels, map.extent),
+            )
+            .at(node.name.clone()));
+        }
+    }
+    Ok(())
+}
