@@ -32,6 +32,19 @@ pub struct DeviceCaps {
     pub cpu: bool,
 }
 
+/// Rates that rank plans against each other; only their ratios matter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rates {
+    /// FLOPs a second that the kernels reach.
+    pub flops: f64,
+    /// Bytes a second between kernels and device memory.
+    pub bytes: f64,
+    /// Bytes a second between device and host.
+    pub host_bytes: f64,
+    /// Seconds that a dispatch costs whatever it does.
+    pub dispatch_seconds: f64,
+}
+
 impl Default for DeviceCaps {
     fn default() -> Self {
         Self {
@@ -60,6 +73,15 @@ impl DeviceCaps {
         self.max_binding = bytes;
         self.max_buffer = self.max_buffer.min(bytes.saturating_mul(2));
         self
+    }
+
+    /// Rates of a middling GPU behind PCIe 4, or of a few CPU cores: nobody tells those of a device.
+    pub(crate) fn rates(&self) -> Rates {
+        if self.cpu {
+            Rates { flops: 20e9, bytes: 8e9, host_bytes: 4e9, dispatch_seconds: 50e-6 }
+        } else {
+            Rates { flops: 8e12, bytes: 300e9, host_bytes: 12e9, dispatch_seconds: 20e-6 }
+        }
     }
 
     /// `bytes` rounded up to the binding alignment; vec4 elements need 16 bytes even where the device asks for less.

@@ -77,6 +77,8 @@ pub enum Command {
         dst: Region,
         /// Which planes.
         planes: Range<u32>,
+        /// The node it is the value of: the input, or the input again.
+        node: NodeId,
     },
     /// One kernel.
     Dispatch {

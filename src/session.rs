@@ -167,7 +167,7 @@ impl Session {
         let mut dispatch = 0u32;
         for command in &recording.commands {
             match (command, &mut self.memory) {
-                (Command::Upload { dst, planes }, memory) => {
+                (Command::Upload { dst, planes, .. }, memory) => {
                     let mut at = 0;
                     for z in planes.clone() {
                         let bytes = pack_plane(&input, z, recording.elem);

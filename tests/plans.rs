@@ -133,6 +133,9 @@ struct Case {
     output: OutputMode,
     tap: bool,
     slab_depth: Option<u32>,
+    /// Whether slabs may wait on the host, and whether values may be computed again.
+    spill: bool,
+    recompute: bool,
     /// Thousandths of the way from the smallest budget to the largest.
     share: u64,
 }
@@ -158,22 +161,27 @@ fn case() -> impl Strategy<Value = Case> {
             gate,
             strided,
         });
-    let options = (12u32..22, any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(1u32..9), 0u64..1000);
-    (net, [1u32..9, 1u32..5, 1u32..5], options).prop_map(|(net, [d, h, w], (binding, half, logits, tap, slab_depth, share))| {
-        let s = net.stride();
-        let extent = Extent::new(if net.planar { d * 3 } else { d * s }, h * s, w * s);
-        Case {
-            extent,
-            // an odd limit: 2^12 to 2^22 and a half more
-            binding: (3u64 << binding) / 2 + 4,
-            elem: if half { Elem::F16 } else { Elem::F32 },
-            output: if logits { OutputMode::Logits } else { OutputMode::Labels },
-            tap,
-            slab_depth,
-            share,
-            net,
-        }
-    })
+    let options =
+        (12u32..22, any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(1u32..9), 0u64..1000, [any::<bool>(), any::<bool>()]);
+    (net, [1u32..9, 1u32..5, 1u32..5], options).prop_map(
+        |(net, [d, h, w], (binding, half, logits, tap, slab_depth, share, [spill, recompute]))| {
+            let s = net.stride();
+            let extent = Extent::new(if net.planar { d * 3 } else { d * s }, h * s, w * s);
+            Case {
+                extent,
+                // an odd limit: 2^12 to 2^22 and a half more
+                binding: (3u64 << binding) / 2 + 4,
+                elem: if half { Elem::F16 } else { Elem::F32 },
+                output: if logits { OutputMode::Logits } else { OutputMode::Labels },
+                tap,
+                slab_depth,
+                share,
+                spill,
+                recompute,
+                net,
+            }
+        },
+    )
 }
 
 #[derive(Default)]
@@ -183,6 +191,8 @@ struct Tally {
     worst: f64,
     sum: f64,
     cuts: u32,
+    recomputed: u32,
+    spilled: u32,
 }
 
 fn try_case(case: &Case, tally: &mut Tally) {
@@ -192,6 +202,12 @@ fn try_case(case: &Case, tally: &mut Tally) {
     if case.tap {
         options = options.with_tap("enc.0");
     }
+    if !case.spill {
+        options = options.without_spill();
+    }
+    if !case.recompute {
+        options = options.without_recompute();
+    }
     let mut plan_of = |options: &PlanOptions| -> Result<Plan, PlanError> {
         let plan = Plan::of_graph(&graph, case.extent, &caps, options)?;
         check(&plan, &caps);
@@ -200,6 +216,10 @@ fn try_case(case: &Case, tally: &mut Tally) {
         tally.sum += ratio;
         tally.worst = tally.worst.max(ratio);
         tally.cuts += u32::from(plan.report().slabs > plan.graph().nodes().len() as u64);
+        tally.recomputed += u32::from(plan.report().recomputed_flops > 0);
+        tally.spilled += u32::from(plan.report().spilled_bytes > 0);
+        assert!(case.spill || plan.report().spilled_bytes == 0);
+        assert!(case.recompute || plan.report().recomputed_flops == 0);
         Ok(plan)
     };
     let whole = match plan_of(&options) {
@@ -236,14 +256,16 @@ fn random_plans_hold_what_they_promise() {
     proptest!(config, |(case in case())| try_case(&case, &mut tally.borrow_mut()));
     let t = tally.get_mut();
     println!(
-        "{} plans ({} cut into slabs), {} cases beyond the limits; activation buffers to most bytes alive: worst {:.3}, mean {:.3}",
+        "{} plans ({} cut into slabs, {} spilling, {} recomputing), {} cases beyond the limits; activation buffers to most bytes alive: worst {:.3}, mean {:.3}",
         t.plans,
         t.cuts,
+        t.spilled,
+        t.recomputed,
         t.refused,
         t.worst,
         t.sum / f64::from(t.plans)
     );
-    assert!(t.plans > 300 && t.cuts > 100, "the cases are too tame");
+    assert!(t.plans > 300 && t.cuts > 100 && t.recomputed > 5 && t.spilled > 5, "the cases are too tame");
 }
 
 #[test]
@@ -517,9 +539,17 @@ fn any_cut_gives_the_same_bits_in_the_bytes_planned() {
         assert!(bits == expected, "other bits with bindings of {limit} bytes");
         let (largest, smallest) = (whole.report().peak_bytes, whole.report().smallest_budget);
         let mut most = cut.report().slabs;
+        let recomputed = options.clone().without_spill();
+        let least = |o: &PlanOptions| Plan::new(&model, extent, engine.caps(), o).expect("there is a plan").report().smallest_budget;
+        let recomputed = recomputed.clone().with_budget(least(&recomputed));
+        let spilled = options.clone().without_recompute();
+        let spilled = spilled.clone().with_budget(least(&spilled));
+        let mut again = 0;
         for (caps, options) in [
             (engine.caps(), options.clone().with_budget(smallest)),
             (engine.caps(), options.clone().with_budget((smallest + largest) / 2)),
+            (engine.caps(), recomputed),
+            (engine.caps(), spilled),
             (engine.caps(), options.clone().with_slab_depth(1)),
             (engine.caps(), options.clone().with_slab_depth(3)),
             (engine.caps(), options.clone().with_slab_depth(7)),
@@ -530,7 +560,9 @@ fn any_cut_gives_the_same_bits_in_the_bytes_planned() {
             let (bits, plan) = run(caps, &options);
             assert!(bits == expected, "other bits with {options:?} and bindings of {} bytes", caps.max_binding);
             most = most.max(plan.report().slabs);
+            again += plan.report().recomputed_flops;
         }
+        println!("{again} FLOPs recomputed over all plans");
         println!(
             "{:?} {}D on {extent}: {nodes} values in up to {most} slabs, bindings down to {limit} bytes, {smallest} to {largest} bytes: the same bits",
             card.channels, card.dims

@@ -82,6 +82,11 @@ pub enum Op {
         /// Channels.
         channels: u32,
     },
+    /// The network's input once more, for what is computed again.
+    InputAgain {
+        /// Channels, those of the input.
+        channels: u32,
+    },
     /// Convolution; a linear layer over tokens is a convolution with kernel 1.
     Conv(Conv),
     /// Batch norm with running statistics.
@@ -226,6 +231,11 @@ impl Graph {
             if matches!(node.op, Op::Input { .. }) && !maps.is_empty() {
                 return Err(fail("a graph has one input".into()));
             }
+            if let Op::InputAgain { channels } = node.op
+                && maps[0].channels != channels
+            {
+                return Err(fail(format!("the input again has {channels} channels, the input {}", maps[0].channels)));
+            }
             let mut inputs = Vec::with_capacity(3);
             for id in &node.inputs {
                 inputs.push(*maps.get(id.index()).ok_or_else(|| fail("reads a node that comes after it".into()))?);
@@ -265,7 +275,7 @@ impl Graph {
 
 fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
     let arity = match op {
-        Op::Input { .. } => 0..=0,
+        Op::Input { .. } | Op::InputAgain { .. } => 0..=0,
         Op::Conv(_) => 1..=2,
         Op::Concat | Op::Multiply => 2..=2,
         Op::Attention { .. } => 3..=3,
@@ -277,12 +287,14 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
     let same_extent = inputs.windows(2).all(|w| w[0].extent == w[1].extent);
     let beyond = || "the map is beyond 32-bit extents".to_owned();
     match op {
-        Op::Input { channels: 0 } | Op::Attention { heads: 0, .. } => Err("has no channels or heads".into()),
+        Op::Input { channels: 0 } | Op::InputAgain { channels: 0 } | Op::Attention { heads: 0, .. } => {
+            Err("has no channels or heads".into())
+        }
         Op::Conv(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
             Err("has a kernel, stride or width of zero".into())
         }
         Op::MaxPool { kernel: k } | Op::Upsample { factor: k } if k.contains(&0) => Err("has a window or factor of zero".into()),
-        Op::Input { channels } => Ok(Map::new(extent, *channels)),
+        Op::Input { channels } | Op::InputAgain { channels } => Ok(Map::new(extent, *channels)),
         Op::Conv(c) => {
             let have: u32 = inputs.iter().map(|m| m.channels).sum();
             if have != c.in_channels || !same_extent {
@@ -352,6 +364,7 @@ impl fmt::Display for Op {
         let x = |k: &[u32; 3]| format!("{}x{}x{}", k[0], k[1], k[2]);
         match self {
             Self::Input { channels } => write!(f, "input {channels}"),
+            Self::InputAgain { channels } => write!(f, "input {channels} again"),
             Self::Conv(c) => {
                 write!(f, "conv {} {}->{}", x(&c.kernel), c.in_channels, c.out_channels)?;
                 if c.stride != [1; 3] {

@@ -1,148 +1,260 @@
-//! Candidate plans, from resident to streamed with spilled slabs, and the choice of the fastest that fits the budget.
+//! Candidate plans, from resident to streamed with spilled or recomputed values, and the choice of the fastest that fits.
 
 use std::rc::Rc;
 
+use super::PlanOptions;
 use super::lifetime::{Lifetimes, uses, waiting};
 use super::lower;
 use super::network::Network;
 use super::occupancy::Occupancy;
 use super::place::{self, Placement};
+use super::recompute::recompute;
 use super::report::Report;
 use super::schedule::Schedule;
-use super::slab::{self, DepthLimits};
+use super::slab;
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
-use crate::graph::NodeId;
-use crate::record::{Constant, Recording, Region};
+use crate::graph::{Graph, NodeId};
+use crate::record::{Constant, ConstantSource, Recording, Region, UNIFORM_STRIDE};
+use crate::shape::Extent;
 
 /// Staging buffers hold the largest transfer, but at most this; under a tight budget the second figure.
 const STAGING: [u64; 2] = [8 << 20, 128 << 10];
 
-/// Values that may wait on the host, most profitable first.
-const MOST_SPILLED: usize = 12;
+/// Numbers of values that wait on the host, most profitable first.
+const SPILLED: [usize; 10] = [0, 1, 2, 3, 4, 5, 6, 8, 10, 12];
 
-/// Slabs beyond which a finer cut is not tried: planning time grows with their square.
+/// Numbers of values that are computed again for late readers, most profitable first.
+const RECOMPUTED: [usize; 4] = [1, 2, 3, 4];
+
+/// Slabs beyond which a finer cut is not tried.
 const MOST_SLABS: usize = 12_000;
 
-/// Rates that rank candidates against each other; only their ratios matter. Host transfers of a discrete GPU, dispatch
-/// overhead of wgpu.
-const HOST_BYTES_PER_SECOND: f64 = 12e9;
-const SECONDS_PER_DISPATCH: f64 = 20e-6;
+/// A network to schedule: the graph itself, or one that recomputes values.
+#[derive(Debug)]
+struct Form {
+    net: Rc<Network>,
+    /// Nodes whose values leave the device.
+    outputs: Vec<NodeId>,
+    /// FLOPs of one run.
+    flops: u64,
+    /// Bytes that kernels read and write.
+    traffic: u64,
+}
+
+impl Form {
+    fn new(net: Rc<Network>, outputs: Vec<NodeId>) -> Self {
+        let mut form = Self { outputs, flops: 0, traffic: 0, net };
+        for cost in form.net.graph.ids().filter_map(|id| form.net.call(id)).map(crate::kernels::Call::cost) {
+            form.flops = form.flops.saturating_add(cost.flops);
+            form.traffic = form.traffic.saturating_add(cost.bytes);
+        }
+        form
+    }
+}
 
 /// A schedule with a choice of spilled values.
 pub(super) struct Candidate {
+    form: Rc<Form>,
     schedule: Rc<Schedule>,
     lifetimes: Lifetimes,
     max_live: u64,
+    /// Bytes that no plan of this candidate can do without.
+    least: u64,
     seconds: f64,
 }
 
-/// All candidates of the given slab depths, each with no, one, two, ... values spilled.
-pub(super) fn enumerate(net: &Rc<Network>, caps: &DeviceCaps, limits: &[DepthLimits], finest: &[u32]) -> Vec<Candidate> {
-    let mut seen: Vec<Vec<u32>> = Vec::new();
-    let mut list: Vec<Candidate> = Vec::new();
-    for &planes in finest {
-        let depths = slab::depths(net, limits, planes);
-        if seen.contains(&depths) {
+/// What the candidates are made from.
+pub(super) struct Request<'a> {
+    pub net: Rc<Network>,
+    pub extent: Extent,
+    pub outputs: Vec<NodeId>,
+    pub caps: &'a DeviceCaps,
+    /// Slab depths to try, deepest first.
+    pub finest: Vec<u32>,
+    pub options: &'a PlanOptions,
+}
+
+/// All candidates.
+pub(super) fn enumerate(request: &Request<'_>) -> Result<Vec<Candidate>, PlanError> {
+    let base = Rc::new(Form::new(Rc::clone(&request.net), request.outputs.clone()));
+    let mut list = Vec::new();
+    let schedules = enumerate_form(request, &base, &mut list)?;
+    if !request.options.without_recompute {
+        for form in recomputing(request, &base, &schedules)? {
+            enumerate_form(request, &form, &mut list)?;
+        }
+    }
+    Ok(list)
+}
+
+/// Forms of the network that recompute the values that wait longest in a streamed schedule.
+fn recomputing(request: &Request<'_>, base: &Form, schedules: &[Rc<Schedule>]) -> Result<Vec<Rc<Form>>, PlanError> {
+    // cut finely enough for a wait to be one, coarsely enough to be looked at quickly
+    let Some(streamed) = schedules.iter().find(|s| s.depths[0] * 16 <= base.net.planes(NodeId(0))).or(schedules.last()) else {
+        return Ok(Vec::new());
+    };
+    let order = waiting(streamed, &uses(streamed));
+    let mut forms: Vec<Rc<Form>> = Vec::new();
+    for count in RECOMPUTED.into_iter().filter(|&n| n <= order.len()) {
+        let Some(r) = recompute(streamed, &order[..count]) else { continue };
+        if forms.iter().any(|f| f.net.graph == r.graph) {
+            continue;
+        }
+        let position = |output: &NodeId| r.origins.iter().position(|o| o == output).and_then(|i| r.graph.ids().nth(i));
+        let outputs = base.outputs.iter().filter_map(position).collect();
+        forms.push(Rc::new(Form::new(Rc::new(Network::new(r.graph, request.extent, base.net.elem)?), outputs)));
+    }
+    Ok(forms)
+}
+
+/// The candidates of a form: every slab depth, each with no, one, two, ... values spilled.
+fn enumerate_form(request: &Request<'_>, form: &Rc<Form>, list: &mut Vec<Candidate>) -> Result<Vec<Rc<Schedule>>, PlanError> {
+    let net = &form.net;
+    let limits = slab::depth_limits(net, request.caps)?;
+    let constants = constants(net, request.caps)?.iter().map(|c| request.caps.align(c.bytes)).sum::<u64>();
+    let mut seen: Vec<Rc<Schedule>> = Vec::new();
+    for &planes in &request.finest {
+        let depths = slab::depths(net, &limits, planes);
+        if seen.iter().any(|s| s.depths == depths) {
             continue;
         }
         let slabs: usize = net.maps.iter().zip(&depths).map(|(m, &d)| m.extent.d.div_ceil(d) as usize).sum();
-        if slabs > MOST_SLABS && !list.is_empty() {
+        if slabs > MOST_SLABS && !seen.is_empty() {
             break;
         }
-        seen.push(depths.clone());
         let schedule = Rc::new(Schedule::new(Rc::clone(net), depths));
         let uses = uses(&schedule);
         let order = waiting(&schedule, &uses);
         let mut lowest = u64::MAX;
-        for spilled in 0..=order.len().min(MOST_SPILLED) {
-            let lifetimes = Lifetimes::new(&schedule, &uses, &order[..spilled], caps);
+        let most = if request.options.without_spill { 0 } else { order.len() };
+        for spilled in SPILLED.into_iter().filter(|&n| n <= most) {
+            let lifetimes = Lifetimes::new(&schedule, &uses, &order[..spilled], request.caps);
             let max_live = place::max_live(&lifetimes.lives);
             if max_live >= lowest {
                 continue; // a transfer that frees nothing
             }
             lowest = max_live;
-            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-            let seconds =
-                2.0 * lifetimes.spilled_bytes() as f64 / HOST_BYTES_PER_SECOND + schedule.tasks.len() as f64 * SECONDS_PER_DISPATCH;
-            list.push(Candidate { schedule: Rc::clone(&schedule), lifetimes, max_live, seconds });
+            let computed = schedule.tasks.iter().filter(|t| !net.is_input(t.node)).count() as u64;
+            let least = max_live + constants + computed * UNIFORM_STRIDE;
+            let seconds = seconds(form, &lifetimes, schedule.tasks.len(), request.caps);
+            list.push(Candidate { form: Rc::clone(form), schedule: Rc::clone(&schedule), lifetimes, max_live, least, seconds });
+        }
+        seen.push(schedule);
+    }
+    Ok(seen)
+}
+
+/// Estimated time of a run. Transfers to the host overlap with computing.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn seconds(form: &Form, lifetimes: &Lifetimes, tasks: usize, caps: &DeviceCaps) -> f64 {
+    let rates = caps.rates();
+    let compute = (form.flops as f64 / rates.flops).max(form.traffic as f64 / rates.bytes) + tasks as f64 * rates.dispatch_seconds;
+    let transfer = 2.0 * lifetimes.spilled_bytes() as f64 / rates.host_bytes;
+    compute.max(transfer) + NOT_OVERLAPPED * compute.min(transfer)
+}
+
+/// Share of the shorter of computing and transferring that does not overlap with the longer.
+const NOT_OVERLAPPED: f64 = 0.25;
+
+/// A constant that one or several nodes bind.
+struct Needed {
+    node: NodeId,
+    source: ConstantSource,
+    bytes: u64,
+    nodes: Vec<NodeId>,
+}
+
+/// Constants of a network; a node that is computed again binds those of the first.
+fn constants(net: &Network, caps: &DeviceCaps) -> Result<Vec<Needed>, PlanError> {
+    let most = caps.max_binding.min(caps.max_buffer);
+    let mut list: Vec<Needed> = Vec::new();
+    for node in net.graph.ids() {
+        let Some((source, bytes)) = net.constant(node) else { continue };
+        if bytes > most {
+            let text = format!("weights of {bytes} bytes must lie in one storage binding, the device binds at most {most}");
+            return Err(PlanError::new(PlanErrorKind::Limits, text).at(net.node(node).name.clone()));
+        }
+        let same = |n: &&mut Needed| {
+            let maps = |id: NodeId| net.node(id).inputs.iter().map(|&i| net.map(i)).collect::<Vec<_>>();
+            net.node(n.node).op == net.node(node).op && maps(n.node) == maps(node)
+        };
+        match list.iter_mut().find(same) {
+            Some(needed) => needed.nodes.push(node),
+            None => list.push(Needed { node, source, bytes, nodes: vec![node] }),
         }
     }
-    list
+    Ok(list)
 }
 
 /// The fastest candidate whose every device byte fits the budget.
-pub(super) fn choose(
-    candidates: &[Candidate],
-    caps: &DeviceCaps,
-    outputs: &[NodeId],
-    budget: Option<u64>,
-) -> Result<(Recording, Report, Occupancy), PlanError> {
+pub(super) fn choose(candidates: &[Candidate], caps: &DeviceCaps, budget: Option<u64>) -> Result<Chosen, PlanError> {
     let mut order: Vec<&Candidate> = candidates.iter().collect();
     order.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let mut chosen = None;
-    'candidates: for candidate in order.iter().filter(|c| budget.is_none_or(|b| c.max_live <= b)) {
+    'candidates: for candidate in order.iter().filter(|c| budget.is_none_or(|b| c.least <= b)) {
         let placement = place::place(&candidate.lifetimes.lives, caps.max_buffer);
         for staging in STAGING {
-            let (recording, report) = assemble(candidate, &placement, caps, outputs, staging)?;
+            let (recording, report) = assemble(candidate, &placement, caps, staging)?;
             if budget.is_none_or(|b| report.peak_bytes <= b) {
-                chosen = Some((recording, report, Occupancy::new(&candidate.lifetimes.lives, placement.chunks.iter().sum())));
+                let occupancy = Occupancy::new(&candidate.lifetimes.lives, placement.chunks.iter().sum());
+                chosen = Some(Chosen { graph: candidate.form.net.graph.clone(), recording, report, occupancy });
                 break 'candidates;
             }
         }
     }
-    let mut smallest = chosen.as_ref().map_or(u64::MAX, |(_, report, _)| report.peak_bytes);
-    // a candidate's chunks hold at least what is alive at once, so most need not be placed to know the smallest budget
-    order.sort_by_key(|c| c.max_live);
+    let mut smallest = chosen.as_ref().map_or(u64::MAX, |c| c.report.peak_bytes);
+    // most candidates need not be placed to know the smallest budget
+    order.sort_by_key(|c| c.least);
     for candidate in order {
-        if candidate.max_live >= smallest {
+        if candidate.least >= smallest {
             break;
         }
         let placement = place::place(&candidate.lifetimes.lives, caps.max_buffer);
-        let (_, report) = assemble(candidate, &placement, caps, outputs, STAGING[1])?;
+        let (_, report) = assemble(candidate, &placement, caps, STAGING[1])?;
         smallest = smallest.min(report.peak_bytes);
     }
-    let Some((recording, mut report, occupancy)) = chosen else {
+    let Some(mut chosen) = chosen else {
         return Err(PlanError::budget(budget.unwrap_or(0), smallest));
     };
-    report.budget = budget;
-    report.smallest_budget = smallest;
-    Ok((recording, report, occupancy))
+    chosen.report.budget = budget;
+    chosen.report.smallest_budget = smallest;
+    chosen.report.recomputed_flops = chosen.report.flops - candidates.first().map_or(0, |c| c.form.flops).min(chosen.report.flops);
+    Ok(chosen)
+}
+
+/// What was chosen.
+pub(super) struct Chosen {
+    pub graph: Graph,
+    pub recording: Recording,
+    pub report: Report,
+    pub occupancy: Occupancy,
 }
 
 /// Recording and figures of a placed candidate.
-fn assemble(
-    c: &Candidate,
-    placement: &Placement,
-    caps: &DeviceCaps,
-    outputs: &[NodeId],
-    staging: u64,
-) -> Result<(Recording, Report), PlanError> {
+fn assemble(c: &Candidate, placement: &Placement, caps: &DeviceCaps, staging: u64) -> Result<(Recording, Report), PlanError> {
     let s = &*c.schedule;
+    let outputs = &c.form.outputs;
     let mut chunks = placement.chunks.clone();
     let activation_bytes = chunks.iter().sum::<u64>();
 
-    let mut constants = Vec::new();
+    let mut regions = Vec::new();
     let mut by_node = vec![None; s.net.maps.len()];
     let mut open: Option<usize> = None;
-    for node in s.net.graph.ids() {
-        let Some((source, elements)) = s.net.constant(node) else { continue };
-        let bytes = elements * s.net.elem.bytes();
-        let most = caps.max_binding.min(caps.max_buffer);
-        if bytes > most {
-            let text = format!("weights of {bytes} bytes must lie in one storage binding, the device binds at most {most}");
-            return Err(PlanError::new(PlanErrorKind::Limits, text).at(s.net.node(node).name.clone()));
-        }
-        let size = caps.align(bytes);
+    for needed in constants(&s.net, caps)? {
+        let size = caps.align(needed.bytes);
         let chunk = open.filter(|&c| chunks[c] + size <= caps.max_buffer).unwrap_or_else(|| {
             chunks.push(0);
             chunks.len() - 1
         });
         open = Some(chunk);
-        let dst = Region { chunk: u32::try_from(chunk).unwrap_or(u32::MAX), offset: chunks[chunk], size: bytes.next_multiple_of(4) };
+        let size_bound = needed.bytes.next_multiple_of(4);
+        let dst = Region { chunk: u32::try_from(chunk).unwrap_or(u32::MAX), offset: chunks[chunk], size: size_bound };
         chunks[chunk] += size;
-        by_node[node.index()] = Some(dst);
-        constants.push(Constant { dst, source });
+        for node in needed.nodes {
+            by_node[node.index()] = Some(dst);
+        }
+        regions.push(Constant { dst, source: needed.source });
     }
     let weights_bytes = chunks.iter().sum::<u64>() - activation_bytes;
 
@@ -151,15 +263,15 @@ fn assemble(
         sizes.max().unwrap_or(256)
     };
     let spilled = c.lifetimes.slots.iter().map(|&n| caps.align(n)).max().unwrap_or(0);
-    let constant = constants.iter().map(|c| caps.align(c.dst.size)).max().unwrap_or(0);
+    let constant = regions.iter().map(|c| caps.align(c.dst.size)).max().unwrap_or(0);
     let base = Recording {
         chunks,
         upload_staging: largest(&|n| s.net.is_input(n)).max(constant).max(spilled).min(staging),
         download_staging: largest(&|n| outputs.contains(&n)).max(spilled).min(staging),
         ..Recording::default()
     };
-    let lowering = lower::Lowering { schedule: s, lifetimes: &c.lifetimes, placement, constants: by_node, outputs: outputs.to_vec(), caps };
-    let recording = lowering.record(base, constants)?;
+    let lowering = lower::Lowering { schedule: s, lifetimes: &c.lifetimes, placement, constants: by_node, outputs: outputs.clone(), caps };
+    let recording = lowering.record(base, regions)?;
     let report = Report::new(s, &recording, weights_bytes, c.max_live, &c.lifetimes);
     Ok((recording, report))
 }

@@ -93,7 +93,7 @@ impl Lowering<'_> {
                 }
             }
         } else {
-            recording.commands.push(Command::Upload { dst, planes: planes.clone() });
+            recording.commands.push(Command::Upload { dst, planes: planes.clone(), node: task.node });
         }
         for (output, _) in (0u32..).zip(&self.outputs).filter(|&(_, &o)| o == task.node) {
             recording.commands.push(Command::Download { src: dst, output, planes: planes.clone() });

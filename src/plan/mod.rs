@@ -22,6 +22,7 @@ mod lower;
 mod network;
 mod occupancy;
 mod place;
+mod recompute;
 mod report;
 mod schedule;
 mod slab;
@@ -54,6 +55,10 @@ pub struct PlanOptions {
     pub taps: Vec<String>,
     /// Planes of the input that a slab holds at most; `None` lets the budget decide. Tests and experiments set it.
     pub slab_depth: Option<u32>,
+    /// No slab waits on the host.
+    pub without_spill: bool,
+    /// Nothing is computed twice.
+    pub without_recompute: bool,
 }
 
 impl PlanOptions {
@@ -82,6 +87,20 @@ impl PlanOptions {
     #[must_use]
     pub fn with_tap(mut self, name: impl Into<String>) -> Self {
         self.taps.push(name.into());
+        self
+    }
+
+    /// Keeps every slab on the device: for devices that share the host's memory, or none to spare there.
+    #[must_use]
+    pub fn without_spill(mut self) -> Self {
+        self.without_spill = true;
+        self
+    }
+
+    /// Computes nothing twice.
+    #[must_use]
+    pub fn without_recompute(mut self) -> Self {
+        self.without_recompute = true;
         self
     }
 
@@ -137,11 +156,11 @@ impl Plan {
         let logits = graph.output();
         outputs.insert(0, if options.output == OutputMode::Labels { graph.add("labels", Op::Argmax, &[logits]) } else { logits });
         let net = Rc::new(Network::new(graph, extent, options.precision)?);
-        let limits = slab::depth_limits(&net, caps)?;
         let finest = options.slab_depth.map_or_else(|| slab::candidates(extent.d), |d| vec![d.clamp(1, extent.d)]);
-        let candidates = candidate::enumerate(&net, caps, &limits, &finest);
-        let (recording, report, occupancy) = candidate::choose(&candidates, caps, &outputs, options.budget)?;
-        Ok(Self { extent, graph: net.graph.clone(), recording, report, occupancy })
+        let request = candidate::Request { net, extent, outputs, caps, finest, options };
+        let candidate::Chosen { graph, recording, report, occupancy } =
+            candidate::choose(&candidate::enumerate(&request)?, caps, options.budget)?;
+        Ok(Self { extent, graph, recording, report, occupancy })
     }
 
     /// Extent of the input.

@@ -88,16 +88,17 @@ impl Network {
         self.plane_bytes[id.index()]
     }
 
-    /// The constant that a node's kernel binds, with its elements.
+    /// The constant that a node's kernel binds, with its bytes.
     pub(super) fn constant(&self, id: NodeId) -> Option<(ConstantSource, u64)> {
         match &self.node(id).op {
             Op::Conv(c) => {
                 let in_channels = self.source_channels(id);
-                Some((ConstantSource::Conv { node: id, in_channels }, packed_len(in_channels, c.out_channels, c.kernel)))
+                let elements = packed_len(in_channels, c.out_channels, c.kernel);
+                Some((ConstantSource::Conv { node: id, in_channels }, elements * self.elem.bytes()))
             }
             Op::PositionalEncoding { dims } => {
                 let map = self.map(id);
-                Some((ConstantSource::PositionTable { map, dims: *dims }, position_add::table_len(map)))
+                Some((ConstantSource::PositionTable { map, dims: *dims }, position_add::table_len(map) * self.elem.bytes()))
             }
             _ => None,
         }
@@ -134,7 +135,7 @@ impl Network {
         let input = |slot: usize| self.map(node.inputs[slot]);
         let (window, target) = (Window::whole(0), Target::whole(map.extent.d));
         Ok(Some(match &node.op {
-            Op::Input { .. } => return Ok(None),
+            Op::Input { .. } | Op::InputAgain { .. } => return Ok(None),
             Op::Conv(c) => self.conv(id, c),
             Op::MaxPool { kernel } => Call::MaxPool3d(max_pool3d::MaxPool3d {
                 input: input(0).extent,

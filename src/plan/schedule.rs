@@ -24,6 +24,8 @@ pub(super) struct Schedule {
     pub tasks: Vec<Task>,
     /// First slab number of each value in the list of all slabs.
     starts: Vec<u32>,
+    /// Operations between the input and each value, along the longest way.
+    heights: Vec<u32>,
     /// Task that computes each slab.
     made_by: Vec<Option<u32>>,
 }
@@ -37,7 +39,11 @@ impl Schedule {
             total += map.extent.d.div_ceil(*depth);
         }
         let (output, ids) = (net.graph.output(), net.graph.ids());
-        let mut s = Self { net, depths, tasks: Vec::new(), starts, made_by: vec![None; total as usize] };
+        let mut heights: Vec<u32> = Vec::with_capacity(depths.len());
+        for node in net.graph.nodes() {
+            heights.push(node.inputs.iter().map(|i| heights[i.index()] + 1).max().unwrap_or(0));
+        }
+        let mut s = Self { net, depths, tasks: Vec::new(), starts, heights, made_by: vec![None; total as usize] };
         for slab in 0..s.slabs(output) {
             s.demand(output, slab);
         }
@@ -94,12 +100,21 @@ impl Schedule {
         list
     }
 
+    /// The first task of `reader` that reads a slab of `node`.
+    pub(super) fn first_read(&self, reader: NodeId, node: NodeId, slab: u32) -> Option<u32> {
+        let readers = (0..self.slabs(reader)).filter(|&k| self.reads(reader, k).contains(&(node, slab)));
+        readers.filter_map(|k| self.made_by[self.slab_id(reader, k)]).min()
+    }
+
     fn demand(&mut self, node: NodeId, slab: u32) {
         let id = self.slab_id(node, slab);
         if self.made_by[id].is_some() {
             return;
         }
-        for (input, k) in self.reads(node, slab) {
+        let mut reads = self.reads(node, slab);
+        // what takes longest to make comes first: the rest would wait for it
+        reads.sort_by_key(|&(input, k)| (std::cmp::Reverse(self.heights[input.index()]), input, k));
+        for (input, k) in reads {
             self.demand(input, k);
         }
         self.made_by[id] = u32::try_from(self.tasks.len()).ok();
