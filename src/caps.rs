@@ -67,6 +67,12 @@ impl DeviceCaps {
         Self { max_buffer: 1 << 40, max_binding: (1 << 31) - 4, cpu: true, ..Self::default() }
     }
 
+    /// A desktop GPU under wgpu: bindings of 2 GiB, buffers without a bound of their own.
+    #[must_use]
+    pub fn desktop() -> Self {
+        Self { max_buffer: 1 << 40, max_binding: (1 << 31) - 4, ..Self::default() }
+    }
+
     /// The same with the largest storage binding and buffer set to `bytes`: tests force slabs with it.
     #[must_use]
     pub fn with_max_binding(mut self, bytes: u64) -> Self {

@@ -143,9 +143,18 @@ pub(crate) struct Plan {
     /// Also draw the bytes alive over time
     #[arg(long, value_name = "P.png")]
     pub(crate) plot: Option<PathBuf>,
-    /// `default` (what every WebGPU device guarantees) or a JSON file of limits
-    #[arg(long, default_value = "default", value_name = "default|FILE.json")]
+    /// `default` (what every WebGPU device guarantees), `desktop` (bindings of 2 GiB) or a JSON file of limits
+    #[arg(long, default_value = "default", value_name = "default|desktop|FILE.json")]
     pub(crate) caps: String,
+    /// A table of plans from no budget to 0.5 GB, in both precisions
+    #[arg(long, conflicts_with_all = ["memory", "plot", "json"])]
+    pub(crate) table: bool,
+    /// Keep every slab on the device
+    #[arg(long)]
+    pub(crate) no_spill: bool,
+    /// Compute nothing twice
+    #[arg(long)]
+    pub(crate) no_recompute: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -18,17 +18,28 @@ pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
         let model = Model::load(&a.model)?;
         (model.card().clone(), model.graph().clone())
     };
-    let caps = if a.caps == "default" {
-        DeviceCaps::default()
-    } else {
-        let text = std::fs::read_to_string(&a.caps).map_err(|e| Failure::input(format!("cannot read {}: {e}", a.caps)))?;
-        serde_json::from_str(&text).map_err(|e| Failure::input(format!("{} is not a list of limits: {e}", a.caps)))?
+    let caps = match a.caps.as_str() {
+        "default" => DeviceCaps::default(),
+        "desktop" => DeviceCaps::desktop(),
+        file => {
+            let text = std::fs::read_to_string(file).map_err(|e| Failure::input(format!("cannot read {file}: {e}")))?;
+            serde_json::from_str(&text).map_err(|e| Failure::input(format!("{file} is not a list of limits: {e}")))?
+        }
     };
     let mut options = organum::PlanOptions::default().with_precision(a.precision.into());
+    if a.no_spill {
+        options = options.without_spill();
+    }
+    if a.no_recompute {
+        options = options.without_recompute();
+    }
     if let Some(bytes) = a.memory {
         options = options.with_budget(bytes);
     }
     organum::plan::check_stride(a.extent, card.stride())?;
+    if a.table {
+        return table(&graph, a.extent, &caps, &options);
+    }
     let plan = organum::Plan::of_graph(&graph, a.extent, &caps, &options)?;
     if let Some(path) = &a.plot {
         crate::plot::occupancy(plan.occupancy(), path)?;
@@ -39,6 +50,45 @@ pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
         say(&format!("{plan}\n\n{}", plan.occupancy()));
     }
     Ok(())
+}
+
+/// Budgets of the table in bytes.
+const BUDGETS: [Option<u64>; 7] =
+    [None, Some(16_000_000_000), Some(8_000_000_000), Some(4_000_000_000), Some(2_000_000_000), Some(1_000_000_000), Some(500_000_000)];
+
+/// `organum plan --table`: Markdown, all figures planned.
+fn table(graph: &organum::graph::Graph, extent: organum::Extent, caps: &DeviceCaps, options: &organum::PlanOptions) -> Result<(), Failure> {
+    say("| budget | precision | device bytes, planned | to the host and back | work |");
+    say("|---|---|---|---|---|");
+    for precision in [organum::Elem::F16, organum::Elem::F32] {
+        for budget in BUDGETS {
+            let mut options = options.clone().with_precision(precision);
+            options.budget = budget;
+            let asked = budget.map_or_else(|| "none".to_owned(), |b| format!("{} GB", decimal(b)));
+            match organum::Plan::of_graph(graph, extent, caps, &options) {
+                Ok(plan) => {
+                    let r = plan.report();
+                    let once = (r.flops - r.recomputed_flops).max(1);
+                    let (peak, spilled) = (decimal(r.peak_bytes), decimal(r.spilled_bytes));
+                    let work = r.flops as f64 / once as f64;
+                    say(&format!("| {asked} | {} | {peak} GB | {spilled} GB | {work:.2}x |", precision.name()));
+                }
+                Err(e) => match e.smallest_budget() {
+                    Some(least) => {
+                        say(&format!("| {asked} | {} | does not fit: the smallest is {} GB | | |", precision.name(), decimal(least)))
+                    }
+                    None => return Err(e.into()),
+                },
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes in decimal gigabytes.
+fn decimal(bytes: u64) -> String {
+    let text = format!("{:.3}", bytes as f64 / 1e9);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// `organum inspect`.
