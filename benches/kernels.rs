@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use organum::harness::{KernelRun, source_sizes};
 use organum::kernels::{
-    Activation, Call, ConvShape, Target, Window, argmax, attention, conv3d_direct, conv3d_pointwise, max_pool3d, multiply, position_add,
-    upsample_linear,
+    Activation, Call, ConvShape, ConvTransposeShape, Target, Window, argmax, attention, conv_transpose3d, conv_transpose3d_general,
+    conv3d_direct, conv3d_pointwise, max_pool3d, multiply, position_add, upsample_linear,
 };
 use organum::{Elem, Engine, Extent, Map};
 
@@ -57,6 +57,29 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
             Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape)),
         )
     };
+    let transposed = |k: u32, general: bool| {
+        let input = cube(32);
+        let mut shape = ConvTransposeShape {
+            input,
+            in_channels: 64,
+            out_channels: 32,
+            kernel: [k; 3],
+            stride: [2; 3],
+            padding: [u32::from(general); 3],
+            output_padding: [u32::from(general); 3],
+            activation: Activation::None,
+            elem,
+            windows: [Window::whole(0)],
+            target: Target::whole(0),
+        };
+        shape.target = Target::whole(shape.output().d);
+        let label = format!("k{k}_stride2_64-32_{input}");
+        if general {
+            (label, Call::ConvTranspose3dGeneral(conv_transpose3d_general::ConvTranspose3dGeneral(shape)))
+        } else {
+            (label, Call::ConvTranspose3d(conv_transpose3d::ConvTranspose3d(shape)))
+        }
+    };
     let attention = |extent: Extent, channels: u32, heads: u32| {
         let call = attention::Attention {
             queries: extent,
@@ -78,6 +101,8 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
     vec![
         ("conv3d_direct", vec![direct(64, [16, 0], 16), direct(64, [32, 0], 32), direct(32, [64, 0], 64), direct(64, [16, 16], 16)]),
         ("conv3d_pointwise", vec![pointwise(64, [64, 0], 64), pointwise(64, [16, 16], 16)]),
+        ("conv_transpose3d", vec![transposed(2, false)]),
+        ("conv_transpose3d_general", vec![transposed(3, true)]),
         (
             "max_pool3d",
             vec![(

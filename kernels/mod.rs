@@ -12,15 +12,19 @@ pub mod argmax;
 pub mod attention;
 pub mod conv3d_direct;
 pub mod conv3d_pointwise;
+pub mod conv_transpose3d;
+pub mod conv_transpose3d_general;
 pub mod max_pool3d;
 pub mod multiply;
 pub mod position_add;
 pub mod upsample_linear;
 
 mod conv;
+mod conv_transpose;
 mod slab;
 
 pub use conv::{ConvShape, pack_weights, packed_len};
+pub use conv_transpose::{ConvTransposeShape, outputs_first};
 pub use slab::{Reach, Source, Taps, Target, Window};
 
 /// How a shader uses one of its bindings, in binding order.
@@ -292,6 +296,8 @@ macro_rules! catalogue {
 catalogue! {
     Conv3dDirect(conv3d_direct::Conv3dDirect),
     Conv3dPointwise(conv3d_pointwise::Conv3dPointwise),
+    ConvTranspose3d(conv_transpose3d::ConvTranspose3d),
+    ConvTranspose3dGeneral(conv_transpose3d_general::ConvTranspose3dGeneral),
     MaxPool3d(max_pool3d::MaxPool3d),
     UpsampleLinear(upsample_linear::UpsampleLinear),
     PositionAdd(position_add::PositionAdd),

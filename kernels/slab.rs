@@ -17,6 +17,9 @@ pub enum Reach {
         /// Planes of the upsampled source.
         planes: u32,
     },
+    /// The planes behind the taps of a transposed convolution: plane s of the source is spread over `kernel` planes of the
+    /// result from s * `stride` - `padding` on.
+    TapsTransposed(Taps),
     /// The two planes that linear interpolation with aligned corners mixes.
     Linear,
     /// Every plane of a result reads all planes: a barrier.
@@ -50,6 +53,13 @@ impl Taps {
         let end = ((z.end - 1) * self.stride + self.kernel).saturating_sub(self.padding);
         begin..end.clamp(begin + 1, n)
     }
+
+    /// Planes of a source of `n` that are spread over result planes `z`; at least one, though it may not reach them.
+    fn transposed(self, n: u32, z: &Range<u32>) -> Range<u32> {
+        let begin = (z.start + self.padding + 1).saturating_sub(self.kernel).div_ceil(self.stride).min(n - 1);
+        let end = (z.end - 1 + self.padding) / self.stride + 1;
+        begin..end.clamp(begin + 1, n)
+    }
 }
 
 /// Planes of a source of `n_in` that planes `z` of its linear upsampling to `n_out` planes read.
@@ -66,6 +76,7 @@ impl Reach {
         match self {
             Self::Same => z.clone(),
             Self::Taps(taps) => taps.planes(n_in, z),
+            Self::TapsTransposed(taps) => taps.transposed(n_in, z),
             Self::TapsOfUpsampled { taps, planes } => upsampled(n_in, planes, &taps.planes(planes, z)),
             Self::Linear => upsampled(n_in, n_out, z),
             Self::Whole => 0..n_in,
@@ -77,7 +88,9 @@ impl Reach {
     pub const fn bindings(self) -> usize {
         match self {
             Self::Same | Self::Whole => 1,
-            Self::Taps(_) | Self::TapsOfUpsampled { .. } | Self::Linear => 2,
+            // blocks that do not overlap: a plane of the result has one plane behind it
+            Self::TapsTransposed(taps) if taps.kernel == taps.stride && taps.padding == 0 => 1,
+            Self::TapsTransposed(_) | Self::Taps(_) | Self::TapsOfUpsampled { .. } | Self::Linear => 2,
         }
     }
 
@@ -171,5 +184,26 @@ mod tests {
         assert_eq!(Reach::Taps(k3).widest(4, 4), 3);
         assert_eq!(Reach::Taps(Taps { kernel: 1, stride: 1, padding: 2 }).planes(1, 5, &(0..1)), 0..1);
         assert_eq!(Reach::TapsOfUpsampled { taps: k3, planes: 8 }.planes(4, 8, &(2..3)), 0..3);
+    }
+
+    #[test]
+    fn reach_of_transposed_windows_is_what_the_taps_say() {
+        for (kernel, stride, padding) in [(2, 2, 0), (3, 2, 1), (4, 2, 1), (5, 3, 2), (1, 2, 0), (3, 1, 1), (2, 2, 1)] {
+            let (taps, n) = (Taps { kernel, stride, padding }, 5);
+            let out = (n - 1) * stride + kernel - 2 * padding;
+            for begin in 0..out {
+                for end in begin + 1..=out {
+                    let behind: Vec<u32> = (0..n)
+                        .filter(|s| (s * stride..s * stride + kernel).any(|o| (begin + padding..end + padding).contains(&o)))
+                        .collect();
+                    let reach = Reach::TapsTransposed(taps).planes(n, out, &(begin..end));
+                    assert!(reach.start < reach.end && reach.end <= n);
+                    assert!(behind.iter().all(|s| reach.contains(s)), "{taps:?} {begin}..{end}: {behind:?} in {reach:?}");
+                    assert!(behind.is_empty() || reach.len() == behind.len(), "{taps:?} {begin}..{end}: {behind:?} in {reach:?}");
+                }
+            }
+        }
+        assert_eq!(Reach::TapsTransposed(Taps { kernel: 2, stride: 2, padding: 0 }).widest(5, 10), 1);
+        assert_eq!(Reach::TapsTransposed(Taps { kernel: 3, stride: 2, padding: 1 }).widest(5, 10), 2);
     }
 }

@@ -23,7 +23,7 @@ pub struct Region {
 /// What a constant region is filled with when a session begins.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ConstantSource {
-    /// Folded and packed weights of the convolution node, for sources with these channels.
+    /// Folded and packed weights of the convolution node, transposed or not, for sources with these channels.
     Conv {
         /// The node.
         node: NodeId,

@@ -284,10 +284,10 @@ fn constant_values(model: &Model, plan: &Plan, source: &ConstantSource) -> Resul
     match source {
         ConstantSource::PositionTable { map, dims } => Ok(position_add::table(*map, *dims)),
         ConstantSource::Conv { node, in_channels } => match &plan.graph().node(*node).op {
-            Op::Conv(conv) => model
-                .pack(conv, *in_channels)
-                .map_err(|e| EngineError::new(EngineErrorKind::Unsupported, "the plan is of another model").caused_by(e)),
-            op => Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan holds weights for {op}"))),
-        },
+            Op::Conv(conv) => model.pack(conv, *in_channels),
+            Op::ConvTranspose(conv) => model.pack_transposed(conv),
+            op => return Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan holds weights for {op}"))),
+        }
+        .map_err(|e| EngineError::new(EngineErrorKind::Unsupported, "the plan is of another model").caused_by(e)),
     }
 }

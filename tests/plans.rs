@@ -6,7 +6,7 @@ mod checker;
 mod support;
 
 use checker::{Checker, check};
-use organum::graph::{BatchNorm, Conv, Graph, NodeId, Op, pass};
+use organum::graph::{BatchNorm, Conv, ConvTranspose, Graph, NodeId, Op, pass};
 use organum::kernels::Activation;
 use organum::record::Command;
 use organum::{
@@ -30,6 +30,15 @@ struct Net {
     gate: bool,
     /// The bottleneck is reached by a strided convolution, not by pooling.
     strided: bool,
+    up: Up,
+}
+
+/// How the decoder's extents double.
+#[derive(Clone, Copy, Debug)]
+enum Up {
+    Linear,
+    Blocks,
+    Overlapping,
 }
 
 struct Builder {
@@ -55,6 +64,29 @@ impl Builder {
             ..Conv::default()
         };
         self.graph.add(name, Op::Conv(conv), x)
+    }
+
+    fn up(&mut self, name: &str, x: NodeId, channels: u32, up: Up) -> NodeId {
+        let stride = self.along(2);
+        let transposed = |kernel: [u32; 3], extra: [u32; 3]| {
+            Op::ConvTranspose(ConvTranspose {
+                module: name.to_owned(),
+                in_channels: channels,
+                out_channels: channels,
+                kernel,
+                stride,
+                padding: extra,
+                output_padding: extra,
+                weight_shape: [channels, channels].into_iter().chain(kernel).map(|n| n as usize).collect(),
+                ..ConvTranspose::default()
+            })
+        };
+        let op = match up {
+            Up::Linear => Op::Upsample { factor: stride },
+            Up::Blocks => transposed(stride, [0; 3]),
+            Up::Overlapping => transposed(stride.map(|s| 2 * s - 1), stride.map(|s| s - 1)),
+        };
+        self.graph.add(name, op, &[x])
     }
 
     fn block(&mut self, name: &str, x: NodeId, cin: u32, cout: u32, k: u32) -> NodeId {
@@ -113,7 +145,7 @@ impl Net {
                 let g = b.graph.add(format!("gate.{i}.up"), Op::Upsample { factor: two }, &[g]);
                 skip = b.graph.add(format!("gate.{i}.mul"), Op::Multiply, &[g, skip]);
             }
-            let up = b.graph.add(format!("up.{i}"), Op::Upsample { factor: two }, &[x]);
+            let up = b.up(&format!("up.{i}"), x, cin, self.up);
             let cat = b.graph.add(format!("cat.{i}"), Op::Concat, &[skip, up]);
             x = b.block(&format!("dec.{i}"), cat, c + cin, c, 3);
             cin = c;
@@ -149,9 +181,9 @@ fn case() -> impl Strategy<Value = Case> {
         prop::sample::select(vec![1u32, 3, 5]),
         any::<bool>(),
         any::<bool>(),
-        any::<bool>(),
+        (any::<bool>(), prop::sample::select(vec![Up::Linear, Up::Blocks, Up::Overlapping])),
     )
-        .prop_map(|(planar, levels, in_channels, classes, kernel, attention, gate, strided)| Net {
+        .prop_map(|(planar, levels, in_channels, classes, kernel, attention, gate, (strided, up))| Net {
             planar,
             levels,
             in_channels,
@@ -160,6 +192,7 @@ fn case() -> impl Strategy<Value = Case> {
             attention,
             gate,
             strided,
+            up,
         });
     let options =
         (12u32..22, any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(1u32..9), 0u64..1000, [any::<bool>(), any::<bool>()]);
@@ -308,7 +341,17 @@ fn the_checker_sees_every_misplaced_slab() {
 // ---- bad inputs ----
 
 fn small() -> Net {
-    Net { planar: false, levels: vec![4, 6, 8], in_channels: 1, classes: 3, kernel: 3, attention: true, gate: true, strided: false }
+    Net {
+        planar: false,
+        levels: vec![4, 6, 8],
+        in_channels: 1,
+        classes: 3,
+        kernel: 3,
+        attention: true,
+        gate: true,
+        strided: false,
+        up: Up::Linear,
+    }
 }
 
 fn kind(result: Result<Plan, PlanError>) -> PlanErrorKind {
@@ -410,6 +453,8 @@ fn graphs_that_cannot_be_are_refused() {
         let weight_shape = [2, 1].into_iter().chain(kernel).map(|n: u32| n as usize).collect();
         Op::Conv(Conv { module: "x".into(), in_channels: 1, out_channels: 2, kernel, stride, weight_shape, ..Conv::default() })
     };
+    let transposed =
+        |c: ConvTranspose| Op::ConvTranspose(ConvTranspose { module: "x".into(), in_channels: c.in_channels.max(1), out_channels: 2, ..c });
     let bad: Vec<(&str, Op, usize)> = vec![
         ("kernel larger than the map", conv([9; 3], [1; 3]), 1),
         ("stride of nothing", conv([3; 3], [0; 3]), 1),
@@ -425,6 +470,12 @@ fn graphs_that_cannot_be_are_refused() {
             }),
             1,
         ),
+        ("blocks of nothing", transposed(ConvTranspose { kernel: [0; 3], ..ConvTranspose::default() }), 1),
+        ("a padding that leaves nothing", transposed(ConvTranspose { padding: [1, 8, 1], ..ConvTranspose::default() }), 1),
+        ("an output padding of the stride", transposed(ConvTranspose { output_padding: [0, 0, 2], ..ConvTranspose::default() }), 1),
+        ("transposed beyond counting", transposed(ConvTranspose { stride: [u32::MAX; 3], ..ConvTranspose::default() }), 1),
+        ("transposed padding beyond counting", transposed(ConvTranspose { padding: [u32::MAX; 3], ..ConvTranspose::default() }), 1),
+        ("other channels than there are", transposed(ConvTranspose { in_channels: 2, ..ConvTranspose::default() }), 1),
         ("pool of nothing", Op::MaxPool { kernel: [0; 3] }, 1),
         ("pool of more than there is", Op::MaxPool { kernel: [16; 3] }, 1),
         ("upsampling by nothing", Op::Upsample { factor: [0; 3] }, 1),

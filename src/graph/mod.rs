@@ -73,6 +73,71 @@ impl Default for Conv {
     }
 }
 
+/// A transposed convolution, as `torch.nn.ConvTranspose3d`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConvTranspose {
+    /// Prefix of `weight` and, if any, `bias`.
+    pub module: String,
+    /// Input channels.
+    pub in_channels: u32,
+    /// Output channels.
+    pub out_channels: u32,
+    /// Kernel size along D, H, W.
+    pub kernel: [u32; 3],
+    /// Output voxels from one input voxel to the next along D, H, W.
+    pub stride: [u32; 3],
+    /// Output voxels cut off on both sides along D, H, W.
+    pub padding: [u32; 3],
+    /// Output voxels added at the far side along D, H, W; below the stride.
+    pub output_padding: [u32; 3],
+    /// Whether the module has a bias.
+    pub bias: bool,
+    /// A batch norm folded into the weights at load.
+    pub norm: Option<BatchNorm>,
+    /// Applied to the result.
+    pub activation: Activation,
+    /// Shape of the weight tensor in the file, inputs before outputs.
+    pub weight_shape: Vec<usize>,
+}
+
+impl Default for ConvTranspose {
+    /// Blocks of 2x2x2 with a bias, of no width yet.
+    fn default() -> Self {
+        Self {
+            module: String::new(),
+            in_channels: 0,
+            out_channels: 0,
+            kernel: [2; 3],
+            stride: [2; 3],
+            padding: [0; 3],
+            output_padding: [0; 3],
+            bias: true,
+            norm: None,
+            activation: Activation::None,
+            weight_shape: Vec::new(),
+        }
+    }
+}
+
+impl ConvTranspose {
+    /// Extent of the result: `(n - 1) s - 2p + k + output_padding` along each axis.
+    fn output(&self, extent: Extent) -> Result<Extent, String> {
+        let mut out = [0; 3];
+        for (axis, n) in extent.axes().into_iter().enumerate() {
+            let [k, s, p, extra] = [self.kernel, self.stride, self.padding, self.output_padding].map(|a| u64::from(a[axis]));
+            if extra >= s {
+                return Err(format!("an output padding of {extra} is not below the stride of {s}"));
+            }
+            // as far as the kernel reaches before anything is cut off, so that no later sum overflows
+            let full = u64::from(n).saturating_sub(1) * s + k + extra;
+            let left = full.checked_sub(2 * p).filter(|&left| left > 0).ok_or("the padding leaves nothing")?;
+            u32::try_from(full).map_err(|_| "the map is beyond 32-bit extents".to_owned())?;
+            out[axis] = u32::try_from(left).unwrap_or(u32::MAX);
+        }
+        Ok(out.into())
+    }
+}
+
 /// What a node computes.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -89,6 +154,8 @@ pub enum Op {
     },
     /// Convolution; a linear layer over tokens is a convolution with kernel 1.
     Conv(Conv),
+    /// Transposed convolution.
+    ConvTranspose(ConvTranspose),
     /// Batch norm with running statistics.
     BatchNorm(BatchNorm),
     /// Element-wise activation.
@@ -123,6 +190,26 @@ pub enum Op {
     Multiply,
     /// Label of the highest channel.
     Argmax,
+}
+
+impl Op {
+    /// The batch norm and the activation that a convolution of either kind has taken in.
+    pub(crate) fn fused(&self) -> Option<(&Option<BatchNorm>, Activation)> {
+        match self {
+            Self::Conv(c) => Some((&c.norm, c.activation)),
+            Self::ConvTranspose(c) => Some((&c.norm, c.activation)),
+            _ => None,
+        }
+    }
+
+    /// The same to be set.
+    pub(crate) fn fused_mut(&mut self) -> Option<(&mut Option<BatchNorm>, &mut Activation)> {
+        match self {
+            Self::Conv(c) => Some((&mut c.norm, &mut c.activation)),
+            Self::ConvTranspose(c) => Some((&mut c.norm, &mut c.activation)),
+            _ => None,
+        }
+    }
 }
 
 /// One operation with a name (the reference implementation's module path) and its inputs.
@@ -254,17 +341,17 @@ impl Graph {
                 list.push((format!("{}.{part}", n.module), vec![n.channels as usize]));
             }
         };
+        let conv = |list: &mut Vec<_>, module: &str, shape: &[usize], bias: Option<u32>, n: &Option<BatchNorm>| {
+            list.push((format!("{module}.weight"), shape.to_vec()));
+            list.extend(bias.map(|channels| (format!("{module}.bias"), vec![channels as usize])));
+            if let Some(n) = n {
+                norm(list, n);
+            }
+        };
         for node in &self.nodes {
             match &node.op {
-                Op::Conv(c) => {
-                    list.push((format!("{}.weight", c.module), c.weight_shape.clone()));
-                    if c.bias {
-                        list.push((format!("{}.bias", c.module), vec![c.out_channels as usize]));
-                    }
-                    if let Some(n) = &c.norm {
-                        norm(&mut list, n);
-                    }
-                }
+                Op::Conv(c) => conv(&mut list, &c.module, &c.weight_shape, c.bias.then_some(c.out_channels), &c.norm),
+                Op::ConvTranspose(c) => conv(&mut list, &c.module, &c.weight_shape, c.bias.then_some(c.out_channels), &c.norm),
                 Op::BatchNorm(n) => norm(&mut list, n),
                 _ => {}
             }
@@ -293,6 +380,13 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
         Op::Conv(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
             Err("has a kernel, stride or width of zero".into())
         }
+        Op::ConvTranspose(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
+            Err("has a kernel, stride or width of zero".into())
+        }
+        Op::ConvTranspose(c) if c.in_channels != inputs[0].channels => {
+            Err(format!("transposed convolution of {} channels given {inputs:?}", c.in_channels))
+        }
+        Op::ConvTranspose(c) => Ok(Map::new(c.output(inputs[0].extent)?, c.out_channels)),
         Op::MaxPool { kernel: k } | Op::Upsample { factor: k } if k.contains(&0) => Err("has a window or factor of zero".into()),
         Op::Input { channels } | Op::InputAgain { channels } => Ok(Map::new(extent, *channels)),
         Op::Conv(c) => {
@@ -368,6 +462,19 @@ impl fmt::Display for Op {
             Self::Conv(c) => {
                 write!(f, "conv {} {}->{}", x(&c.kernel), c.in_channels, c.out_channels)?;
                 if c.stride != [1; 3] {
+                    write!(f, " stride {}", x(&c.stride))?;
+                }
+                if c.norm.is_some() {
+                    f.write_str(" norm")?;
+                }
+                match c.activation {
+                    Activation::None => Ok(()),
+                    a => write!(f, " {}", format!("{a:?}").to_lowercase()),
+                }
+            }
+            Self::ConvTranspose(c) => {
+                write!(f, "conv transpose {} {}->{}", x(&c.kernel), c.in_channels, c.out_channels)?;
+                if c.stride != c.kernel {
                     write!(f, " stride {}", x(&c.stride))?;
                 }
                 if c.norm.is_some() {

@@ -1,6 +1,6 @@
 //! Rewrites that leave the result as it is: fold, fuse, prune. Each returns how often it applied.
 
-use super::{Graph, Node, NodeId, Op};
+use super::{BatchNorm, Graph, Node, NodeId, Op};
 use crate::kernels::Activation;
 
 /// What [`optimise`] did.
@@ -28,18 +28,18 @@ pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
         }
         match work.nodes[id.index()].op.clone() {
             Op::BatchNorm(norm) => {
-                if let Some(conv) = work.sole_conv(id, graph, |c| c.norm.is_none() && c.activation == Activation::None) {
-                    if let Op::Conv(c) = &mut work.nodes[conv.index()].op {
-                        c.norm = Some(norm);
+                if let Some(conv) = work.sole_conv(id, graph, |norm, activation| norm.is_none() && activation == Activation::None) {
+                    if let Some((folded, _)) = work.nodes[conv.index()].op.fused_mut() {
+                        *folded = Some(norm);
                     }
                     work.replaced[id.index()] = conv;
                     applied.norms_folded += 1;
                 }
             }
             Op::Activation(activation) => {
-                if let Some(conv) = work.sole_conv(id, graph, |c| c.activation == Activation::None) {
-                    if let Op::Conv(c) = &mut work.nodes[conv.index()].op {
-                        c.activation = activation;
+                if let Some(conv) = work.sole_conv(id, graph, |_, before| before == Activation::None) {
+                    if let Some((_, fused)) = work.nodes[conv.index()].op.fused_mut() {
+                        *fused = activation;
                     }
                     // the fused node answers to the name of what it now produces
                     work.nodes[conv.index()].name = work.nodes[id.index()].name.clone();
@@ -81,13 +81,13 @@ impl Work {
         id
     }
 
-    /// The convolution that feeds `id` and, in the original graph, nobody else on the way.
-    fn sole_conv(&self, id: NodeId, graph: &Graph, ready: impl Fn(&super::Conv) -> bool) -> Option<NodeId> {
+    /// The convolution that feeds `id` and, in the original graph, nobody else on the way; `ready` sees what it has taken in.
+    fn sole_conv(&self, id: NodeId, graph: &Graph, ready: impl Fn(&Option<BatchNorm>, Activation) -> bool) -> Option<NodeId> {
         let before = graph.node(id).inputs[0];
         let alone = graph.nodes().iter().flat_map(|n| &n.inputs).filter(|&&i| i == before).count() == 1;
         let conv = self.resolve(before);
-        match &self.nodes[conv.index()].op {
-            Op::Conv(c) if alone && ready(c) && !self.keep.contains(&before) => Some(conv),
+        match self.nodes[conv.index()].op.fused() {
+            Some((norm, activation)) if alone && ready(norm, activation) && !self.keep.contains(&before) => Some(conv),
             _ => None,
         }
     }
@@ -118,7 +118,7 @@ fn prune(nodes: &[Node], output: NodeId, keep: &[NodeId]) -> (Graph, Vec<NodeId>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{BatchNorm, Conv};
+    use crate::graph::{Conv, ConvTranspose};
     use crate::shape::Extent;
 
     fn conv(name: &str, cin: u32, cout: u32) -> Op {
@@ -154,6 +154,21 @@ mod tests {
         assert!(matches!(&g.nodes()[1].op, Op::Conv(c) if c.norm.is_some() && c.activation == Activation::Relu));
         assert_eq!(g.nodes()[1].name, "a");
         assert!(g.infer(Extent::new(2, 3, 4)).is_ok());
+    }
+
+    #[test]
+    fn transposed_convolutions_take_in_what_convolutions_do() {
+        let mut g = Graph::default();
+        let x = g.add("input", Op::Input { channels: 4 }, &[]);
+        let up = ConvTranspose { module: "up".into(), in_channels: 4, out_channels: 2, ..ConvTranspose::default() };
+        let y = g.add("up.conv", Op::ConvTranspose(up), &[x]);
+        let y = g.add("up.norm", Op::BatchNorm(BatchNorm { module: "up.norm".into(), channels: 2, eps: 1e-5 }), &[y]);
+        g.add("up", Op::Activation(Activation::Relu), &[y]);
+        let before = g.parameters();
+        let (g, applied) = optimise(&g, &[]);
+        assert_eq!(applied, Applied { norms_folded: 1, activations_fused: 1, ..Applied::default() });
+        assert_eq!(g.parameters(), before);
+        assert_eq!(g.infer(Extent::new(2, 3, 4)).map(|maps| maps[1].extent), Ok(Extent::new(4, 6, 8)));
     }
 
     #[test]

@@ -5,12 +5,15 @@ use std::path::Path;
 
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::pass::{self, Applied};
-use crate::graph::{Conv, Graph};
-use crate::kernels::pack_weights;
+use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph};
+use crate::kernels::{outputs_first, pack_weights};
 
 mod card;
 mod u_transformer;
 mod weights;
+
+#[cfg(test)]
+mod tests;
 
 pub use card::{Card, Inference, InputSpec};
 pub use u_transformer::{Profile, UTransformerConfig};
@@ -93,9 +96,28 @@ impl Model {
     /// Folded and packed weights of a convolution whose sources have these channels; see [`pack_weights`].
     pub(crate) fn pack(&self, conv: &Conv, in_channels: [u32; 2]) -> Result<Vec<f32>, LoadError> {
         let mut weight = self.weights.floats(&format!("{}.weight", conv.module))?;
-        let mut bias =
-            if conv.bias { self.weights.floats(&format!("{}.bias", conv.module))? } else { vec![0.0; conv.out_channels as usize] };
-        if let Some(norm) = &conv.norm {
+        let mut bias = self.bias(conv.bias.then_some(&conv.module), conv.out_channels)?;
+        self.fold(conv.norm.as_ref(), &mut weight, &mut bias)?;
+        Ok(pack_weights(&weight, &bias, in_channels, conv.out_channels, conv.kernel))
+    }
+
+    /// The same of a transposed convolution.
+    pub(crate) fn pack_transposed(&self, conv: &ConvTranspose) -> Result<Vec<f32>, LoadError> {
+        let weight = self.weights.floats(&format!("{}.weight", conv.module))?;
+        let mut weight = outputs_first(&weight, conv.in_channels, conv.out_channels);
+        let mut bias = self.bias(conv.bias.then_some(&conv.module), conv.out_channels)?;
+        self.fold(conv.norm.as_ref(), &mut weight, &mut bias)?;
+        Ok(pack_weights(&weight, &bias, [conv.in_channels, 0], conv.out_channels, conv.kernel))
+    }
+
+    /// The bias of a module that has one, else zeros.
+    fn bias(&self, module: Option<&String>, channels: u32) -> Result<Vec<f64>, LoadError> {
+        module.map_or_else(|| Ok(vec![0.0; channels as usize]), |module| self.weights.floats(&format!("{module}.bias")))
+    }
+
+    /// Folds a batch norm into weights, outputs first, and their bias.
+    fn fold(&self, norm: Option<&BatchNorm>, weight: &mut [f64], bias: &mut [f64]) -> Result<(), LoadError> {
+        if let Some(norm) = norm {
             let part = |p: &str| self.weights.floats(&format!("{}.{p}", norm.module));
             let (gamma, beta, mean, var) = (part("weight")?, part("bias")?, part("running_mean")?, part("running_var")?);
             let per_output = weight.len() / bias.len().max(1);
@@ -105,7 +127,7 @@ impl Model {
                 bias[o] = (bias[o] - mean[o]) * scale + beta[o];
             }
         }
-        Ok(pack_weights(&weight, &bias, in_channels, conv.out_channels, conv.kernel))
+        Ok(())
     }
 }
 

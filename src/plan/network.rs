@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use crate::error::{PlanError, PlanErrorKind};
-use crate::graph::{Conv, Graph, Node, NodeId, Op};
+use crate::graph::{Conv, ConvTranspose, Graph, Node, NodeId, Op};
 use crate::kernels::{
-    Call, ConvShape, Reach, Target, Window, argmax, attention, conv3d_direct, conv3d_pointwise, max_pool3d, multiply, packed_len,
-    position_add, upsample_linear,
+    Call, ConvShape, ConvTransposeShape, Reach, Target, Window, argmax, attention, conv_transpose3d, conv_transpose3d_general,
+    conv3d_direct, conv3d_pointwise, max_pool3d, multiply, packed_len, position_add, upsample_linear,
 };
 use crate::record::ConstantSource;
 use crate::shape::{Elem, Extent, Map};
@@ -96,6 +96,10 @@ impl Network {
                 let elements = packed_len(in_channels, c.out_channels, c.kernel);
                 Some((ConstantSource::Conv { node: id, in_channels }, elements * self.elem.bytes()))
             }
+            Op::ConvTranspose(c) => {
+                let in_channels = self.source_channels(id);
+                Some((ConstantSource::Conv { node: id, in_channels }, packed_len(in_channels, c.out_channels, c.kernel)))
+            }
             Op::PositionalEncoding { dims } => {
                 let map = self.map(id);
                 Some((ConstantSource::PositionTable { map, dims: *dims }, position_add::table_len(map) * self.elem.bytes()))
@@ -129,6 +133,27 @@ impl Network {
         }
     }
 
+    fn conv_transpose(&self, id: NodeId, c: &ConvTranspose) -> Call {
+        let shape = ConvTransposeShape {
+            input: self.map(self.node(id).inputs[0]).extent,
+            in_channels: c.in_channels,
+            out_channels: c.out_channels,
+            kernel: c.kernel,
+            stride: c.stride,
+            padding: c.padding,
+            output_padding: c.output_padding,
+            activation: c.activation,
+            elem: self.elem,
+            windows: [Window::whole(0)],
+            target: Target::whole(self.planes(id)),
+        };
+        if shape.tiles() {
+            Call::ConvTranspose3d(conv_transpose3d::ConvTranspose3d(shape))
+        } else {
+            Call::ConvTranspose3dGeneral(conv_transpose3d_general::ConvTranspose3dGeneral(shape))
+        }
+    }
+
     /// The kernel that computes a node.
     fn kernel(&self, id: NodeId) -> Result<Option<Call>, PlanError> {
         let (node, elem, map) = (self.node(id), self.elem, self.map(id));
@@ -137,6 +162,7 @@ impl Network {
         Ok(Some(match &node.op {
             Op::Input { .. } | Op::InputAgain { .. } => return Ok(None),
             Op::Conv(c) => self.conv(id, c),
+            Op::ConvTranspose(c) => self.conv_transpose(id, c),
             Op::MaxPool { kernel } => Call::MaxPool3d(max_pool3d::MaxPool3d {
                 input: input(0).extent,
                 channels: map.channels,

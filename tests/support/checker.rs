@@ -86,6 +86,10 @@ fn operands(call: &Call) -> (Vec<Operand>, Target, Vec<usize>) {
 fn needs(op: &Op, slot: usize, n: u32, out: u32, z: u32) -> Vec<u32> {
     match op {
         Op::Conv(c) => (0..c.kernel[0]).filter_map(|k| (z * c.stride[0] + k).checked_sub(c.padding[0])).filter(|&s| s < n).collect(),
+        Op::ConvTranspose(c) => {
+            let reaches = |s: &u32| (0..c.kernel[0]).any(|k| s * c.stride[0] + k == z + c.padding[0]);
+            (0..n).filter(reaches).collect()
+        }
         Op::MaxPool { kernel } => (z * kernel[0]..(z + 1) * kernel[0]).collect(),
         Op::Upsample { .. } => {
             let (num, den) = (u64::from(z) * u64::from(n - 1), u64::from((out - 1).max(1)));

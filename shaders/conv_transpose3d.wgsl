@@ -1,0 +1,86 @@
+// Transposed 3D convolution whose kernel equals its stride, so that each source voxel makes a block of KD x KH x KW output
+// voxels and no two overlap: one matrix product whose rows are scattered. Bias and activation fused.
+// One invocation computes 8 output channels at one place of the blocks of VOXELS neighbouring source voxels: x walks the
+// voxel groups of a source plane, y the places within a plane of the block and the blocks of output channels, z the output planes.
+// Limits: no padding; no groups; the source's planes lie in one slab.
+
+override WORKGROUP: u32 = 64u;
+override KD: u32 = 2u;
+override KH: u32 = 2u;
+override KW: u32 = 2u;
+
+const VOXELS: u32 = 8u;
+
+struct Params {
+    in_plane: u32,            // voxels of a plane
+    in_row: u32,              // voxels of a row
+    groups: u32,              // groups of VOXELS voxels of a source plane
+    in_blocks: u32,           // of 4 channels
+    first: u32,
+    out_plane: u32,
+    out_row: u32,
+    out_first: u32,
+    out_begin: u32,
+    out_blocks: u32,          // of 4 channels
+    pad0: u32,
+    pad1: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> src: array<Elem4>;          // [D, H, W, I/4]
+@group(0) @binding(2) var<storage, read> weight: array<Elem4>;       // [O/8, KD, KH, KW, I, 2] then bias [O/8, 2]
+@group(0) @binding(3) var<storage, read_write> dst: array<Elem4>;    // [D KD, H KH, W KW, O/4]
+
+// Block `c` of the channels of a source voxel; what is applied on load belongs here.
+fn load_source(voxel: u32, c: u32) -> vec4<f32> {
+    return vec4<f32>(src[voxel * params.in_blocks + c]);
+}
+
+@compute @workgroup_size(WORKGROUP, 1, 1)
+fn conv_transpose3d(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x >= params.groups {
+        return;
+    }
+    let out_eights = (params.out_blocks + 1u) / 2u;
+    let place = id.y / out_eights;            // j * KW + k
+    let o = id.y % out_eights;
+    let oz = params.out_begin + id.z;
+    let first_voxel = id.x * VOXELS;
+    let inside = min(VOXELS, params.in_plane - first_voxel);
+    let bias = out_eights * KD * KH * KW * params.in_blocks * 8u + o * 2u;
+    var acc: array<array<vec4<f32>, 2>, VOXELS>;
+    for (var v = 0u; v < VOXELS; v++) {
+        acc[v][0] = vec4<f32>(weight[bias]);
+        acc[v][1] = vec4<f32>(weight[bias + 1u]);
+    }
+
+    let voxel = (oz / KD - params.first) * params.in_plane + first_voxel;
+    var w = ((o * KD + oz % KD) * KH * KW + place) * params.in_blocks * 8u;
+    for (var c = 0u; c < params.in_blocks; c++) {
+        let w0 = vec4<f32>(weight[w]);
+        let w1 = vec4<f32>(weight[w + 1u]);
+        let w2 = vec4<f32>(weight[w + 2u]);
+        let w3 = vec4<f32>(weight[w + 3u]);
+        let w4 = vec4<f32>(weight[w + 4u]);
+        let w5 = vec4<f32>(weight[w + 5u]);
+        let w6 = vec4<f32>(weight[w + 6u]);
+        let w7 = vec4<f32>(weight[w + 7u]);
+        w += 8u;
+        for (var v = 0u; v < VOXELS; v++) {
+            let s = load_source(voxel + min(v, inside - 1u), c);
+            acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
+            acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
+        }
+    }
+
+    let plane = (oz - params.out_first) * params.out_plane;
+    for (var v = 0u; v < inside; v++) {
+        let y = (first_voxel + v) / params.in_row * KH + place / KW;
+        let x = (first_voxel + v) % params.in_row * KW + place % KW;
+        let at = (plane + y * params.out_row + x) * params.out_blocks + o * 2u;
+        dst[at] = Elem4(activate(acc[v][0]));
+        if o * 2u + 1u < params.out_blocks {
+            dst[at + 1u] = Elem4(activate(acc[v][1]));
+        }
+    }
+}
