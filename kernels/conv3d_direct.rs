@@ -49,7 +49,7 @@ impl Kernel for Conv3dDirect {
                 variant = variant.set(name, value);
             }
         }
-        variant.set("CONCAT", u8::from(s.in_channels[1] > 0)).set("ACTIVATION", s.activation.code())
+        variant.set("CONCAT", u8::from(s.in_channels[1] > 0)).activation(s.activation)
     }
 
     fn params(&self) -> Params {

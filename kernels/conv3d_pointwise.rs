@@ -46,7 +46,7 @@ impl Kernel for Conv3dPointwise {
     fn variant(&self, caps: &DeviceCaps) -> Variant {
         Variant::new(self.0.elem, workgroup_size(caps))
             .set("CONCAT", u8::from(self.0.in_channels[1] > 0))
-            .set("ACTIVATION", self.0.activation.code())
+            .activation(self.0.activation)
     }
 
     fn params(&self) -> Params {

@@ -19,10 +19,12 @@ pub mod multiply;
 pub mod position_add;
 pub mod upsample_linear;
 
+mod activation;
 mod conv;
 mod conv_transpose;
 mod slab;
 
+pub use activation::Activation;
 pub use conv::{ConvShape, pack_weights, packed_len};
 pub use conv_transpose::{ConvTransposeShape, outputs_first};
 pub use slab::{Reach, Source, Taps, Target, Window};
@@ -55,40 +57,6 @@ impl Binding {
     }
 }
 
-/// Activation fused into a kernel's store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum Activation {
-    /// The identity.
-    #[default]
-    None,
-    /// max(x, 0).
-    Relu,
-    /// 1 / (1 + exp(-x)).
-    Sigmoid,
-}
-
-impl Activation {
-    /// The value of the shader constant `ACTIVATION`.
-    #[must_use]
-    pub const fn code(self) -> u32 {
-        match self {
-            Self::None => 0,
-            Self::Relu => 1,
-            Self::Sigmoid => 2,
-        }
-    }
-
-    /// The function itself, for the twins.
-    #[must_use]
-    pub fn apply(self, x: f64) -> f64 {
-        match self {
-            Self::None => x,
-            Self::Relu => x.max(0.0),
-            Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
-        }
-    }
-}
-
 /// A pipeline of a kernel: element type, workgroup size and the values of the shader's `override` constants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variant {
@@ -106,6 +74,15 @@ impl Variant {
     fn set(mut self, name: &'static str, value: impl Into<f64>) -> Self {
         self.constants.push((name, value.into()));
         self
+    }
+
+    /// Sets what the kernel applies as it stores.
+    fn activation(self, activation: Activation) -> Self {
+        let variant = self.set("ACTIVATION", activation.code());
+        match activation.slope() {
+            Some(slope) => variant.set("SLOPE", slope),
+            None => variant,
+        }
     }
 
     /// Invocations of a workgroup, the constant `WORKGROUP` of every kernel.

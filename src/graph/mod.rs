@@ -469,7 +469,7 @@ impl fmt::Display for Op {
                 }
                 match c.activation {
                     Activation::None => Ok(()),
-                    a => write!(f, " {}", format!("{a:?}").to_lowercase()),
+                    a => write!(f, " {a}"),
                 }
             }
             Self::ConvTranspose(c) => {
@@ -486,7 +486,7 @@ impl fmt::Display for Op {
                 }
             }
             Self::BatchNorm(n) => write!(f, "batch norm {}", n.channels),
-            Self::Activation(a) => f.write_str(&format!("{a:?}").to_lowercase()),
+            Self::Activation(a) => write!(f, "{a}"),
             Self::Concat => f.write_str("concat"),
             Self::MaxPool { kernel } => write!(f, "max pool {}", x(kernel)),
             Self::Upsample { factor } => write!(f, "upsample {}", x(factor)),
