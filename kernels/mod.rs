@@ -14,6 +14,7 @@ pub mod conv3d_direct;
 pub mod conv3d_pointwise;
 pub mod conv_transpose3d;
 pub mod conv_transpose3d_general;
+pub mod head_argmax;
 pub mod max_pool3d;
 pub mod multiply;
 pub mod position_add;
@@ -281,6 +282,7 @@ catalogue! {
     Attention(attention::Attention),
     Multiply(multiply::Multiply),
     Argmax(argmax::Argmax),
+    HeadArgmax(head_argmax::HeadArgmax),
 }
 
 /// The complete WGSL text of a kernel for an element type: prelude, shared helpers, kernel.

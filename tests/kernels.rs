@@ -5,8 +5,8 @@ mod support;
 
 use half::f16;
 use organum::harness::{KernelOutput, KernelRun, source_sizes, twin};
-use organum::kernels::{self, Call, Target, Window};
-use organum::{DeviceCaps, Elem};
+use organum::kernels::{self, Call, Target, Window, argmax, conv3d_pointwise};
+use organum::{DeviceCaps, Elem, Engine};
 use support::{Random, engine};
 
 /// Fresh inputs, rounded to the storage type so that device and twin read the same numbers.
@@ -84,6 +84,49 @@ fn twins_write_every_element() {
             assert!(values.iter().all(|&v| v != 1234.0), "{label} leaves elements unwritten");
         }
     }
+}
+
+fn on_device(engine: &Engine, call: &Call, inputs: &[Vec<f32>]) -> KernelOutput {
+    pollster::block_on(async {
+        let mut run = KernelRun::new(engine, call, inputs).await.expect("the kernel is accepted");
+        run.run(1).await.expect("the kernel runs");
+        run.read().await.expect("the result comes back")
+    })
+}
+
+/// Without logits in between, labels are the same: in f32 all of them, in f16 but for ties of rounded logits.
+#[test]
+fn head_argmax_is_pointwise_then_argmax() {
+    let Some(engine) = engine() else { return };
+    let mut ties = 0;
+    for (seed, (label, call)) in (1u64..).zip(kernels::cases()) {
+        let Call::HeadArgmax(head) = &call else { continue };
+        let shape = head.0.clone();
+        if shape.elem == Elem::F16 && !engine.caps().f16 {
+            continue;
+        }
+        let inputs = inputs(&call, seed);
+        let convolution = Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape.clone()));
+        let KernelOutput::Floats(logits) = on_device(engine, &convolution, &inputs) else { panic!("{label}: no logits") };
+        let (map, elem, target) = (shape.map(), shape.elem, shape.target);
+        let second = Call::Argmax(argmax::Argmax { map, elem, windows: [Window::whole(0)], target });
+        let KernelOutput::Words(apart) = on_device(engine, &second, std::slice::from_ref(&logits)) else { panic!("{label}: no labels") };
+        let KernelOutput::Words(at_once) = on_device(engine, &call, &inputs) else { panic!("{label}: no labels") };
+        if elem == Elem::F32 {
+            assert_eq!(at_once, apart, "{label}");
+            continue;
+        }
+        let lanes = argmax::labels_per_word(map.channels) as usize;
+        let words = argmax::plane_words(map.extent, map.channels) as usize;
+        let (plane, width) = (map.extent.plane() as usize, map.blocks() as usize * 4);
+        for (z, voxel) in (0..map.extent.d as usize).flat_map(|z| (0..plane).map(move |v| (z, v))) {
+            let of = |packed: &[u32]| (packed[z * words + voxel / lanes] >> (voxel % lanes * 32 / lanes)) as usize % (1 << (32 / lanes));
+            let x = &logits[(z * plane + voxel) * width..];
+            assert_eq!(x[of(&at_once)], x[of(&apart)], "{label}: plane {z}, voxel {voxel}");
+            ties += usize::from(of(&at_once) != of(&apart));
+        }
+    }
+    println!("{ties} labels differ by ties of f16 logits");
 }
 
 fn below(random: &mut Random, n: u32) -> u32 {

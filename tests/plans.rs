@@ -548,6 +548,54 @@ fn random_model(card: &Card, seed: u64) -> Model {
     Model::random(&card.json(), seed).expect("the card is one")
 }
 
+/// The channel of the highest of `[C][D][H][W]` logits of each voxel, the first of equals.
+fn argmax(logits: &[f32], classes: usize) -> Vec<u16> {
+    let voxels = logits.len() / classes;
+    let of = |v: usize| (1..classes).fold(0, |best, c| if logits[c * voxels + v] > logits[best * voxels + v] { c } else { best });
+    (0..voxels).map(|v| of(v) as u16).collect()
+}
+
+#[test]
+fn labels_are_those_of_the_logits_that_are_not_stored() {
+    let Some(engine) = engine() else { return };
+    let extent = Extent::new(20, 12, 16);
+    let model = random_model(&Card { mhsa: false, mhca_levels: 0, ..Card::new(3, &[6, 8]) }, 11);
+    let input = Random::new(5).values(extent.voxels() as usize * Card::IN as usize);
+    let run = |options: &PlanOptions| {
+        let plan = Plan::new(&model, extent, engine.caps(), options).expect("there is a plan");
+        check(&plan, engine.caps());
+        let stored = plan.graph().find("head").is_some();
+        let mut session = pollster::block_on(Session::new(engine, &model, plan)).expect("the session is made");
+        let input = Input { channels: Card::IN, extent, data: &input };
+        (session.run_blocking(input, RunOptions::default()).expect("the network runs"), stored)
+    };
+    let labels = |options: &PlanOptions, taps: usize| {
+        let (outputs, stored) = run(options);
+        assert_eq!((stored, outputs.len()), (taps > 0, 1 + taps), "logits are stored where they are tapped");
+        match &outputs[0].data {
+            OutputData::Labels(labels) => labels.clone(),
+            OutputData::Map(_) => panic!("asked for labels"),
+        }
+    };
+    for elem in [Elem::F32, Elem::F16].into_iter().filter(|&e| e == Elem::F32 || engine.caps().f16) {
+        let options = PlanOptions::default().with_precision(elem);
+        let (outputs, _) = run(&options.clone().with_output(OutputMode::Logits));
+        let OutputData::Map(logits) = &outputs[0].data else { panic!("asked for logits") };
+        let expected = argmax(logits, Card::CLASSES as usize);
+        assert!((0..Card::CLASSES as u16).all(|l| expected.contains(&l)), "every label occurs");
+        assert!(labels(&options.clone().with_tap("head"), 1) == expected);
+        let direct = labels(&options, 0);
+        let voxels = extent.voxels() as usize;
+        let differ: Vec<usize> = (0..voxels).filter(|&v| direct[v] != expected[v]).collect();
+        for &v in &differ {
+            assert_eq!(logits[direct[v] as usize * voxels + v], logits[expected[v] as usize * voxels + v], "a tie of stored logits");
+        }
+        println!("{}: {} of {voxels} labels differ by ties of stored logits", elem.name(), differ.len());
+        assert!(elem == Elem::F16 || differ.is_empty());
+        assert!(labels(&options.with_slab_depth(3), 0) == direct, "other labels in slabs");
+    }
+}
+
 #[test]
 fn any_cut_gives_the_same_bits_in_the_bytes_planned() {
     let Some(engine) = engine() else { return };

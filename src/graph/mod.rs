@@ -73,6 +73,14 @@ impl Default for Conv {
     }
 }
 
+impl Conv {
+    /// Whether each voxel of the result is computed from its own voxel alone: a linear layer over tokens.
+    #[must_use]
+    pub fn is_pointwise(&self) -> bool {
+        self.kernel == [1; 3] && self.stride == [1; 3] && self.padding == [0; 3]
+    }
+}
+
 /// A transposed convolution, as `torch.nn.ConvTranspose3d`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvTranspose {
@@ -190,6 +198,8 @@ pub enum Op {
     Multiply,
     /// Label of the highest channel.
     Argmax,
+    /// Label of the highest channel of a pointwise convolution whose result is never stored.
+    HeadArgmax(Conv),
 }
 
 impl Op {
@@ -350,7 +360,7 @@ impl Graph {
         };
         for node in &self.nodes {
             match &node.op {
-                Op::Conv(c) => conv(&mut list, &c.module, &c.weight_shape, c.bias.then_some(c.out_channels), &c.norm),
+                Op::Conv(c) | Op::HeadArgmax(c) => conv(&mut list, &c.module, &c.weight_shape, c.bias.then_some(c.out_channels), &c.norm),
                 Op::ConvTranspose(c) => conv(&mut list, &c.module, &c.weight_shape, c.bias.then_some(c.out_channels), &c.norm),
                 Op::BatchNorm(n) => norm(&mut list, n),
                 _ => {}
@@ -363,7 +373,7 @@ impl Graph {
 fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
     let arity = match op {
         Op::Input { .. } | Op::InputAgain { .. } => 0..=0,
-        Op::Conv(_) => 1..=2,
+        Op::Conv(_) | Op::HeadArgmax(_) => 1..=2,
         Op::Concat | Op::Multiply => 2..=2,
         Op::Attention { .. } => 3..=3,
         _ => 1..=1,
@@ -377,7 +387,8 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
         Op::Input { channels: 0 } | Op::InputAgain { channels: 0 } | Op::Attention { heads: 0, .. } => {
             Err("has no channels or heads".into())
         }
-        Op::Conv(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
+        Op::HeadArgmax(c) if !c.is_pointwise() => Err("is no pointwise convolution".into()),
+        Op::Conv(c) | Op::HeadArgmax(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
             Err("has a kernel, stride or width of zero".into())
         }
         Op::ConvTranspose(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
@@ -389,7 +400,7 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
         Op::ConvTranspose(c) => Ok(Map::new(c.output(inputs[0].extent)?, c.out_channels)),
         Op::MaxPool { kernel: k } | Op::Upsample { factor: k } if k.contains(&0) => Err("has a window or factor of zero".into()),
         Op::Input { channels } | Op::InputAgain { channels } => Ok(Map::new(extent, *channels)),
-        Op::Conv(c) => {
+        Op::Conv(c) | Op::HeadArgmax(c) => {
             let have: u32 = inputs.iter().map(|m| m.channels).sum();
             if have != c.in_channels || !same_extent {
                 return Err(format!("convolution of {} channels given {inputs:?}", c.in_channels));
@@ -494,6 +505,7 @@ impl fmt::Display for Op {
             Self::Attention { heads, per_plane, .. } => write!(f, "attention {heads} heads{}", if *per_plane { " per plane" } else { "" }),
             Self::Multiply => f.write_str("multiply"),
             Self::Argmax => f.write_str("argmax"),
+            Self::HeadArgmax(c) => write!(f, "argmax of conv {}->{}", c.in_channels, c.out_channels),
         }
     }
 }

@@ -115,7 +115,7 @@ impl Lowering<'_> {
             .iter()
             .map(|&id| {
                 let node = s.net.node(id);
-                let kind = if node.op == Op::Argmax { OutputKind::Labels } else { OutputKind::Map };
+                let kind = if matches!(node.op, Op::Argmax | Op::HeadArgmax(_)) { OutputKind::Labels } else { OutputKind::Map };
                 Output { name: node.name.clone(), map: s.net.map(id), kind }
             })
             .collect();

@@ -6,7 +6,7 @@ use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{Conv, ConvTranspose, Graph, Node, NodeId, Op};
 use crate::kernels::{
     Call, ConvShape, ConvTransposeShape, Reach, Target, Window, argmax, attention, conv_transpose3d, conv_transpose3d_general,
-    conv3d_direct, conv3d_pointwise, max_pool3d, multiply, packed_len, position_add, upsample_linear,
+    conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, packed_len, position_add, upsample_linear,
 };
 use crate::record::ConstantSource;
 use crate::shape::{Elem, Extent, Map};
@@ -91,7 +91,7 @@ impl Network {
     /// The constant that a node's kernel binds, with its bytes.
     pub(super) fn constant(&self, id: NodeId) -> Option<(ConstantSource, u64)> {
         match &self.node(id).op {
-            Op::Conv(c) => {
+            Op::Conv(c) | Op::HeadArgmax(c) => {
                 let in_channels = self.source_channels(id);
                 let elements = packed_len(in_channels, c.out_channels, c.kernel);
                 Some((ConstantSource::Conv { node: id, in_channels }, elements * self.elem.bytes()))
@@ -113,8 +113,8 @@ impl Network {
         [channels(0), channels(1)]
     }
 
-    fn conv(&self, id: NodeId, c: &Conv) -> Call {
-        let shape = ConvShape {
+    fn conv_shape(&self, id: NodeId, c: &Conv) -> ConvShape {
+        ConvShape {
             input: self.map(self.node(id).inputs[0]).extent,
             in_channels: self.source_channels(id),
             out_channels: c.out_channels,
@@ -125,8 +125,12 @@ impl Network {
             elem: self.elem,
             windows: [Window::whole(0); 2],
             target: Target::whole(self.planes(id)),
-        };
-        if c.kernel == [1; 3] && c.stride == [1; 3] && c.padding == [0; 3] {
+        }
+    }
+
+    fn conv(&self, id: NodeId, c: &Conv) -> Call {
+        let shape = self.conv_shape(id, c);
+        if c.is_pointwise() {
             Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape))
         } else {
             Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape))
@@ -195,6 +199,7 @@ impl Network {
                 target,
             }),
             Op::Multiply => Call::Multiply(multiply::Multiply { map, elem, windows: [Window::whole(0); 2], target }),
+            Op::HeadArgmax(c) => Call::HeadArgmax(head_argmax::HeadArgmax(self.conv_shape(id, c))),
             Op::Argmax => Call::Argmax(argmax::Argmax { map, elem, windows: [Window::whole(0)], target }),
             Op::BatchNorm(_) | Op::Activation(_) | Op::Concat => {
                 return Err(

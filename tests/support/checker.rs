@@ -124,7 +124,7 @@ impl<'a> Checker<'a> {
     fn plane_bytes(&self, node: NodeId) -> u64 {
         let map = self.maps[node.index()];
         match self.plan.graph().node(node).op {
-            Op::Argmax => argmax::plane_words(map.extent, map.channels) * 4,
+            Op::Argmax | Op::HeadArgmax(_) => argmax::plane_words(map.extent, map.channels) * 4,
             _ => map.plane_elements() * self.recording.elem.bytes(),
         }
     }
