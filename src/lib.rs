@@ -36,6 +36,8 @@ pub mod plan;
 pub mod record;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 mod reference;
+#[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
+mod run;
 mod session;
 mod shape;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
@@ -47,6 +49,7 @@ pub use engine::Engine;
 pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanError, PlanErrorKind, RunError, RunErrorKind};
 pub use model::{Card, Model};
 pub use plan::{Occupancy, OutputMode, Plan, PlanOptions, Report};
-pub use session::{Cancel, Progress, RunOptions, Session};
+pub use run::{Cancel, Progress, RunOptions};
+pub use session::Session;
 pub use shape::{Elem, Extent, Map, format_bytes};
 pub use transfer::{Input, OutputData, OutputVolume};

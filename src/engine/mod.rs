@@ -10,6 +10,8 @@ use crate::kernels::Call;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 mod memory;
 mod pipeline;
+mod signal;
+mod staging;
 
 pub(crate) use memory::GpuMemory;
 pub(crate) use pipeline::Pipeline;
