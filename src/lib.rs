@@ -24,6 +24,7 @@ pub use wgpu;
 mod caps;
 pub mod engine;
 mod error;
+mod fitting;
 pub mod graph;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 pub mod harness;
@@ -47,6 +48,7 @@ pub mod volume;
 pub use caps::DeviceCaps;
 pub use engine::Engine;
 pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanError, PlanErrorKind, RunError, RunErrorKind};
+pub use fitting::{FitError, smaller_budget};
 pub use model::{Card, Model};
 pub use plan::{Occupancy, OutputMode, Plan, PlanOptions, Report};
 pub use run::{Cancel, Progress, RunOptions};
