@@ -119,7 +119,7 @@ error_type! {
 impl PlanError {
     pub(crate) fn budget(budget: u64, smallest: u64) -> Self {
         let text = format!(
-            "a budget of {} ({budget} bytes) is too small: the smallest that works is {smallest} bytes ({})",
+            "a budget of {} ({budget} bytes) is too small: the smallest that works is {}, in bytes {smallest}",
             crate::shape::format_bytes(budget),
             crate::shape::format_bytes(smallest)
         );
@@ -186,7 +186,7 @@ mod tests {
     fn a_small_budget_is_told_once() {
         let error = PlanError::budget(100, 4096);
         assert_eq!(error.smallest_budget(), Some(4096));
-        assert_eq!(error.to_string(), "a budget of 100 B (100 bytes) is too small: the smallest that works is 4096 bytes (4.00 KiB)");
+        assert_eq!(error.to_string(), "a budget of 100 B (100 bytes) is too small: the smallest that works is 4.00 KiB, in bytes 4096");
         assert!(std::error::Error::source(&error).is_none());
         assert_eq!(PlanError::new(PlanErrorKind::Limits, "").smallest_budget(), None);
     }

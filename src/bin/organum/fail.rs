@@ -51,8 +51,8 @@ impl From<PlanError> for Failure {
             PlanErrorKind::Unsupported => 6,
             _ => 5,
         };
-        let hint = if e.kind() == PlanErrorKind::Budget { "; raise --memory to that" } else { "" };
-        Self { code, message: format!("{e}{hint}") }
+        let option = if e.kind() == PlanErrorKind::Budget { "--memory: " } else { "" };
+        Self { code, message: format!("{option}{e}") }
     }
 }
 
