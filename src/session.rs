@@ -10,7 +10,7 @@ use crate::graph::Op;
 use crate::kernels::position_add;
 use crate::model::Model;
 use crate::plan::Plan;
-use crate::record::{Command, ConstantSource};
+use crate::record::{Command, ConstantSource, OutputKind};
 use crate::reference::HostMemory;
 use crate::shape::Elem;
 use crate::transfer::{Input, OutputVolume, encode, pack_plane};
@@ -115,7 +115,7 @@ impl Session {
         let failed = |e: RunError| EngineError::new(EngineErrorKind::NoDevice, "the weights could not be uploaded").caused_by(e);
         memory.write_uniforms(&uniforms).await.map_err(failed)?;
         for constant in &recording.constants {
-            let bytes = encode(&constant_values(model, &plan, &constant.source)?, recording.elem);
+            let bytes = encode(&constant_values(model, &plan, &constant.source)?, constant.source.elem(recording.elem));
             memory.write(constant.dst, 0, &bytes).await.map_err(failed)?;
         }
         memory.flush().await.map_err(failed)?;
@@ -129,7 +129,7 @@ impl Session {
     pub fn on_host(model: &Model, plan: Plan) -> Result<Self, EngineError> {
         let mut memory = HostMemory::new(plan.recording());
         for constant in &plan.recording().constants {
-            let bytes = encode(&constant_values(model, &plan, &constant.source)?, plan.recording().elem);
+            let bytes = encode(&constant_values(model, &plan, &constant.source)?, constant.source.elem(plan.recording().elem));
             memory.write(constant.dst, 0, &bytes);
         }
         Ok(Self { memory: Memory::Host(memory), plan })
@@ -198,7 +198,8 @@ impl Session {
                         }
                         Memory::Host(memory) => memory.bytes(*src),
                     };
-                    outputs[*output as usize].unpack(bytes, planes.clone(), recording.elem);
+                    let elem = if recording.outputs[*output as usize].kind == OutputKind::MapF32 { Elem::F32 } else { recording.elem };
+                    outputs[*output as usize].unpack(bytes, planes.clone(), elem);
                 }
                 (Command::Spill { src, slot }, memory) => {
                     waiting[*slot as usize] = match memory {
@@ -281,13 +282,15 @@ fn check_input(plan: &Plan, input: &Input<'_>) -> Result<(), RunError> {
 }
 
 fn constant_values(model: &Model, plan: &Plan, source: &ConstantSource) -> Result<Vec<f32>, EngineError> {
+    let other = |e| EngineError::new(EngineErrorKind::Unsupported, "the plan is of another model").caused_by(e);
     match source {
         ConstantSource::PositionTable { map, dims } => Ok(position_add::table(*map, *dims)),
+        ConstantSource::ScaleShift { node, channels } => model.scale_shift(&plan.graph().node(*node).op, *channels).map_err(other),
         ConstantSource::Conv { node, in_channels } => match &plan.graph().node(*node).op {
             Op::Conv(conv) => model.pack(conv, *in_channels),
             Op::ConvTranspose(conv) => model.pack_transposed(conv),
             op => return Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan holds weights for {op}"))),
         }
-        .map_err(|e| EngineError::new(EngineErrorKind::Unsupported, "the plan is of another model").caused_by(e)),
+        .map_err(other),
     }
 }
