@@ -9,6 +9,7 @@ use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, Norm, Op};
 use crate::kernels::{outputs_first, pack_weights};
 
 mod card;
+mod plain_conv_unet;
 mod u_transformer;
 mod weights;
 
@@ -16,8 +17,11 @@ mod weights;
 mod tests;
 
 pub use card::{Card, Inference, InputSpec};
+pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use u_transformer::{Profile, UTransformerConfig};
 pub use weights::Weights;
+
+const PLAIN_CONV_UNET: &str = "plain_conv_unet";
 
 /// A network ready to be planned. Holds no device memory; outlives any device.
 #[derive(Debug)]
@@ -58,7 +62,8 @@ impl Model {
     fn from_weights(weights: Weights) -> Result<Self, LoadError> {
         let card = Card::parse(weights.card()?)?;
         let raw = build(&card)?;
-        weights.check(&raw.parameters())?;
+        let canonical: fn(&str) -> String = if card.architecture == PLAIN_CONV_UNET { plain_conv_unet::canonical } else { str::to_owned };
+        weights.check(&raw.parameters(), canonical)?;
         let (graph, applied) = pass::optimise(&raw, &[]);
         Ok(Self { card, graph, applied, weights })
     }
@@ -174,9 +179,10 @@ pub fn architecture(card: &str) -> Result<(Card, Graph), LoadError> {
 fn build(card: &Card) -> Result<Graph, LoadError> {
     match card.architecture.as_str() {
         "u_transformer" => Ok(u_transformer::graph(card.u_transformer()?)),
+        PLAIN_CONV_UNET => card.config::<PlainConvUnetConfig>()?.graph(),
         other => Err(LoadError::new(
             LoadErrorKind::UnknownArchitecture,
-            format!("the card names the architecture {other:?}; this version builds: u_transformer"),
+            format!("the card names the architecture {other:?}; this version builds: u_transformer, {PLAIN_CONV_UNET}"),
         )),
     }
 }
