@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use organum::harness::{KernelRun, source_sizes};
 use organum::kernels::{
-    Activation, Call, ConvShape, ConvTransposeShape, Target, Window, argmax, attention, conv_transpose3d, conv_transpose3d_general,
+    Activation, Call, ConvShape, ConvTransposeShape, Load, Target, Window, argmax, attention, conv_transpose3d, conv_transpose3d_general,
     conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, position_add, upsample_linear,
 };
 use organum::{Elem, Engine, Extent, Map};
@@ -35,9 +35,10 @@ fn conv(input: Extent, in_channels: [u32; 2], out_channels: u32, k: u32, elem: E
         kernel: [k; 3],
         stride: [1; 3],
         padding: [k / 2; 3],
+        loads: [Load::default(); 2],
         activation: Activation::Relu,
         elem,
-        windows: [Window::whole(0); 2],
+        windows: [Window::whole(0); 4],
         target: whole(input),
     }
 }
@@ -67,9 +68,10 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
             stride: [2; 3],
             padding: [u32::from(general); 3],
             output_padding: [u32::from(general); 3],
+            load: Load::default(),
             activation: Activation::None,
             elem,
-            windows: [Window::whole(0)],
+            windows: [Window::whole(0); 2],
             target: Target::whole(0),
         };
         shape.target = Target::whole(shape.output().d);

@@ -1,6 +1,7 @@
 //! What the convolution kernels share: their shape and the order of packed weights.
 
-use super::{Activation, Reach, Source, Taps, Target, Window, elements};
+use super::load::{LOAD_A, LOAD_B};
+use super::{Activation, Load, Reach, Source, Taps, Target, Variant, Window, elements};
 use crate::shape::{Elem, Extent, Map};
 
 /// Output channels that one invocation computes, and the block width of packed weights.
@@ -21,12 +22,14 @@ pub struct ConvShape {
     pub stride: [u32; 3],
     /// Zero padding on both sides along D, H, W.
     pub padding: [u32; 3],
+    /// Done to the voxels of each source as they are read; padding stays zero.
+    pub loads: [Load; 2],
     /// Applied to the sum.
     pub activation: Activation,
     /// Storage type.
     pub elem: Elem,
-    /// Where the sources' planes lie.
-    pub windows: [Window; 2],
+    /// Where the sources' planes lie: the maps, then scale and shift of those that are normalised.
+    pub windows: [Window; 4],
     /// What is written.
     pub target: Target,
 }
@@ -49,13 +52,36 @@ impl ConvShape {
         Map::new(self.output(), self.out_channels)
     }
 
-    /// The maps that are read.
+    /// What is read: the maps, then scale and shift of those that are normalised.
     pub(super) fn sources(&self, reach: Reach) -> Vec<Source> {
-        vec![Source { planes: self.input.d, reach }; self.source_count()]
+        let maps = std::iter::repeat_n(Source { planes: self.input.d, reach }, self.map_count());
+        let norms = self.loads.iter().filter_map(|load| load.norm).map(|scope| scope.source(scope.planes(self.input.d)));
+        maps.chain(norms).collect()
     }
 
-    fn source_count(&self) -> usize {
+    fn map_count(&self) -> usize {
         if self.in_channels[1] > 0 { 2 } else { 1 }
+    }
+
+    /// Which of the sources is the scale and shift of a map.
+    fn norm_slot(&self, map: usize) -> Option<usize> {
+        self.loads[map].norm?;
+        Some(self.map_count() + usize::from(map == 1 && self.loads[0].norm.is_some()))
+    }
+
+    /// Where the planes of a map lie; the first where there is no second.
+    pub(super) fn window(&self, map: usize) -> Window {
+        self.windows[map.min(self.map_count() - 1)]
+    }
+
+    /// Where the planes of the scale and shift of a map lie.
+    pub(super) fn norm_window(&self, map: usize) -> Window {
+        self.norm_slot(map).map_or(Window::whole(0), |slot| self.windows[slot])
+    }
+
+    /// The shader constants that depend on how many sources there are and what is done to them.
+    pub(super) fn source_constants(&self, variant: Variant) -> Variant {
+        variant.set("CONCAT", u8::from(self.in_channels[1] > 0)).load(LOAD_A, self.loads[0]).load(LOAD_B, self.loads[1])
     }
 
     /// The window along D.
@@ -64,14 +90,17 @@ impl ConvShape {
     }
 
     pub(super) fn operands(&mut self) -> (&mut [Window], &mut Target) {
-        let n = self.source_count();
+        let n = self.map_count() + self.loads.iter().filter(|load| load.norm.is_some()).count();
         (&mut self.windows[..n], &mut self.target)
     }
 
-    /// Bindings of both sources, `slabs` each, and the weights; a shader binds its second source even where there is none.
+    /// Bindings of both maps, `slabs` each, of their scale and shift, and the weights; a shader binds its second map and
+    /// its scales even where there are none.
     pub(super) fn bind<T: Copy>(&self, sources: &[[T; 2]], constants: &[T], slabs: usize) -> Vec<T> {
-        let second = sources.get(1).unwrap_or(&sources[0]);
-        [&sources[0][..slabs], &second[..slabs], constants].concat()
+        let second = &sources[self.map_count() - 1];
+        let none = constants.first().copied().unwrap_or(sources[0][0]);
+        let norms = [0, 1].map(|map| self.norm_slot(map).map_or(none, |slot| sources[slot][0]));
+        [&sources[0][..slabs], &second[..slabs], &norms, constants].concat()
     }
 
     /// Blocks of four input channels of each source.
@@ -104,6 +133,8 @@ impl ConvShape {
             source(a),
             source(b),
             source(b),
+            self.loads[0].table_len(self.input.d, self.blocks()[0]),
+            self.loads[1].table_len(self.input.d, self.blocks()[1]),
             packed_len(self.in_channels, self.out_channels, self.kernel),
             elements(self.output(), self.out_channels, self.output().d),
         ]
@@ -112,7 +143,7 @@ impl ConvShape {
     /// The obvious loops over packed weights, f64 accumulation.
     pub(super) fn reference(&self, inputs: &[&[f32]], output: &mut [f32]) {
         use rayon::prelude::*;
-        let [a_lo, a_hi, b_lo, b_hi, weight] = inputs else { return };
+        let [a_lo, a_hi, b_lo, b_hi, a_norm, b_norm, weight] = inputs else { return };
         let out = self.output();
         let [ba, bb] = self.blocks().map(|b| b as usize);
         let out_blocks = self.map().blocks() as usize;
@@ -126,24 +157,26 @@ impl ConvShape {
         self.target.planes(output, out.h as usize * row).for_each(|(z, plane)| {
             plane.par_chunks_mut(row).enumerate().for_each(|(y, line)| {
                 let mut acc = vec![0.0f64; self.out_blocks() as usize * OUT_BLOCK as usize];
+                let mut voxel = Vec::with_capacity(cin);
                 for x in 0..out.w as usize {
                     acc.iter_mut().enumerate().for_each(|(o, s)| *s = f64::from(weight[bias_at + o]));
                     for i in 0..kd {
                         let Some(sz) = tap(z, i, self.stride[0], self.padding[0], n_d) else { continue };
-                        let a = self.windows[0].plane(a_lo, a_hi, sz, plane_a);
-                        let b = if bb > 0 { self.windows[1].plane(b_lo, b_hi, sz, plane_b) } else { &[] };
+                        let a = self.window(0).plane(a_lo, a_hi, sz, plane_a);
+                        let b = if bb > 0 { self.window(1).plane(b_lo, b_hi, sz, plane_b) } else { &[] };
+                        let tables = [(a_norm, ba), (b_norm, bb)];
+                        let table = |m: usize| self.loads[m].table(tables[m].0, self.norm_window(m), sz, tables[m].1 * 4);
                         for j in 0..kh {
                             let Some(sy) = tap(y, j, self.stride[1], self.padding[1], n_h) else { continue };
                             for k in 0..kw {
                                 let Some(sx) = tap(x, k, self.stride[2], self.padding[2], n_w) else { continue };
                                 let at = sy * n_w + sx;
-                                let voxel = a[at * ba * 4..(at + 1) * ba * 4].iter().chain(if bb > 0 {
-                                    &b[at * bb * 4..(at + 1) * bb * 4]
-                                } else {
-                                    &[]
-                                });
-                                for (c, &v) in voxel.enumerate() {
-                                    let v = f64::from(v);
+                                voxel.clear();
+                                self.loads[0].apply(&a[at * ba * 4..(at + 1) * ba * 4], table(0), &mut voxel);
+                                if bb > 0 {
+                                    self.loads[1].apply(&b[at * bb * 4..(at + 1) * bb * 4], table(1), &mut voxel);
+                                }
+                                for (c, &v) in voxel.iter().enumerate() {
                                     for (block, sums) in acc.chunks_exact_mut(OUT_BLOCK as usize).enumerate() {
                                         let w = ((((block * kd + i) * kh + j) * kw + k) * cin + c) * OUT_BLOCK as usize;
                                         for (s, &w) in sums.iter_mut().zip(&weight[w..w + OUT_BLOCK as usize]) {

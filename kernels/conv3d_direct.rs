@@ -5,7 +5,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, workgroup_size,
+    Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Load, Reach, Scope, Source, Target, Variant, Window,
+    workgroup_size,
 };
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
@@ -30,6 +31,9 @@ pub struct Params {
     out_begin: u32,
     out_blocks: u32,
     row_groups: u32,
+    a_norm_first: u32,
+    b_norm_first: u32,
+    pad: [u32; 2],
 }
 
 const VOXELS: u32 = 4;
@@ -37,8 +41,17 @@ const VOXELS: u32 = 4;
 impl Kernel for Conv3dDirect {
     const NAME: &'static str = "conv3d_direct";
     const SHADER: &'static str = include_str!("../shaders/conv3d_direct.wgsl");
-    const BINDINGS: &'static [Binding] =
-        &[Binding::Params, Binding::Read, Binding::Read, Binding::Read, Binding::Read, Binding::Read, Binding::Write];
+    const BINDINGS: &'static [Binding] = &[
+        Binding::Params,
+        Binding::Read,
+        Binding::Read,
+        Binding::Read,
+        Binding::Read,
+        Binding::ReadF32,
+        Binding::ReadF32,
+        Binding::Read,
+        Binding::Write,
+    ];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
@@ -49,7 +62,7 @@ impl Kernel for Conv3dDirect {
                 variant = variant.set(name, value);
             }
         }
-        variant.set("CONCAT", u8::from(s.in_channels[1] > 0)).activation(s.activation)
+        s.source_constants(variant).activation(s.activation)
     }
 
     fn params(&self) -> Params {
@@ -60,14 +73,17 @@ impl Kernel for Conv3dDirect {
             a_blocks,
             out_extent: s.output().axes(),
             b_blocks,
-            a_first: s.windows[0].first,
-            a_split: s.windows[0].split,
-            b_first: s.windows[1].first,
-            b_split: s.windows[1].split,
+            a_first: s.window(0).first,
+            a_split: s.window(0).split,
+            b_first: s.window(1).first,
+            b_split: s.window(1).split,
             out_first: s.target.first,
             out_begin: s.target.begin,
             out_blocks: s.map().blocks(),
             row_groups: s.output().w.div_ceil(VOXELS),
+            a_norm_first: s.norm_window(0).first,
+            b_norm_first: s.norm_window(1).first,
+            pad: [0; 2],
         }
     }
 
@@ -108,11 +124,16 @@ impl Kernel for Conv3dDirect {
             kernel: [3; 3],
             stride: [1; 3],
             padding: [1; 3],
+            loads: [Load::default(); 2],
             activation: Activation::Relu,
             elem: Elem::F32,
-            windows: [Window::whole(0); 2],
+            windows: [Window::whole(0); 4],
             target: Target { first: 0, begin: 0, count: 0 },
         };
+        let plain = Load::default();
+        let norm = Load { norm: Some(Scope::Volume), activation: Activation::LeakyRelu { slope: 0.01 } };
+        let planes = Load { norm: Some(Scope::Plane), activation: Activation::Relu };
+        let concat = ConvShape { in_channels: [5, 9], ..base.clone() };
         let list = [
             ("k3", base.clone()),
             ("k3_concat", ConvShape { in_channels: [5, 3], out_channels: 4, ..base.clone() }),
@@ -139,6 +160,12 @@ impl Kernel for Conv3dDirect {
                 },
             ),
             ("k3_wide", ConvShape { input: Extent::new(4, 17, 33), in_channels: [16, 16], out_channels: 16, ..base.clone() }),
+            ("k3_norm", ConvShape { loads: [norm, plain], ..base.clone() }),
+            ("k3_concat_norms", ConvShape { loads: [norm, Load { activation: Activation::None, ..norm }], ..concat.clone() }),
+            ("k3_stride2_norm_of_second", ConvShape { loads: [plain, norm], stride: [2; 3], ..concat.clone() }),
+            ("k1x3x3_planes_norms", ConvShape { loads: [planes; 2], kernel: [1, 3, 3], padding: [0, 1, 1], ..concat.clone() }),
+            ("k3_activation_on_load", ConvShape { loads: [Load { norm: None, activation: Activation::Gelu }, plain], ..base.clone() }),
+            ("k3_concat_norms_f16", ConvShape { loads: [norm; 2], elem: Elem::F16, ..concat.clone() }),
             ("k3_f16", ConvShape { elem: Elem::F16, ..base.clone() }),
             ("k3_concat_f16", ConvShape { elem: Elem::F16, in_channels: [4, 8], ..base }),
         ];

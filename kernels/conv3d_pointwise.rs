@@ -3,7 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, workgroup_size,
+    Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Load, Reach, Scope, Source, Target, Variant, Window,
+    workgroup_size,
 };
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
@@ -25,7 +26,9 @@ pub struct Params {
     out_first: u32,
     out_begin: u32,
     out_blocks: u32,
-    pad: [u32; 3],
+    a_norm_first: u32,
+    b_norm_first: u32,
+    pad: u32,
 }
 
 const VOXELS: u32 = 8;
@@ -40,11 +43,12 @@ impl Conv3dPointwise {
 impl Kernel for Conv3dPointwise {
     const NAME: &'static str = "conv3d_pointwise";
     const SHADER: &'static str = include_str!("../shaders/conv3d_pointwise.wgsl");
-    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::Read, Binding::Write];
+    const BINDINGS: &'static [Binding] =
+        &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::ReadF32, Binding::Read, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
-        Variant::new(self.0.elem, workgroup_size(caps)).set("CONCAT", u8::from(self.0.in_channels[1] > 0)).activation(self.0.activation)
+        self.0.source_constants(Variant::new(self.0.elem, workgroup_size(caps))).activation(self.0.activation)
     }
 
     fn params(&self) -> Params {
@@ -55,12 +59,14 @@ impl Kernel for Conv3dPointwise {
             groups: self.plane().div_ceil(VOXELS),
             a_blocks,
             b_blocks,
-            a_first: s.windows[0].first,
-            b_first: s.windows[1].first,
+            a_first: s.window(0).first,
+            b_first: s.window(1).first,
             out_first: s.target.first,
             out_begin: s.target.begin,
             out_blocks: s.map().blocks(),
-            pad: [0; 3],
+            a_norm_first: s.norm_window(0).first,
+            b_norm_first: s.norm_window(1).first,
+            pad: 0,
         }
     }
 
@@ -74,7 +80,7 @@ impl Kernel for Conv3dPointwise {
 
     fn sizes(&self) -> BindingSizes {
         let s = self.0.sizes();
-        vec![s[0], s[2], s[4], s[5]]
+        vec![s[0], s[2], s[4], s[5], s[6], s[7]]
     }
 
     fn sources(&self) -> Vec<Source> {
@@ -90,8 +96,8 @@ impl Kernel for Conv3dPointwise {
     }
 
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
-        if let [a, b, weight] = inputs {
-            self.0.reference(&[a, a, b, b, weight], output.floats());
+        if let [a, b, a_norm, b_norm, weight] = inputs {
+            self.0.reference(&[a, a, b, b, a_norm, b_norm, weight], output.floats());
         }
     }
 
@@ -103,13 +109,22 @@ impl Kernel for Conv3dPointwise {
             kernel: [1; 3],
             stride: [1; 3],
             padding: [0; 3],
+            loads: [Load::default(); 2],
             activation: Activation::None,
             elem: Elem::F32,
-            windows: [Window::whole(0); 2],
+            windows: [Window::whole(0); 4],
             target: Target { first: 0, begin: 0, count: 3 },
         };
+        let norm = Load { norm: Some(Scope::Volume), activation: Activation::LeakyRelu { slope: 0.01 } };
+        let planes = Load { norm: Some(Scope::Plane), activation: Activation::Elu { alpha: 1.0 } };
         let list = [
             ("plain", base.clone()),
+            ("norm", ConvShape { loads: [norm, Load::default()], ..base.clone() }),
+            ("concat_norms", ConvShape { in_channels: [5, 9], loads: [norm, planes], ..base.clone() }),
+            (
+                "concat_norm_of_second_f16",
+                ConvShape { in_channels: [5, 9], loads: [Load::default(), planes], elem: Elem::F16, ..base.clone() },
+            ),
             ("concat_relu", ConvShape { in_channels: [5, 9], activation: Activation::Relu, ..base.clone() }),
             ("one_channel_sigmoid", ConvShape { in_channels: [1, 0], out_channels: 1, activation: Activation::Sigmoid, ..base.clone() }),
             ("wide", ConvShape { input: Extent::new(3, 16, 16), in_channels: [64, 0], out_channels: 64, ..base.clone() }),

@@ -1,6 +1,7 @@
 //! What the transposed convolution kernels share: their shape and their twin.
 
-use super::{Activation, BindingSizes, Cost, Reach, Source, Taps, Target, Window, elements, packed_len};
+use super::load::LOAD_A;
+use super::{Activation, BindingSizes, Cost, Load, Reach, Source, Taps, Target, Variant, Window, elements, packed_len};
 use crate::shape::{Elem, Extent, Map};
 
 /// One transposed convolution of one map.
@@ -20,12 +21,14 @@ pub struct ConvTransposeShape {
     pub padding: [u32; 3],
     /// Output voxels added at the far side along D, H, W.
     pub output_padding: [u32; 3],
+    /// Done to the source's voxels as they are read.
+    pub load: Load,
     /// Applied to the sum.
     pub activation: Activation,
     /// Storage type.
     pub elem: Elem,
-    /// Where the source's planes lie.
-    pub windows: [Window; 1],
+    /// Where the planes of the source, and of its scale and shift, lie.
+    pub windows: [Window; 2],
     /// What is written.
     pub target: Target,
 }
@@ -57,7 +60,25 @@ impl ConvTransposeShape {
 
     pub(super) fn sources(&self) -> Vec<Source> {
         let taps = Taps { kernel: self.kernel[0], stride: self.stride[0], padding: self.padding[0] };
-        vec![Source { planes: self.input.d, reach: Reach::TapsTransposed(taps) }]
+        let map = Source { planes: self.input.d, reach: Reach::TapsTransposed(taps) };
+        std::iter::once(map).chain(self.load.norm.map(|scope| scope.source(scope.planes(self.input.d)))).collect()
+    }
+
+    pub(super) fn operands(&mut self) -> (&mut [Window], &mut Target) {
+        let n = 1 + usize::from(self.load.norm.is_some());
+        (&mut self.windows[..n], &mut self.target)
+    }
+
+    /// Bindings of `slabs` of the source, of its scale and shift, and the weights; a scale is bound even where there is none.
+    pub(super) fn bind<T: Copy>(&self, sources: &[[T; 2]], constants: &[T], slabs: usize) -> Vec<T> {
+        let none = constants.first().copied().unwrap_or(sources[0][0]);
+        let norm = sources.get(1).map_or(none, |pair| pair[0]);
+        [&sources[0][..slabs], &[norm], constants].concat()
+    }
+
+    /// The shader constants of what is done on load and on store.
+    pub(super) fn activations(&self, variant: Variant) -> Variant {
+        variant.load(LOAD_A, self.load).activation(self.activation)
     }
 
     /// Blocks of four input channels.
@@ -84,9 +105,10 @@ impl ConvTransposeShape {
         }
     }
 
-    /// Elements of `slabs` bindings of the source, the weights and the destination.
+    /// Elements of `slabs` bindings of the source, of its scale and shift, the weights and the destination.
     pub(super) fn sizes(&self, slabs: usize) -> BindingSizes {
         let mut sizes = vec![elements(self.input, self.in_channels, self.input.d); slabs];
+        sizes.push(self.load.table_len(self.input.d, self.in_blocks()));
         sizes.push(packed_len([self.in_channels, 0], self.out_channels, self.kernel));
         sizes.push(elements(self.output(), self.out_channels, self.output().d));
         sizes
@@ -94,7 +116,7 @@ impl ConvTransposeShape {
 
     /// The obvious loops over packed weights, f64 accumulation: of all taps of an output voxel, those that a source voxel
     /// stands behind.
-    pub(super) fn reference(&self, [lo, hi, weight]: [&[f32]; 3], output: &mut [f32]) {
+    pub(super) fn reference(&self, [lo, hi, norm, weight]: [&[f32]; 4], output: &mut [f32]) {
         use rayon::prelude::*;
         let out = self.output();
         let [n_d, n_h, n_w] = self.input.axes();
@@ -107,6 +129,7 @@ impl ConvTransposeShape {
         let row = out.w as usize * width;
         self.target.planes(output, out.h as usize * row).for_each(|(z, plane)| {
             let mut acc = vec![0.0f64; self.out_blocks() as usize * block];
+            let mut loaded = Vec::with_capacity(cin);
             for (y, line) in (0..out.h).zip(plane.chunks_exact_mut(row)) {
                 for (x, voxel) in (0..out.w).zip(line.chunks_exact_mut(width)) {
                     acc.iter_mut().enumerate().for_each(|(o, s)| *s = f64::from(weight[bias_at + o]));
@@ -120,10 +143,13 @@ impl ConvTransposeShape {
                         ];
                         let [Some(sz), Some(sy), Some(sx)] = at else { continue };
                         let plane = self.windows[0].plane(lo, hi, sz as usize, plane_in);
-                        for (c, &v) in plane[(sy * n_w + sx) as usize * cin..][..cin].iter().enumerate() {
+                        loaded.clear();
+                        let table = self.load.table(norm, self.windows[1], sz as usize, cin);
+                        self.load.apply(&plane[(sy * n_w + sx) as usize * cin..][..cin], table, &mut loaded);
+                        for (c, &v) in loaded.iter().enumerate() {
                             for (o, s) in acc.iter_mut().enumerate() {
                                 let w = ((o / block * (kd * kh * kw) as usize + tap as usize) * cin + c) * block + o % block;
-                                *s += f64::from(v) * f64::from(weight[w]);
+                                *s += v * f64::from(weight[w]);
                             }
                         }
                     }

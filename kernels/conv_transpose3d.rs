@@ -7,7 +7,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    Activation, Binding, BindingSizes, ConvTransposeShape, Cost, HostSlice, Kernel, Source, Target, Variant, Window, workgroup_size,
+    Activation, Binding, BindingSizes, ConvTransposeShape, Cost, HostSlice, Kernel, Load, Scope, Source, Target, Variant, Window,
+    workgroup_size,
 };
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
@@ -30,7 +31,8 @@ pub struct Params {
     out_first: u32,
     out_begin: u32,
     out_blocks: u32,
-    pad: [u32; 2],
+    norm_first: u32,
+    pad: u32,
 }
 
 const VOXELS: u32 = 8;
@@ -43,16 +45,13 @@ fn plane(extent: Extent) -> u32 {
 impl Kernel for ConvTranspose3d {
     const NAME: &'static str = "conv_transpose3d";
     const SHADER: &'static str = include_str!("../shaders/conv_transpose3d.wgsl");
-    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::Write];
+    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::ReadF32, Binding::Read, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
         let [kd, kh, kw] = self.0.kernel;
-        Variant::new(self.0.elem, workgroup_size(caps))
-            .set("KD", kd)
-            .set("KH", kh)
-            .set("KW", kw)
-            .set("ACTIVATION", self.0.activation.code())
+        let variant = Variant::new(self.0.elem, workgroup_size(caps)).set("KD", kd).set("KH", kh).set("KW", kw);
+        self.0.activations(variant)
     }
 
     fn params(&self) -> Params {
@@ -68,7 +67,8 @@ impl Kernel for ConvTranspose3d {
             out_first: s.target.first,
             out_begin: s.target.begin,
             out_blocks: s.map().blocks(),
-            pad: [0; 2],
+            norm_first: s.windows[1].first,
+            pad: 0,
         }
     }
 
@@ -90,12 +90,16 @@ impl Kernel for ConvTranspose3d {
     }
 
     fn operands(&mut self) -> (&mut [Window], &mut Target) {
-        (&mut self.0.windows, &mut self.0.target)
+        self.0.operands()
+    }
+
+    fn bind<T: Copy>(&self, sources: &[[T; 2]], constants: &[T]) -> Vec<T> {
+        self.0.bind(sources, constants, 1)
     }
 
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
-        if let [source, weight] = inputs {
-            self.0.reference([source, source, weight], output.floats());
+        if let [source, norm, weight] = inputs {
+            self.0.reference([source, source, norm, weight], output.floats());
         }
     }
 
@@ -108,13 +112,19 @@ impl Kernel for ConvTranspose3d {
             stride: [2; 3],
             padding: [0; 3],
             output_padding: [0; 3],
+            load: Load::default(),
             activation: Activation::None,
             elem: Elem::F32,
-            windows: [Window::whole(0)],
+            windows: [Window::whole(0); 2],
             target: Target::whole(0),
         };
         let along = |k: [u32; 3], s: ConvTransposeShape| ConvTransposeShape { kernel: k, stride: k, ..s };
+        let norm = Load { norm: Some(Scope::Volume), activation: Activation::LeakyRelu { slope: 0.01 } };
+        let planes = Load { norm: Some(Scope::Plane), activation: Activation::Relu };
         let list = [
+            ("norm", ConvTransposeShape { load: norm, ..base.clone() }),
+            ("norm_f16", ConvTransposeShape { load: norm, elem: Elem::F16, ..base.clone() }),
+            ("planes_norm", along([1, 2, 2], ConvTransposeShape { load: planes, ..base.clone() })),
             ("k2", base.clone()),
             ("k1x2x2_relu", along([1, 2, 2], ConvTransposeShape { activation: Activation::Relu, ..base.clone() })),
             (

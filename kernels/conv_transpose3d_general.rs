@@ -7,7 +7,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    Activation, Binding, BindingSizes, ConvTransposeShape, Cost, HostSlice, Kernel, Source, Target, Variant, Window, workgroup_size,
+    Activation, Binding, BindingSizes, ConvTransposeShape, Cost, HostSlice, Kernel, Load, Scope, Source, Target, Variant, Window,
+    workgroup_size,
 };
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
@@ -29,7 +30,8 @@ pub struct Params {
     out_begin: u32,
     out_blocks: u32,
     phase_groups: u32,
-    pad: [u32; 3],
+    norm_first: u32,
+    pad: [u32; 2],
 }
 
 const VOXELS: u32 = 4;
@@ -44,7 +46,7 @@ impl ConvTranspose3dGeneral {
 impl Kernel for ConvTranspose3dGeneral {
     const NAME: &'static str = "conv_transpose3d_general";
     const SHADER: &'static str = include_str!("../shaders/conv_transpose3d_general.wgsl");
-    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::Read, Binding::Write];
+    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::Read, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
@@ -55,7 +57,7 @@ impl Kernel for ConvTranspose3dGeneral {
                 variant = variant.set(name, value);
             }
         }
-        variant.set("ACTIVATION", s.activation.code())
+        s.activations(variant)
     }
 
     fn params(&self) -> Params {
@@ -70,7 +72,8 @@ impl Kernel for ConvTranspose3dGeneral {
             out_begin: s.target.begin,
             out_blocks: s.map().blocks(),
             phase_groups: self.phase_groups(),
-            pad: [0; 3],
+            norm_first: s.windows[1].first,
+            pad: [0; 2],
         }
     }
 
@@ -92,17 +95,17 @@ impl Kernel for ConvTranspose3dGeneral {
     }
 
     fn operands(&mut self) -> (&mut [Window], &mut Target) {
-        (&mut self.0.windows, &mut self.0.target)
+        self.0.operands()
     }
 
     fn bind<T: Copy>(&self, sources: &[[T; 2]], constants: &[T]) -> Vec<T> {
         // both slabs, even where the kernel is so short that one would do
-        [&sources[0][..], constants].concat()
+        self.0.bind(sources, constants, 2)
     }
 
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
-        if let &[lo, hi, weight] = inputs {
-            self.0.reference([lo, hi, weight], output.floats());
+        if let &[lo, hi, norm, weight] = inputs {
+            self.0.reference([lo, hi, norm, weight], output.floats());
         }
     }
 
@@ -115,12 +118,28 @@ impl Kernel for ConvTranspose3dGeneral {
             stride: [2; 3],
             padding: [1; 3],
             output_padding: [1; 3],
+            load: Load::default(),
             activation: Activation::None,
             elem: Elem::F32,
-            windows: [Window::whole(0)],
+            windows: [Window::whole(0); 2],
             target: Target::whole(0),
         };
+        let norm = Load { norm: Some(Scope::Volume), activation: Activation::LeakyRelu { slope: 0.01 } };
+        let planes = Load { norm: Some(Scope::Plane), activation: Activation::Relu };
         let list = [
+            ("norm", ConvTransposeShape { load: norm, ..base.clone() }),
+            ("norm_f16", ConvTransposeShape { load: norm, elem: Elem::F16, ..base.clone() }),
+            (
+                "planes_norm",
+                ConvTransposeShape {
+                    load: planes,
+                    kernel: [1, 3, 3],
+                    stride: [1, 2, 2],
+                    padding: [0, 1, 1],
+                    output_padding: [0, 1, 1],
+                    ..base.clone()
+                },
+            ),
             ("k3_stride2", base.clone()),
             ("k3_stride2_odd", ConvTransposeShape { output_padding: [0, 1, 0], activation: Activation::Relu, ..base.clone() }),
             (

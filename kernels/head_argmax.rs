@@ -6,7 +6,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::argmax::{labels_per_word, plane_words};
 use super::{
-    Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, workgroup_size,
+    Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Load, Reach, Scope, Source, Target, Variant, Window,
+    workgroup_size,
 };
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
@@ -28,7 +29,9 @@ pub struct Params {
     out_first: u32,
     out_begin: u32,
     classes: u32,
-    pad: [u32; 3],
+    a_norm_first: u32,
+    b_norm_first: u32,
+    pad: u32,
 }
 
 impl HeadArgmax {
@@ -40,14 +43,13 @@ impl HeadArgmax {
 impl Kernel for HeadArgmax {
     const NAME: &'static str = "head_argmax";
     const SHADER: &'static str = include_str!("../shaders/head_argmax.wgsl");
-    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::Read, Binding::WriteWords];
+    const BINDINGS: &'static [Binding] =
+        &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::ReadF32, Binding::Read, Binding::WriteWords];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
-        Variant::new(self.0.elem, workgroup_size(caps))
-            .set("LABELS", labels_per_word(self.0.out_channels))
-            .set("CONCAT", u8::from(self.0.in_channels[1] > 0))
-            .set("ACTIVATION", self.0.activation.code())
+        let variant = Variant::new(self.0.elem, workgroup_size(caps)).set("LABELS", labels_per_word(self.0.out_channels));
+        self.0.source_constants(variant).activation(self.0.activation)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the planner refuses planes above u32")]
@@ -59,12 +61,14 @@ impl Kernel for HeadArgmax {
             words: self.words() as u32,
             a_blocks,
             b_blocks,
-            a_first: s.windows[0].first,
-            b_first: s.windows[1].first,
+            a_first: s.window(0).first,
+            b_first: s.window(1).first,
             out_first: s.target.first,
             out_begin: s.target.begin,
             classes: s.out_channels,
-            pad: [0; 3],
+            a_norm_first: s.norm_window(0).first,
+            b_norm_first: s.norm_window(1).first,
+            pad: 0,
         }
     }
 
@@ -81,7 +85,7 @@ impl Kernel for HeadArgmax {
 
     fn sizes(&self) -> BindingSizes {
         let s = self.0.sizes();
-        vec![s[0], s[2], s[4], self.words() * u64::from(self.0.input.d)]
+        vec![s[0], s[2], s[4], s[5], s[6], self.words() * u64::from(self.0.input.d)]
     }
 
     fn sources(&self) -> Vec<Source> {
@@ -98,7 +102,7 @@ impl Kernel for HeadArgmax {
 
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
         use rayon::prelude::*;
-        let [a, b, weight] = inputs else { return };
+        let [a, b, a_norm, b_norm, weight] = inputs else { return };
         let channels = self.0.map().blocks() as usize * 4;
         let lanes = labels_per_word(self.0.out_channels);
         self.0.target.planes(output.words(), plane_words(self.0.input, self.0.out_channels) as usize).for_each(|(z, plane)| {
@@ -108,7 +112,7 @@ impl Kernel for HeadArgmax {
             {
                 one.target = Target { first: z as u32, begin: z as u32, count: 1 };
             }
-            one.reference(&[a, a, b, b, weight], &mut logits);
+            one.reference(&[a, a, b, b, a_norm, b_norm, weight], &mut logits);
             plane.fill(0);
             for (at, x) in (0u32..).zip(logits.chunks_exact(channels)) {
                 let best = (1..self.0.out_channels).fold(0, |best, c| if x[c as usize] > x[best as usize] { c } else { best });
@@ -127,12 +131,25 @@ impl Kernel for HeadArgmax {
             padding: [0; 3],
             activation: Activation::None,
             elem: Elem::F32,
-            windows: [Window::whole(0); 2],
+            loads: [Load::default(); 2],
+            windows: [Window::whole(0); 4],
             target: Target::whole(0),
         };
         let list = [
             ("odd_plane", base.clone()),
             ("concat_14_classes", ConvShape { in_channels: [5, 9], out_channels: 14, ..base.clone() }),
+            (
+                "norms_concat",
+                ConvShape {
+                    in_channels: [5, 9],
+                    out_channels: 14,
+                    loads: [
+                        Load { norm: Some(Scope::Volume), activation: Activation::LeakyRelu { slope: 0.01 } },
+                        Load { norm: Some(Scope::Plane), activation: Activation::None },
+                    ],
+                    ..base.clone()
+                },
+            ),
             // an activation may make logits equal: the first wins
             ("sigmoid", ConvShape { out_channels: 9, activation: Activation::Sigmoid, ..base.clone() }),
             ("many_classes", ConvShape { input: Extent::new(2, 3, 5), out_channels: 300, ..base.clone() }),

@@ -10,6 +10,7 @@ use crate::shape::{Elem, Extent};
 
 pub mod argmax;
 pub mod attention;
+pub mod channel_stats;
 pub mod conv3d_direct;
 pub mod conv3d_pointwise;
 pub mod conv_transpose3d;
@@ -17,17 +18,22 @@ pub mod conv_transpose3d_general;
 pub mod head_argmax;
 pub mod max_pool3d;
 pub mod multiply;
+pub mod norm_scale;
+pub mod normalise;
+pub mod plane_stats;
 pub mod position_add;
 pub mod upsample_linear;
 
 mod activation;
 mod conv;
 mod conv_transpose;
+mod load;
 mod slab;
 
 pub use activation::Activation;
 pub use conv::{ConvShape, pack_weights, packed_len};
 pub use conv_transpose::{ConvTransposeShape, outputs_first};
+pub use load::{Load, Scope};
 pub use slab::{Reach, Source, Taps, Target, Window};
 
 /// How a shader uses one of its bindings, in binding order.
@@ -281,6 +287,10 @@ catalogue! {
     PositionAdd(position_add::PositionAdd),
     Attention(attention::Attention),
     Multiply(multiply::Multiply),
+    ChannelStats(channel_stats::ChannelStats),
+    PlaneStats(plane_stats::PlaneStats),
+    NormScale(norm_scale::NormScale),
+    Normalise(normalise::Normalise),
     Argmax(argmax::Argmax),
     HeadArgmax(head_argmax::HeadArgmax),
 }
@@ -292,7 +302,8 @@ pub fn shader_source(kernel: &str, elem: Elem) -> String {
         Elem::F32 => include_str!("../shaders/shared/elem_f32.wgsl"),
         Elem::F16 => include_str!("../shaders/shared/elem_f16.wgsl"),
     };
-    [prelude, include_str!("../shaders/shared/activation.wgsl"), kernel].join("\n")
+    let shared = [include_str!("../shaders/shared/activation.wgsl"), include_str!("../shaders/shared/load.wgsl")];
+    [prelude, shared[0], shared[1], kernel].join("\n")
 }
 
 /// `u64` of the elements a map has over `planes` planes.

@@ -1,4 +1,4 @@
-// Direct 3D convolution of one map or of two concatenated maps, bias and activation fused; zero padding.
+// Direct 3D convolution of one map or of two concatenated maps, their norms, bias and activation fused; zero padding.
 // One invocation computes 8 output channels of VOXELS neighbouring voxels of a row: x walks the row groups of a plane,
 // y the blocks of output channels, z the planes.
 // Limits: no dilation, no groups; a source spans at most two slabs.
@@ -30,6 +30,10 @@ struct Params {
     out_begin: u32,
     out_blocks: u32,          // of 4 channels
     row_groups: u32,          // of VOXELS voxels
+    a_norm_first: u32,
+    b_norm_first: u32,
+    pad0: u32,
+    pad1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -37,24 +41,40 @@ struct Params {
 @group(0) @binding(2) var<storage, read> a_hi: array<Elem4>;         // [D, H, W, A/4]
 @group(0) @binding(3) var<storage, read> b_lo: array<Elem4>;         // [D, H, W, B/4]
 @group(0) @binding(4) var<storage, read> b_hi: array<Elem4>;         // [D, H, W, B/4]
-@group(0) @binding(5) var<storage, read> weight: array<Elem4>;       // [O/8, KD, KH, KW, A+B, 2] then bias [O/8, 2]
-@group(0) @binding(6) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
+@group(0) @binding(5) var<storage, read> a_norm: array<vec4<f32>>;   // [1 or D, 2, A/4]: scale, shift
+@group(0) @binding(6) var<storage, read> b_norm: array<vec4<f32>>;   // [1 or D, 2, B/4]
+@group(0) @binding(7) var<storage, read> weight: array<Elem4>;       // [O/8, KD, KH, KW, A+B, 2] then bias [O/8, 2]
+@group(0) @binding(8) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
 
-fn load_source(z: u32, y: u32, x: u32, c: u32) -> vec4<f32> {
+// Scale and shift of 4 channels on plane z.
+fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
+    if CONCAT && c >= params.a_blocks {
+        if B_NORM > 0u {
+            let at = select(0u, z - params.b_norm_first, B_NORM == 2u) * 2u * params.b_blocks + c - params.a_blocks;
+            return mat2x4<f32>(b_norm[at], b_norm[at + params.b_blocks]);
+        }
+    } else if A_NORM > 0u {
+        let at = select(0u, z - params.a_norm_first, A_NORM == 2u) * 2u * params.a_blocks + c;
+        return mat2x4<f32>(a_norm[at], a_norm[at + params.a_blocks]);
+    }
+    return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
+}
+
+fn load_source(z: u32, y: u32, x: u32, c: u32, norm: mat2x4<f32>) -> vec4<f32> {
     let voxel = y * params.in_extent.z + x;
     let plane = params.in_extent.y * params.in_extent.z;
     if CONCAT && c >= params.a_blocks {
         let at = voxel * params.b_blocks + c - params.a_blocks;
         if z < params.b_split {
-            return vec4<f32>(b_lo[(z - params.b_first) * plane * params.b_blocks + at]);
+            return load_b(vec4<f32>(b_lo[(z - params.b_first) * plane * params.b_blocks + at]), norm);
         }
-        return vec4<f32>(b_hi[(z - params.b_split) * plane * params.b_blocks + at]);
+        return load_b(vec4<f32>(b_hi[(z - params.b_split) * plane * params.b_blocks + at]), norm);
     }
     let at = voxel * params.a_blocks + c;
     if z < params.a_split {
-        return vec4<f32>(a_lo[(z - params.a_first) * plane * params.a_blocks + at]);
+        return load_a(vec4<f32>(a_lo[(z - params.a_first) * plane * params.a_blocks + at]), norm);
     }
-    return vec4<f32>(a_hi[(z - params.a_split) * plane * params.a_blocks + at]);
+    return load_a(vec4<f32>(a_hi[(z - params.a_split) * plane * params.a_blocks + at]), norm);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -97,10 +117,11 @@ fn conv3d_direct(@builtin(global_invocation_id) id: vec3<u32>) {
                     let w6 = vec4<f32>(weight[w + 6u]);
                     let w7 = vec4<f32>(weight[w + 7u]);
                     w += 8u;
+                    let norm = norm_of(z, c);
                     for (var v = 0u; v < VOXELS; v++) {
                         let sx = x + v * SW;
                         if sx < params.in_extent.z {
-                            let s = load_source(z, y, sx, c);
+                            let s = load_source(z, y, sx, c, norm);
                             acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
                             acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
                         }

@@ -1,4 +1,5 @@
-// 1x1x1 convolution (a linear layer over tokens) of one map or of two concatenated maps, bias and activation fused.
+// 1x1x1 convolution (a linear layer over tokens) of one map or of two concatenated maps, their norms, bias and
+// activation fused.
 // One invocation computes 8 output channels of VOXELS neighbouring voxels: x walks the voxel groups of a plane,
 // y the blocks of output channels, z the planes.
 // Limits: stride 1; each source's planes lie in one slab.
@@ -18,16 +19,32 @@ struct Params {
     out_first: u32,
     out_begin: u32,
     out_blocks: u32,          // of 4 channels
-    pad0: u32,
-    pad1: u32,
-    pad2: u32,
+    a_norm_first: u32,
+    b_norm_first: u32,
+    pad: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<Elem4>;            // [D, H, W, A/4]
 @group(0) @binding(2) var<storage, read> b: array<Elem4>;            // [D, H, W, B/4]
-@group(0) @binding(3) var<storage, read> weight: array<Elem4>;       // [O/8, A+B, 2] then bias [O/8, 2]
-@group(0) @binding(4) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
+@group(0) @binding(3) var<storage, read> a_norm: array<vec4<f32>>;   // [1 or D, 2, A/4]: scale, shift
+@group(0) @binding(4) var<storage, read> b_norm: array<vec4<f32>>;   // [1 or D, 2, B/4]
+@group(0) @binding(5) var<storage, read> weight: array<Elem4>;       // [O/8, A+B, 2] then bias [O/8, 2]
+@group(0) @binding(6) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
+
+// Scale and shift of 4 channels on plane z.
+fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
+    if CONCAT && c >= params.a_blocks {
+        if B_NORM > 0u {
+            let at = select(0u, z - params.b_norm_first, B_NORM == 2u) * 2u * params.b_blocks + c - params.a_blocks;
+            return mat2x4<f32>(b_norm[at], b_norm[at + params.b_blocks]);
+        }
+    } else if A_NORM > 0u {
+        let at = select(0u, z - params.a_norm_first, A_NORM == 2u) * 2u * params.a_blocks + c;
+        return mat2x4<f32>(a_norm[at], a_norm[at + params.a_blocks]);
+    }
+    return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
+}
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
 fn conv3d_pointwise(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -58,13 +75,14 @@ fn conv3d_pointwise(@builtin(global_invocation_id) id: vec3<u32>) {
         let w6 = vec4<f32>(weight[w + 6u]);
         let w7 = vec4<f32>(weight[w + 7u]);
         w += 8u;
+        let norm = norm_of(z, c);
         for (var v = 0u; v < VOXELS; v++) {
             let step = min(v, inside - 1u);
             var s: vec4<f32>;
             if CONCAT && c >= params.a_blocks {
-                s = vec4<f32>(b[(b_voxel + step) * params.b_blocks + c - params.a_blocks]);
+                s = load_b(vec4<f32>(b[(b_voxel + step) * params.b_blocks + c - params.a_blocks]), norm);
             } else {
-                s = vec4<f32>(a[(a_voxel + step) * params.a_blocks + c]);
+                s = load_a(vec4<f32>(a[(a_voxel + step) * params.a_blocks + c]), norm);
             }
             acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
             acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));

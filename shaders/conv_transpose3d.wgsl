@@ -1,5 +1,5 @@
 // Transposed 3D convolution whose kernel equals its stride, so that each source voxel makes a block of KD x KH x KW output
-// voxels and no two overlap: one matrix product whose rows are scattered. Bias and activation fused.
+// voxels and no two overlap: one matrix product whose rows are scattered. Norm, bias and activation fused.
 // One invocation computes 8 output channels at one place of the blocks of VOXELS neighbouring source voxels: x walks the
 // voxel groups of a source plane, y the places within a plane of the block and the blocks of output channels, z the output planes.
 // Limits: no padding; no groups; the source's planes lie in one slab.
@@ -22,18 +22,28 @@ struct Params {
     out_first: u32,
     out_begin: u32,
     out_blocks: u32,          // of 4 channels
-    pad0: u32,
-    pad1: u32,
+    norm_first: u32,
+    pad: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> src: array<Elem4>;          // [D, H, W, I/4]
-@group(0) @binding(2) var<storage, read> weight: array<Elem4>;       // [O/8, KD, KH, KW, I, 2] then bias [O/8, 2]
-@group(0) @binding(3) var<storage, read_write> dst: array<Elem4>;    // [D KD, H KH, W KW, O/4]
+@group(0) @binding(2) var<storage, read> norm: array<vec4<f32>>;     // [1 or D, 2, I/4]: scale, shift
+@group(0) @binding(3) var<storage, read> weight: array<Elem4>;       // [O/8, KD, KH, KW, I, 2] then bias [O/8, 2]
+@group(0) @binding(4) var<storage, read_write> dst: array<Elem4>;    // [D KD, H KH, W KW, O/4]
 
-// Block `c` of the channels of a source voxel; what is applied on load belongs here.
-fn load_source(voxel: u32, c: u32) -> vec4<f32> {
-    return vec4<f32>(src[voxel * params.in_blocks + c]);
+// Scale and shift of 4 channels on source plane z.
+fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
+    if A_NORM > 0u {
+        let at = select(0u, z - params.norm_first, A_NORM == 2u) * 2u * params.in_blocks + c;
+        return mat2x4<f32>(norm[at], norm[at + params.in_blocks]);
+    }
+    return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
+}
+
+// Block `c` of the channels of a source voxel.
+fn load_source(voxel: u32, c: u32, scale: mat2x4<f32>) -> vec4<f32> {
+    return load_a(vec4<f32>(src[voxel * params.in_blocks + c]), scale);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -66,8 +76,9 @@ fn conv_transpose3d(@builtin(global_invocation_id) id: vec3<u32>) {
         let w6 = vec4<f32>(weight[w + 6u]);
         let w7 = vec4<f32>(weight[w + 7u]);
         w += 8u;
+        let scale = norm_of(oz / KD, c);
         for (var v = 0u; v < VOXELS; v++) {
-            let s = load_source(voxel + min(v, inside - 1u), c);
+            let s = load_source(voxel + min(v, inside - 1u), c, scale);
             acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
             acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
         }

@@ -1,5 +1,5 @@
 // Transposed 3D convolution of any kernel size, stride and padding, gathered: an output voxel sums the taps that a source
-// voxel stands behind. Bias and activation fused.
+// voxel stands behind. Norm, bias and activation fused.
 // One invocation computes 8 output channels of VOXELS voxels of a row that lie SW apart, and so have the same taps: x walks
 // these groups by place modulo SW and then by row of a plane, y the blocks of output channels, z the planes.
 // Limits: no dilation, no groups; the source spans at most two slabs.
@@ -27,25 +27,35 @@ struct Params {
     out_begin: u32,
     out_blocks: u32,          // of 4 channels
     phase_groups: u32,        // groups of VOXELS voxels of a row at one place modulo SW
+    norm_first: u32,
     pad0: u32,
     pad1: u32,
-    pad2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> lo: array<Elem4>;           // [D, H, W, I/4]
 @group(0) @binding(2) var<storage, read> hi: array<Elem4>;           // [D, H, W, I/4]
-@group(0) @binding(3) var<storage, read> weight: array<Elem4>;       // [O/8, KD, KH, KW, I, 2] then bias [O/8, 2]
-@group(0) @binding(4) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
+@group(0) @binding(3) var<storage, read> norm: array<vec4<f32>>;     // [1 or D, 2, I/4]: scale, shift
+@group(0) @binding(4) var<storage, read> weight: array<Elem4>;       // [O/8, KD, KH, KW, I, 2] then bias [O/8, 2]
+@group(0) @binding(5) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
 
-// Block `c` of the channels of a source voxel; what is applied on load belongs here.
-fn load_source(z: u32, y: u32, x: u32, c: u32) -> vec4<f32> {
+// Scale and shift of 4 channels on source plane z.
+fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
+    if A_NORM > 0u {
+        let at = select(0u, z - params.norm_first, A_NORM == 2u) * 2u * params.in_blocks + c;
+        return mat2x4<f32>(norm[at], norm[at + params.in_blocks]);
+    }
+    return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
+}
+
+// Block `c` of the channels of a source voxel.
+fn load_source(z: u32, y: u32, x: u32, c: u32, scale: mat2x4<f32>) -> vec4<f32> {
     let voxel = y * params.in_extent.z + x;
     let plane = params.in_extent.y * params.in_extent.z;
     if z < params.split {
-        return vec4<f32>(lo[((z - params.first) * plane + voxel) * params.in_blocks + c]);
+        return load_a(vec4<f32>(lo[((z - params.first) * plane + voxel) * params.in_blocks + c]), scale);
     }
-    return vec4<f32>(hi[((z - params.split) * plane + voxel) * params.in_blocks + c]);
+    return load_a(vec4<f32>(hi[((z - params.split) * plane + voxel) * params.in_blocks + c]), scale);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -88,9 +98,10 @@ fn conv_transpose3d_general(@builtin(global_invocation_id) id: vec3<u32>) {
                             let w6 = vec4<f32>(weight[w + 6u]);
                             let w7 = vec4<f32>(weight[w + 7u]);
                             w += 8u;
+                            let scale = norm_of(z, c);
                             for (var v = 0u; v < VOXELS; v++) {
                                 if x + v < params.in_extent.z {
-                                    let s = load_source(z, y, x + v, c);
+                                    let s = load_source(z, y, x + v, c, scale);
                                     acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
                                     acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
                                 }

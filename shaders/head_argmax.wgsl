@@ -1,4 +1,4 @@
-// The last layer and its labels at once: 1x1x1 convolution of one map or of two concatenated maps, then the label of the
+// The last layer and its labels at once: 1x1x1 convolution of one map or of two concatenated maps, their norms, then the label of the
 // highest logit, packed LABELS to a u32 word (4 labels of 8 bits or 2 of 16); the first of equals wins. Logits are never stored.
 // One invocation computes one word: x walks the words of a plane, whose last word is padded with zeros; z the planes.
 // The sums run in the order of conv3d_pointwise, so that f32 labels are those of its logits.
@@ -20,23 +20,39 @@ struct Params {
     out_first: u32,
     out_begin: u32,
     classes: u32,
-    pad0: u32,
-    pad1: u32,
-    pad2: u32,
+    a_norm_first: u32,
+    b_norm_first: u32,
+    pad: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<Elem4>;            // [D, H, W, A/4]
 @group(0) @binding(2) var<storage, read> b: array<Elem4>;            // [D, H, W, B/4]
-@group(0) @binding(3) var<storage, read> weight: array<Elem4>;       // [O/8, A+B, 2] then bias [O/8, 2]
-@group(0) @binding(4) var<storage, read_write> dst: array<u32>;      // [D, words]
+@group(0) @binding(3) var<storage, read> a_norm: array<vec4<f32>>;   // [1 or D, 2, A/4]: scale, shift
+@group(0) @binding(4) var<storage, read> b_norm: array<vec4<f32>>;   // [1 or D, 2, B/4]
+@group(0) @binding(5) var<storage, read> weight: array<Elem4>;       // [O/8, A+B, 2] then bias [O/8, 2]
+@group(0) @binding(6) var<storage, read_write> dst: array<u32>;      // [D, words]
 
-// Block `c` of the channels of a voxel; what is applied on load belongs here.
-fn load_source(z: u32, voxel: u32, c: u32) -> vec4<f32> {
+// Scale and shift of 4 channels on plane z.
+fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
     if CONCAT && c >= params.a_blocks {
-        return vec4<f32>(b[((z - params.b_first) * params.plane + voxel) * params.b_blocks + c - params.a_blocks]);
+        if B_NORM > 0u {
+            let at = select(0u, z - params.b_norm_first, B_NORM == 2u) * 2u * params.b_blocks + c - params.a_blocks;
+            return mat2x4<f32>(b_norm[at], b_norm[at + params.b_blocks]);
+        }
+    } else if A_NORM > 0u {
+        let at = select(0u, z - params.a_norm_first, A_NORM == 2u) * 2u * params.a_blocks + c;
+        return mat2x4<f32>(a_norm[at], a_norm[at + params.a_blocks]);
     }
-    return vec4<f32>(a[((z - params.a_first) * params.plane + voxel) * params.a_blocks + c]);
+    return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
+}
+
+// Block `c` of the channels of a voxel.
+fn load_source(z: u32, voxel: u32, c: u32, norm: mat2x4<f32>) -> vec4<f32> {
+    if CONCAT && c >= params.a_blocks {
+        return load_b(vec4<f32>(b[((z - params.b_first) * params.plane + voxel) * params.b_blocks + c - params.a_blocks]), norm);
+    }
+    return load_a(vec4<f32>(a[((z - params.a_first) * params.plane + voxel) * params.a_blocks + c]), norm);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -69,8 +85,9 @@ fn head_argmax(@builtin(global_invocation_id) id: vec3<u32>) {
             let w6 = vec4<f32>(weight[w + 6u]);
             let w7 = vec4<f32>(weight[w + 7u]);
             w += 8u;
+            let norm = norm_of(z, c);
             for (var v = 0u; v < LABELS; v++) {
-                let s = load_source(z, min(voxel + v, last), c);
+                let s = load_source(z, min(voxel + v, last), c, norm);
                 acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
                 acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
             }

@@ -30,6 +30,13 @@ pub enum ConstantSource {
         /// Channels of its sources.
         in_channels: [u32; 2],
     },
+    /// Scale and shift of the channels of a node, or gamma and beta of its norm; always f32.
+    ScaleShift {
+        /// The node.
+        node: NodeId,
+        /// Its channels.
+        channels: u32,
+    },
     /// Positional encoding of a map.
     PositionTable {
         /// The map.
@@ -37,6 +44,17 @@ pub enum ConstantSource {
         /// 2 or 3.
         dims: u32,
     },
+}
+
+impl ConstantSource {
+    /// The type the constant is stored in where maps and weights are stored in `elem`.
+    #[must_use]
+    pub const fn elem(&self, elem: Elem) -> Elem {
+        match self {
+            Self::ScaleShift { .. } => Elem::F32,
+            Self::Conv { .. } | Self::PositionTable { .. } => elem,
+        }
+    }
 }
 
 /// A region that is filled once.
@@ -51,8 +69,10 @@ pub struct Constant {
 /// How an output is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputKind {
-    /// Float elements, channels-last.
+    /// Float elements of the storage type, channels-last.
     Map,
+    /// The same, but always of f32: norm statistics and what is made of them.
+    MapF32,
     /// Labels packed to words by the arg-max kernel.
     Labels,
 }
@@ -66,6 +86,13 @@ pub struct Output {
     pub map: Map,
     /// How it is stored.
     pub kind: OutputKind,
+}
+
+impl Output {
+    /// Type of its elements where the storage type is `elem`.
+    pub(crate) fn elem(&self, elem: Elem) -> Elem {
+        if self.kind == OutputKind::MapF32 { Elem::F32 } else { elem }
+    }
 }
 
 /// One step of a run.

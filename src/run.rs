@@ -176,7 +176,11 @@ impl<'a, 'o> Run<'a, 'o> {
                     memory.dispatch(call, bindings);
                 }
                 Command::Download { src, output, planes } => {
-                    self.outputs[*output as usize].unpack(memory.bytes(*src), planes.clone(), recording.elem);
+                    self.outputs[*output as usize].unpack(
+                        memory.bytes(*src),
+                        planes.clone(),
+                        recording.outputs[*output as usize].elem(recording.elem),
+                    );
                 }
                 Command::Spill { src, slot } => {
                     let mut bytes = self.slots.room(src.size);
@@ -213,7 +217,11 @@ impl<'a, 'o> Run<'a, 'o> {
         match &self.recording.commands[command as usize] {
             Command::Spill { slot, .. } => self.slots.put(*slot, bytes),
             Command::Download { output, planes, .. } => {
-                self.outputs[*output as usize].unpack(&bytes, planes.clone(), self.recording.elem);
+                self.outputs[*output as usize].unpack(
+                    &bytes,
+                    planes.clone(),
+                    self.recording.outputs[*output as usize].elem(self.recording.elem),
+                );
                 self.slots.give_back(bytes);
             }
             _ => {}

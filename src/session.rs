@@ -52,7 +52,7 @@ impl Session {
         let failed = |e: RunError| EngineError::new(EngineErrorKind::NoDevice, "the weights could not be uploaded").caused_by(e);
         memory.write_uniforms(&uniforms).await.map_err(failed)?;
         for constant in &recording.constants {
-            let bytes = encode(&constant_values(model, &plan, &constant.source)?, recording.elem);
+            let bytes = encode(&constant_values(model, &plan, &constant.source)?, constant.source.elem(recording.elem));
             memory.write(constant.dst, 0, &bytes).await.map_err(failed)?;
         }
         memory.flush().await.map_err(failed)?;
@@ -66,7 +66,7 @@ impl Session {
     pub fn on_host(model: &Model, plan: Plan) -> Result<Self, EngineError> {
         let mut memory = HostMemory::new(plan.recording());
         for constant in &plan.recording().constants {
-            let bytes = encode(&constant_values(model, &plan, &constant.source)?, plan.recording().elem);
+            let bytes = encode(&constant_values(model, &plan, &constant.source)?, constant.source.elem(plan.recording().elem));
             memory.write(constant.dst, 0, &bytes);
         }
         Ok(Self { memory: Memory::Host(memory), plan })
@@ -159,13 +159,15 @@ fn check_input(plan: &Plan, input: &Input<'_>) -> Result<(), RunError> {
 }
 
 fn constant_values(model: &Model, plan: &Plan, source: &ConstantSource) -> Result<Vec<f32>, EngineError> {
+    let other = |e| EngineError::new(EngineErrorKind::Unsupported, "the plan is of another model").caused_by(e);
     match source {
         ConstantSource::PositionTable { map, dims } => Ok(position_add::table(*map, *dims)),
+        ConstantSource::ScaleShift { node, channels } => model.scale_shift(&plan.graph().node(*node).op, *channels).map_err(other),
         ConstantSource::Conv { node, in_channels } => match &plan.graph().node(*node).op {
             Op::Conv(conv) | Op::HeadArgmax(conv) => model.pack(conv, *in_channels),
             Op::ConvTranspose(conv) => model.pack_transposed(conv),
             op => return Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan holds weights for {op}"))),
         }
-        .map_err(|e| EngineError::new(EngineErrorKind::Unsupported, "the plan is of another model").caused_by(e)),
+        .map_err(other),
     }
 }

@@ -80,7 +80,7 @@ impl OutputVolume {
         let voxels = output.map.extent.voxels() as usize;
         let data = match output.kind {
             OutputKind::Labels => OutputData::Labels(vec![0; voxels]),
-            OutputKind::Map => OutputData::Map(vec![0.0; voxels * output.map.channels as usize]),
+            OutputKind::Map | OutputKind::MapF32 => OutputData::Map(vec![0.0; voxels * output.map.channels as usize]),
         };
         Self { name: output.name.clone(), map: output.map, data }
     }

@@ -8,7 +8,8 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use support::{engine, relative_error, shared};
 
-const CASES: [&str; 6] = ["u_transformer_2d", "u_transformer_3d", "u_transformer_themyr2021", "u_net_3d", "mhsa_only_3d", "mhca_only_2d"];
+const CASES: [&str; 7] =
+    ["u_transformer_2d", "u_transformer_3d", "u_transformer_themyr2021", "u_net_3d", "mhsa_only_3d", "mhca_only_2d", "nnunet_3d_fullres"];
 
 struct Golden {
     model: Model,

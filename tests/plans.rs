@@ -6,8 +6,8 @@ mod checker;
 mod support;
 
 use checker::{Checker, check};
-use organum::graph::{BatchNorm, Conv, ConvTranspose, Graph, NodeId, Op, pass};
-use organum::kernels::Activation;
+use organum::graph::{BatchNorm, Conv, ConvTranspose, Graph, NodeId, Norm, Op, pass};
+use organum::kernels::{Activation, Load, Scope};
 use organum::record::Command;
 use organum::{
     DeviceCaps, Elem, Extent, Input, Model, OutputData, OutputMode, Plan, PlanError, PlanErrorKind, PlanOptions, RunOptions, Session,
@@ -483,7 +483,11 @@ fn graphs_that_cannot_be_are_refused() {
         ("no heads", Op::Attention { heads: 0, scale: 1.0, per_plane: false }, 3),
         ("too many heads", Op::Attention { heads: 2, scale: 1.0, per_plane: false }, 3),
         ("too few inputs", Op::Multiply, 1),
-        ("an operation that no kernel covers", Op::Activation(Activation::Relu), 1),
+        ("an operation that no kernel covers", Op::Concat, 2),
+        ("more groups than channels", Op::Norm(Norm { module: None, channels: 1, groups: 2, eps: 1e-5, per_plane: false }), 1),
+        ("a scale of another width", Op::Normalise(Load { norm: Some(Scope::Volume), activation: Activation::None }), 2),
+        ("a scale without a norm", Op::Normalise(Load::default()), 2),
+        ("statistics of a map", Op::PlaneStats, 1),
         ("a second input", Op::Input { channels: 1 }, 0),
         ("no channels", Op::Input { channels: 0 }, 0),
     ];
@@ -509,6 +513,10 @@ fn graphs_that_cannot_be_are_refused() {
     ahead.add("bad", Op::Argmax, &[NodeId(7)]);
     plan("a node that reads what comes after", &ahead);
     plan("an empty graph", &Graph::default());
+    let mut wide = Graph::default();
+    let x = wide.add("input", Op::Input { channels: 1 }, &[]);
+    wide.add("bad", Op::Norm(Norm { module: None, channels: 3, groups: 3, eps: 1e-5, per_plane: false }), &[x]);
+    plan("a norm of more channels, taken apart", &pass::optimise(&wide, &[]).0);
     assert!(panicked.is_empty(), "{}", panicked.join("\n"));
 }
 

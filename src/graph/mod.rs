@@ -2,10 +2,13 @@
 
 use std::fmt;
 
-use crate::kernels::Activation;
+use crate::kernels::{Activation, Load, Scope, channel_stats};
 use crate::shape::{Extent, Map};
 
+mod norm;
 pub mod pass;
+
+pub use norm::Norm;
 
 /// Index of a node; a node produces exactly one value, which has the same index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,7 +33,8 @@ pub struct BatchNorm {
     pub eps: f64,
 }
 
-/// A convolution over one map or over the channel concatenation of two.
+/// A convolution over one map or over the channel concatenation of two. Inputs: the maps, then scale and shift of those
+/// that are normalised as they are read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conv {
     /// Prefix of `weight` and, if any, `bias`.
@@ -49,6 +53,8 @@ pub struct Conv {
     pub bias: bool,
     /// A batch norm folded into the weights at load.
     pub norm: Option<BatchNorm>,
+    /// Done to each map as it is read.
+    pub loads: [Load; 2],
     /// Applied to the result.
     pub activation: Activation,
     /// Shape of the weight tensor in the file.
@@ -67,6 +73,7 @@ impl Default for Conv {
             padding: [0; 3],
             bias: true,
             norm: None,
+            loads: [Load::default(); 2],
             activation: Activation::None,
             weight_shape: Vec::new(),
         }
@@ -102,6 +109,8 @@ pub struct ConvTranspose {
     pub bias: bool,
     /// A batch norm folded into the weights at load.
     pub norm: Option<BatchNorm>,
+    /// Done to the map as it is read; scale and shift, if it is normalised, are the second input.
+    pub load: Load,
     /// Applied to the result.
     pub activation: Activation,
     /// Shape of the weight tensor in the file, inputs before outputs.
@@ -121,6 +130,7 @@ impl Default for ConvTranspose {
             output_padding: [0; 3],
             bias: true,
             norm: None,
+            load: Load::default(),
             activation: Activation::None,
             weight_shape: Vec::new(),
         }
@@ -166,6 +176,16 @@ pub enum Op {
     ConvTranspose(ConvTranspose),
     /// Batch norm with running statistics.
     BatchNorm(BatchNorm),
+    /// Instance or group norm; [`pass::optimise`] takes it apart into the next four.
+    Norm(Norm),
+    /// Statistics of each channel over parts of the planes of a map, always f32.
+    ChannelStats,
+    /// Those of each plane, always f32.
+    PlaneStats,
+    /// Scale and shift of each channel, made of the statistics of planes, always f32.
+    NormScale(Norm),
+    /// Scale, shift and activation; inputs: the map, and scale and shift.
+    Normalise(Load),
     /// Element-wise activation.
     Activation(Activation),
     /// Channel concatenation of two maps of one extent.
@@ -346,10 +366,11 @@ impl Graph {
     #[must_use]
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
         let mut list = Vec::new();
+        let vectors = |list: &mut Vec<_>, module: &str, parts: &[&str], channels: u32| {
+            list.extend(parts.iter().map(|part| (format!("{module}.{part}"), vec![channels as usize])));
+        };
         let norm = |list: &mut Vec<_>, n: &BatchNorm| {
-            for part in ["weight", "bias", "running_mean", "running_var"] {
-                list.push((format!("{}.{part}", n.module), vec![n.channels as usize]));
-            }
+            vectors(list, &n.module, &["weight", "bias", "running_mean", "running_var"], n.channels);
         };
         let conv = |list: &mut Vec<_>, module: &str, shape: &[usize], bias: Option<u32>, n: &Option<BatchNorm>| {
             list.push((format!("{module}.weight"), shape.to_vec()));
@@ -363,6 +384,9 @@ impl Graph {
                 Op::Conv(c) | Op::HeadArgmax(c) => conv(&mut list, &c.module, &c.weight_shape, c.bias.then_some(c.out_channels), &c.norm),
                 Op::ConvTranspose(c) => conv(&mut list, &c.module, &c.weight_shape, c.bias.then_some(c.out_channels), &c.norm),
                 Op::BatchNorm(n) => norm(&mut list, n),
+                Op::Norm(Norm { module: Some(module), channels, .. }) | Op::NormScale(Norm { module: Some(module), channels, .. }) => {
+                    vectors(&mut list, module, &["weight", "bias"], *channels);
+                }
                 _ => {}
             }
         }
@@ -373,8 +397,15 @@ impl Graph {
 fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
     let arity = match op {
         Op::Input { .. } | Op::InputAgain { .. } => 0..=0,
-        Op::Conv(_) | Op::HeadArgmax(_) => 1..=2,
-        Op::Concat | Op::Multiply => 2..=2,
+        Op::Conv(c) | Op::HeadArgmax(c) => {
+            let norms = c.loads.iter().filter(|load| load.norm.is_some()).count();
+            1 + norms..=2 + norms
+        }
+        Op::ConvTranspose(c) => {
+            let norms = usize::from(c.load.norm.is_some());
+            1 + norms..=1 + norms
+        }
+        Op::Concat | Op::Multiply | Op::Normalise(_) => 2..=2,
         Op::Attention { .. } => 3..=3,
         _ => 1..=1,
     };
@@ -397,13 +428,34 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
         Op::ConvTranspose(c) if c.in_channels != inputs[0].channels => {
             Err(format!("transposed convolution of {} channels given {inputs:?}", c.in_channels))
         }
-        Op::ConvTranspose(c) => Ok(Map::new(c.output(inputs[0].extent)?, c.out_channels)),
+        Op::ConvTranspose(c) => {
+            if let Some(scope) = c.load.norm {
+                if scope == Scope::Plane && !c.keeps_planes() {
+                    return Err("its windows reach over planes that are normalised each by itself".into());
+                }
+                check_scale(inputs[0], inputs[1], scope)?;
+            }
+            Ok(Map::new(c.output(inputs[0].extent)?, c.out_channels))
+        }
         Op::MaxPool { kernel: k } | Op::Upsample { factor: k } if k.contains(&0) => Err("has a window or factor of zero".into()),
         Op::Input { channels } | Op::InputAgain { channels } => Ok(Map::new(extent, *channels)),
         Op::Conv(c) | Op::HeadArgmax(c) => {
-            let have: u32 = inputs.iter().map(|m| m.channels).sum();
-            if have != c.in_channels || !same_extent {
+            let (inputs, mut scales) = inputs.split_at(c.maps(inputs.len()));
+            let have: u64 = inputs.iter().map(|m| u64::from(m.channels)).sum();
+            if have != u64::from(c.in_channels) || inputs.windows(2).any(|w| w[0].extent != w[1].extent) {
                 return Err(format!("convolution of {} channels given {inputs:?}", c.in_channels));
+            }
+            if inputs.len() < 2 && c.loads[1] != Load::default() {
+                return Err("does something to a second map that it does not read".into());
+            }
+            for (map, load) in inputs.iter().zip(&c.loads) {
+                let Some(scope) = load.norm else { continue };
+                if scope == Scope::Plane && !c.keeps_planes() {
+                    return Err("its windows reach over planes that are normalised each by itself".into());
+                }
+                let (scale, rest) = scales.split_first().ok_or("lacks a scale")?;
+                check_scale(*map, *scale, scope)?;
+                scales = rest;
             }
             let n = inputs[0].extent.axes();
             let mut out = [0; 3];
@@ -417,8 +469,30 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
         Op::BatchNorm(n) if n.channels != inputs[0].channels => {
             Err(format!("norm of {} channels given {}", n.channels, inputs[0].channels))
         }
+        Op::Norm(n) => n.check(inputs[0].channels).map(|()| inputs[0]),
+        Op::ChannelStats => {
+            let Extent { d, h, .. } = inputs[0].extent;
+            Ok(Map::new(Extent::new(d, channel_stats::parts(h), 1), pair_channels(inputs[0].channels)?))
+        }
+        Op::PlaneStats => Ok(Map::new(Extent::new(inputs[0].extent.d, 1, 1), inputs[0].channels)),
+        Op::NormScale(n) => {
+            n.check(n.channels)?;
+            let planes = inputs[0].extent.d;
+            if *inputs != [Map::new(Extent::new(planes, 1, 1), pair_channels(n.channels)?)] {
+                return Err(format!(
+                    "norm of {} channels given statistics of {} over {}",
+                    n.channels, inputs[0].channels, inputs[0].extent
+                ));
+            }
+            Ok(Map::new(Extent::new(n.scope().planes(planes), 1, 1), inputs[0].channels))
+        }
+        Op::Normalise(Load { norm: None, .. }) => Err("has a scale but no norm".into()),
+        Op::Normalise(Load { norm: Some(scope), .. }) => check_scale(inputs[0], inputs[1], *scope).map(|()| inputs[0]),
         Op::BatchNorm(_) | Op::Activation(_) | Op::PositionalEncoding { .. } => Ok(inputs[0]),
-        Op::Concat if same_extent => Ok(Map::new(inputs[0].extent, inputs[0].channels + inputs[1].channels)),
+        Op::Concat if same_extent => {
+            let channels = inputs[0].channels.checked_add(inputs[1].channels).ok_or("has more channels than 32 bits count")?;
+            Ok(Map::new(inputs[0].extent, channels))
+        }
         Op::Multiply if inputs[0] == inputs[1] => Ok(inputs[0]),
         Op::Concat | Op::Multiply => Err(format!(
             "inputs differ: {} channels of {}, {} channels of {}",
@@ -454,6 +528,23 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
     }
 }
 
+/// Channels of a map of pairs (mean and variance, scale and shift) of padded `channels`.
+fn pair_channels(channels: u32) -> Result<u32, String> {
+    channels.div_ceil(4).checked_mul(8).ok_or_else(|| "has more channels than 32 bits count".into())
+}
+
+/// Whether `scale` holds scale and shift of `map`.
+fn check_scale(map: Map, scale: Map, scope: Scope) -> Result<(), String> {
+    let expected = Map::new(Extent::new(scope.planes(map.extent.d), 1, 1), pair_channels(map.channels)?);
+    if scale == expected {
+        return Ok(());
+    }
+    Err(format!(
+        "a map of {} channels of {} is scaled by {} values of {}, not {} of {}",
+        map.channels, map.extent, scale.channels, scale.extent, expected.channels, expected.extent
+    ))
+}
+
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for node in &self.nodes {
@@ -478,6 +569,9 @@ impl fmt::Display for Op {
                 if c.norm.is_some() {
                     f.write_str(" norm")?;
                 }
+                if c.loads.iter().any(|load| load.norm.is_some()) {
+                    f.write_str(" of normalised")?;
+                }
                 match c.activation {
                     Activation::None => Ok(()),
                     a => write!(f, " {a}"),
@@ -497,6 +591,11 @@ impl fmt::Display for Op {
                 }
             }
             Self::BatchNorm(n) => write!(f, "batch norm {}", n.channels),
+            Self::Norm(n) => write!(f, "norm {} in {} groups{}", n.channels, n.groups, if n.per_plane { " per plane" } else { "" }),
+            Self::ChannelStats => f.write_str("channel statistics"),
+            Self::PlaneStats => f.write_str("plane statistics"),
+            Self::NormScale(n) => write!(f, "norm scale {} in {} groups", n.channels, n.groups),
+            Self::Normalise(load) => write!(f, "normalise {}", load.activation),
             Self::Activation(a) => write!(f, "{a}"),
             Self::Concat => f.write_str("concat"),
             Self::MaxPool { kernel } => write!(f, "max pool {}", x(kernel)),

@@ -1,6 +1,6 @@
 //! Rewrites that leave the result as it is: fold, fuse, prune. Each returns how often it applied.
 
-use super::{BatchNorm, Graph, Node, NodeId, Op};
+use super::{BatchNorm, Graph, Node, NodeId, Op, norm};
 use crate::kernels::Activation;
 
 /// What [`optimise`] did.
@@ -12,6 +12,10 @@ pub struct Applied {
     pub activations_fused: usize,
     /// Concatenations read by their convolution directly.
     pub concats_fused: usize,
+    /// Instance and group norms taken apart into statistics, scale, and application.
+    pub norms_split: usize,
+    /// Of those, the ones whose readers apply them as they load: the normalised value is never stored.
+    pub norms_absorbed: usize,
     /// Nodes that could not reach an output.
     pub nodes_removed: usize,
 }
@@ -61,10 +65,13 @@ pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
     }
     let output = work.resolve(graph.output());
     let keep: Vec<NodeId> = work.keep.iter().map(|&k| work.resolve(k)).collect();
-    let (pruned, removed) = prune(&work.nodes, output, &keep);
+    let (pruned, moved, removed) = prune(&work.nodes, output, &keep);
     applied.nodes_removed =
         removed.iter().filter(|id| work.replaced[id.index()] == **id && work.nodes[id.index()].op != Op::Concat).count();
-    (pruned, applied)
+    let kept: Vec<NodeId> = keep.iter().map(|k| moved[k.index()]).collect();
+    let (graph, split) = norm::split(&pruned, &kept);
+    (applied.norms_split, applied.norms_absorbed) = (split.norms, split.absorbed);
+    (graph, applied)
 }
 
 /// Appends `labels`, the label of the highest logit, to a graph whose last node gives logits. Where that node is a pointwise
@@ -112,8 +119,8 @@ impl Work {
     }
 }
 
-/// Keeps what reaches `output` or `keep`; also lists the nodes that went.
-fn prune(nodes: &[Node], output: NodeId, keep: &[NodeId]) -> (Graph, Vec<NodeId>) {
+/// Keeps what reaches `output` or `keep`; also tells where each node went, and which are gone.
+fn prune(nodes: &[Node], output: NodeId, keep: &[NodeId]) -> (Graph, Vec<NodeId>, Vec<NodeId>) {
     let mut alive = vec![false; nodes.len()];
     let mut stack: Vec<NodeId> = keep.iter().copied().chain([output]).collect();
     while let Some(id) = stack.pop() {
@@ -131,7 +138,7 @@ fn prune(nodes: &[Node], output: NodeId, keep: &[NodeId]) -> (Graph, Vec<NodeId>
     }
     #[expect(clippy::cast_possible_truncation, reason = "graphs have thousands of nodes")]
     let removed = (0..nodes.len()).filter(|&i| !alive[i]).map(|i| NodeId(i as u32)).collect();
-    (graph, removed)
+    (graph, moved, removed)
 }
 
 #[cfg(test)]
@@ -167,7 +174,7 @@ mod tests {
     #[test]
     fn folds_fuses_and_prunes() {
         let (g, applied) = optimise(&sample(), &[]);
-        assert_eq!(applied, Applied { norms_folded: 1, activations_fused: 1, concats_fused: 1, nodes_removed: 1 });
+        assert_eq!(applied, Applied { norms_folded: 1, activations_fused: 1, concats_fused: 1, nodes_removed: 1, ..Applied::default() });
         assert_eq!(g.nodes().len(), 3);
         assert_eq!(g.node(g.output()).inputs.len(), 2);
         assert!(matches!(&g.nodes()[1].op, Op::Conv(c) if c.norm.is_some() && c.activation == Activation::Relu));

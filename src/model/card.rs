@@ -73,12 +73,16 @@ impl Card {
         Ok(card)
     }
 
+    /// The configuration as that of an architecture, unchecked.
+    pub(super) fn config<T: serde::de::DeserializeOwned>(&self) -> Result<T, LoadError> {
+        let text = format!("the card's config is not one of a {}", self.architecture);
+        serde_json::from_value(self.config.clone()).map_err(|e| LoadError::new(LoadErrorKind::Card, text).caused_by(e))
+    }
+
     /// The configuration of a `u_transformer`, checked.
     pub(super) fn u_transformer(&self) -> Result<UTransformerConfig, LoadError> {
-        let bad = |message: String| LoadError::new(LoadErrorKind::Card, message);
-        let config: UTransformerConfig = serde_json::from_value(self.config.clone())
-            .map_err(|e| bad("the card's config is not one of a u_transformer".into()).caused_by(e))?;
-        config.check().map_err(bad)?;
+        let config: UTransformerConfig = self.config()?;
+        config.check().map_err(|message| LoadError::new(LoadErrorKind::Card, message))?;
         Ok(config)
     }
 
@@ -103,6 +107,16 @@ impl Card {
     /// Every spatial extent must be a multiple of this along D, H, W.
     #[must_use]
     pub fn stride(&self) -> [u32; 3] {
+        if let Some(strides) = self.config.get("strides").and_then(Value::as_array) {
+            let mut product = [1u32; 3];
+            for stage in strides.iter().filter_map(Value::as_array) {
+                // along [D,] H, W
+                for (n, s) in product.iter_mut().rev().zip(stage.iter().rev()) {
+                    *n = n.saturating_mul(s.as_u64().and_then(|s| u32::try_from(s).ok()).unwrap_or(1).max(1));
+                }
+            }
+            return product;
+        }
         let levels = self.config.get("channels").and_then(Value::as_array).map_or(1, Vec::len);
         #[expect(clippy::cast_possible_truncation, reason = "checked to be at most 12 levels")]
         let s = 1u32 << levels.saturating_sub(1).min(12) as u32;

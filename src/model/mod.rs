@@ -5,10 +5,11 @@ use std::path::Path;
 
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::pass::{self, Applied};
-use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph};
+use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, Norm, Op};
 use crate::kernels::{outputs_first, pack_weights};
 
 mod card;
+mod plain_conv_unet;
 mod u_transformer;
 mod weights;
 
@@ -16,8 +17,11 @@ mod weights;
 mod tests;
 
 pub use card::{Card, Inference, InputSpec};
+pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use u_transformer::{Profile, UTransformerConfig};
 pub use weights::Weights;
+
+const PLAIN_CONV_UNET: &str = "plain_conv_unet";
 
 /// A network ready to be planned. Holds no device memory; outlives any device.
 #[derive(Debug)]
@@ -58,7 +62,8 @@ impl Model {
     fn from_weights(weights: Weights) -> Result<Self, LoadError> {
         let card = Card::parse(weights.card()?)?;
         let raw = build(&card)?;
-        weights.check(&raw.parameters())?;
+        let canonical: fn(&str) -> String = if card.architecture == PLAIN_CONV_UNET { plain_conv_unet::canonical } else { str::to_owned };
+        weights.check(&raw.parameters(), canonical)?;
         let (graph, applied) = pass::optimise(&raw, &[]);
         Ok(Self { card, graph, applied, weights })
     }
@@ -118,16 +123,45 @@ impl Model {
     /// Folds a batch norm into weights, outputs first, and their bias.
     fn fold(&self, norm: Option<&BatchNorm>, weight: &mut [f64], bias: &mut [f64]) -> Result<(), LoadError> {
         if let Some(norm) = norm {
-            let part = |p: &str| self.weights.floats(&format!("{}.{p}", norm.module));
-            let (gamma, beta, mean, var) = (part("weight")?, part("bias")?, part("running_mean")?, part("running_var")?);
             let per_output = weight.len() / bias.len().max(1);
-            for (o, row) in weight.chunks_exact_mut(per_output).enumerate() {
-                let scale = gamma[o] / (var[o] + norm.eps).sqrt();
+            let folded = self.folded(norm)?;
+            for ((row, bias), (scale, shift)) in weight.chunks_exact_mut(per_output).zip(bias.iter_mut()).zip(folded) {
                 row.iter_mut().for_each(|w| *w *= scale);
-                bias[o] = (bias[o] - mean[o]) * scale + beta[o];
+                *bias = *bias * scale + shift;
             }
         }
         Ok(())
+    }
+
+    /// Scale and shift of each channel of a batch norm.
+    fn folded(&self, norm: &BatchNorm) -> Result<Vec<(f64, f64)>, LoadError> {
+        let part = |p: &str| self.weights.floats(&format!("{}.{p}", norm.module));
+        let (gamma, beta, mean, var) = (part("weight")?, part("bias")?, part("running_mean")?, part("running_var")?);
+        let scales = gamma.iter().zip(&var).map(|(gamma, var)| gamma / (var + norm.eps).sqrt());
+        Ok(scales.zip(mean.iter().zip(&beta)).map(|(scale, (mean, beta))| (scale, beta - mean * scale)).collect())
+    }
+
+    /// What the node of an operation scales and shifts its `channels` channels by, or gamma and beta of its norm:
+    /// `[2][C padded]`, zero where padded.
+    pub(crate) fn scale_shift(&self, op: &Op, channels: u32) -> Result<Vec<f32>, LoadError> {
+        let pairs = match op {
+            Op::BatchNorm(norm) => self.folded(norm)?,
+            Op::NormScale(Norm { module: Some(module), .. }) => {
+                let part = |p: &str| self.weights.floats(&format!("{module}.{p}"));
+                part("weight")?.into_iter().zip(part("bias")?).collect()
+            }
+            _ => vec![(1.0, 0.0); channels as usize],
+        };
+        let padded = channels as usize;
+        let mut values = vec![0.0; padded.next_multiple_of(4) * 2];
+        let (scales, shifts) = values.split_at_mut(padded.next_multiple_of(4));
+        for ((a, b), (scale, shift)) in scales.iter_mut().zip(shifts).zip(pairs) {
+            #[expect(clippy::cast_possible_truncation, reason = "f64 only for folding")]
+            {
+                (*a, *b) = (scale as f32, shift as f32);
+            }
+        }
+        Ok(values)
     }
 }
 
@@ -145,9 +179,10 @@ pub fn architecture(card: &str) -> Result<(Card, Graph), LoadError> {
 fn build(card: &Card) -> Result<Graph, LoadError> {
     match card.architecture.as_str() {
         "u_transformer" => Ok(u_transformer::graph(card.u_transformer()?)),
+        PLAIN_CONV_UNET => card.config::<PlainConvUnetConfig>()?.graph(),
         other => Err(LoadError::new(
             LoadErrorKind::UnknownArchitecture,
-            format!("the card names the architecture {other:?}; this version builds: u_transformer"),
+            format!("the card names the architecture {other:?}; this version builds: u_transformer, {PLAIN_CONV_UNET}"),
         )),
     }
 }

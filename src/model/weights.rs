@@ -103,11 +103,12 @@ impl Weights {
             .sum()
     }
 
-    /// Compares with what a graph needs.
+    /// Compares with what a graph needs. A tensor that repeats another under a further name, whose `canonical` form is that
+    /// of the other, is not extra.
     ///
     /// # Errors
     /// Lists every tensor that is missing, extra, mis-shaped or not of a float type.
-    pub(super) fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<(), LoadError> {
+    pub(super) fn check(&self, expected: &[(String, Vec<usize>)], canonical: fn(&str) -> String) -> Result<(), LoadError> {
         let present = self.metadata.tensors();
         let mut problems = Vec::new();
         for (name, shape) in expected {
@@ -122,7 +123,11 @@ impl Weights {
                 Some(_) => {}
             }
         }
-        let mut extra: Vec<_> = present.keys().filter(|n| !n.ends_with(IGNORED_SUFFIX) && !expected.iter().any(|(e, _)| e == *n)).collect();
+        let shapes: std::collections::HashMap<&str, &Vec<usize>> = expected.iter().map(|(name, shape)| (name.as_str(), shape)).collect();
+        let known = |name: &str, shape: &Vec<usize>| {
+            shapes.contains_key(name) || name.ends_with(IGNORED_SUFFIX) || shapes.get(canonical(name).as_str()) == Some(&shape)
+        };
+        let mut extra: Vec<_> = present.iter().filter(|(name, t)| !known(name, &t.shape)).map(|(name, _)| name).collect();
         extra.sort();
         problems.extend(extra.into_iter().map(|n| format!("extra {n}")));
         if problems.is_empty() {

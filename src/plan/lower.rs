@@ -7,7 +7,7 @@ use super::place::Placement;
 use super::schedule::{Schedule, Task};
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
-use crate::graph::{NodeId, Op};
+use crate::graph::NodeId;
 use crate::kernels::{Binding, Call, Target, Window};
 use crate::record::{Command, Constant, Output, OutputKind, Recording, Region};
 
@@ -115,7 +115,11 @@ impl Lowering<'_> {
             .iter()
             .map(|&id| {
                 let node = s.net.node(id);
-                let kind = if matches!(node.op, Op::Argmax | Op::HeadArgmax(_)) { OutputKind::Labels } else { OutputKind::Map };
+                let kind = match s.net.call(id).and_then(|call| call.bindings().last()) {
+                    Some(Binding::WriteWords) => OutputKind::Labels,
+                    Some(Binding::WriteF32) => OutputKind::MapF32,
+                    _ => OutputKind::Map,
+                };
                 Output { name: node.name.clone(), map: s.net.map(id), kind }
             })
             .collect();

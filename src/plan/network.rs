@@ -5,8 +5,9 @@ use std::ops::Range;
 use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{Conv, ConvTranspose, Graph, Node, NodeId, Op};
 use crate::kernels::{
-    Call, ConvShape, ConvTransposeShape, Reach, Target, Window, argmax, attention, conv_transpose3d, conv_transpose3d_general,
-    conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, packed_len, position_add, upsample_linear,
+    Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Window, argmax, attention, channel_stats, conv_transpose3d,
+    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, norm_scale, normalise, packed_len,
+    plane_stats, position_add, upsample_linear,
 };
 use crate::record::ConstantSource;
 use crate::shape::{Elem, Extent, Map};
@@ -92,38 +93,49 @@ impl Network {
     pub(super) fn constant(&self, id: NodeId) -> Option<(ConstantSource, u64)> {
         match &self.node(id).op {
             Op::Conv(c) | Op::HeadArgmax(c) => {
-                let in_channels = self.source_channels(id);
+                let in_channels = self.source_channels(id, c);
                 let elements = packed_len(in_channels, c.out_channels, c.kernel);
                 Some((ConstantSource::Conv { node: id, in_channels }, elements * self.elem.bytes()))
             }
             Op::ConvTranspose(c) => {
-                let in_channels = self.source_channels(id);
-                Some((ConstantSource::Conv { node: id, in_channels }, packed_len(in_channels, c.out_channels, c.kernel)))
+                let in_channels = [c.in_channels, 0];
+                let elements = packed_len(in_channels, c.out_channels, c.kernel);
+                Some((ConstantSource::Conv { node: id, in_channels }, elements * self.elem.bytes()))
             }
             Op::PositionalEncoding { dims } => {
                 let map = self.map(id);
                 Some((ConstantSource::PositionTable { map, dims: *dims }, position_add::table_len(map) * self.elem.bytes()))
             }
+            Op::BatchNorm(_) | Op::Activation(_) => Some(self.scale_shift(id, self.map(id).channels)),
+            Op::NormScale(norm) => Some(self.scale_shift(id, norm.channels)),
             _ => None,
         }
     }
 
-    fn source_channels(&self, id: NodeId) -> [u32; 2] {
-        let channels = |slot: usize| self.node(id).inputs.get(slot).map_or(0, |&i| self.map(i).channels);
-        [channels(0), channels(1)]
+    /// Scale and shift, or gamma and beta, of so many channels.
+    fn scale_shift(&self, node: NodeId, channels: u32) -> (ConstantSource, u64) {
+        (ConstantSource::ScaleShift { node, channels }, u64::from(channels.div_ceil(4)) * 8 * 4)
+    }
+
+    /// Channels of the maps that a convolution reads.
+    fn source_channels(&self, id: NodeId, c: &Conv) -> [u32; 2] {
+        let inputs = &self.node(id).inputs;
+        let maps = &inputs[..c.maps(inputs.len())];
+        [0, 1].map(|slot| maps.get(slot).map_or(0, |&i| self.map(i).channels))
     }
 
     fn conv_shape(&self, id: NodeId, c: &Conv) -> ConvShape {
         ConvShape {
             input: self.map(self.node(id).inputs[0]).extent,
-            in_channels: self.source_channels(id),
+            in_channels: self.source_channels(id, c),
             out_channels: c.out_channels,
             kernel: c.kernel,
             stride: c.stride,
             padding: c.padding,
+            loads: c.loads,
             activation: c.activation,
             elem: self.elem,
-            windows: [Window::whole(0); 2],
+            windows: [Window::whole(0); 4],
             target: Target::whole(self.planes(id)),
         }
     }
@@ -146,9 +158,10 @@ impl Network {
             stride: c.stride,
             padding: c.padding,
             output_padding: c.output_padding,
+            load: c.load,
             activation: c.activation,
             elem: self.elem,
-            windows: [Window::whole(0)],
+            windows: [Window::whole(0); 2],
             target: Target::whole(self.planes(id)),
         };
         if shape.tiles() {
@@ -201,12 +214,48 @@ impl Network {
             Op::Multiply => Call::Multiply(multiply::Multiply { map, elem, windows: [Window::whole(0); 2], target }),
             Op::HeadArgmax(c) => Call::HeadArgmax(head_argmax::HeadArgmax(self.conv_shape(id, c))),
             Op::Argmax => Call::Argmax(argmax::Argmax { map, elem, windows: [Window::whole(0)], target }),
-            Op::BatchNorm(_) | Op::Activation(_) | Op::Concat => {
-                return Err(
-                    PlanError::new(PlanErrorKind::Unsupported, format!("no kernel computes {} on its own", node.op)).at(node.name.clone())
-                );
+            Op::ChannelStats => {
+                Call::ChannelStats(channel_stats::ChannelStats { map: input(0), elem, windows: [Window::whole(0)], target })
             }
+            Op::PlaneStats => {
+                let map = self.measured(id).ok_or_else(|| self.unsupported(id))?;
+                Call::PlaneStats(plane_stats::PlaneStats { map, windows: [Window::whole(0)], target })
+            }
+            Op::NormScale(norm) if self.measured(self.node(id).inputs[0]).is_none_or(|map| map.channels != norm.channels) => {
+                let text = format!("{} of statistics that are not of {} channels", node.op, norm.channels);
+                return Err(PlanError::new(PlanErrorKind::Extent, text).at(node.name.clone()));
+            }
+            Op::NormScale(norm) => Call::NormScale(norm_scale::NormScale {
+                planes: input(0).extent.d,
+                channels: norm.channels,
+                group: norm.channels / norm.groups.max(1),
+                #[expect(clippy::cast_possible_truncation, reason = "shaders compute in f32")]
+                eps: norm.eps as f32,
+                scope: norm.scope(),
+                windows: [Window::whole(0)],
+                target,
+            }),
+            Op::Normalise(load) => self.normalise(map, *load),
+            Op::BatchNorm(_) => self.normalise(map, Load::default()),
+            Op::Activation(activation) => self.normalise(map, Load { norm: None, activation: *activation }),
+            Op::Norm(_) | Op::Concat => return Err(self.unsupported(id)),
         }))
+    }
+
+    fn unsupported(&self, id: NodeId) -> PlanError {
+        let node = self.node(id);
+        PlanError::new(PlanErrorKind::Unsupported, format!("no kernel computes {} on its own", node.op)).at(node.name.clone())
+    }
+
+    fn normalise(&self, map: Map, load: Load) -> Call {
+        let target = Target::whole(map.extent.d);
+        Call::Normalise(normalise::Normalise { map, load, elem: self.elem, windows: [Window::whole(0); 2], target })
+    }
+
+    /// The map that `planes`, the statistics of its planes, were taken of.
+    fn measured(&self, planes: NodeId) -> Option<Map> {
+        let stats = self.node(*self.node(planes).inputs.first()?);
+        (self.node(planes).op == Op::PlaneStats && stats.op == Op::ChannelStats).then(|| self.map(stats.inputs[0]))
     }
 }
 

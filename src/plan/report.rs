@@ -65,7 +65,7 @@ impl Report {
             .iter()
             .map(|o| match o.kind {
                 OutputKind::Labels => o.map.extent.voxels() * 2,
-                OutputKind::Map => o.map.extent.voxels() * u64::from(o.map.channels) * 4,
+                OutputKind::Map | OutputKind::MapF32 => o.map.extent.voxels() * u64::from(o.map.channels) * 4,
             })
             .sum();
         Self {

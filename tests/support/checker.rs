@@ -83,8 +83,12 @@ fn operands(call: &Call) -> (Vec<Operand>, Target, Vec<usize>) {
 }
 
 /// Planes of input `slot` that plane `z` of the result is computed from, by the definition of the operation.
-fn needs(op: &Op, slot: usize, n: u32, out: u32, z: u32) -> Vec<u32> {
+fn needs(op: &Op, slot: usize, inputs: usize, n: u32, out: u32, z: u32) -> Vec<u32> {
     match op {
+        // scale and shift come after the maps
+        Op::Conv(c) if slot >= c.maps(inputs) => vec![if n == 1 { 0 } else { z }],
+        Op::Normalise(_) | Op::ConvTranspose(_) if slot == 1 => vec![if n == 1 { 0 } else { z }],
+        Op::NormScale(norm) if !norm.per_plane => (0..n).collect(),
         Op::Conv(c) => (0..c.kernel[0]).filter_map(|k| (z * c.stride[0] + k).checked_sub(c.padding[0])).filter(|&s| s < n).collect(),
         Op::ConvTranspose(c) => {
             let reaches = |s: &u32| (0..c.kernel[0]).any(|k| s * c.stride[0] + k == z + c.padding[0]);
@@ -125,6 +129,7 @@ impl<'a> Checker<'a> {
         let map = self.maps[node.index()];
         match self.plan.graph().node(node).op {
             Op::Argmax | Op::HeadArgmax(_) => argmax::plane_words(map.extent, map.channels) * 4,
+            Op::ChannelStats | Op::PlaneStats | Op::NormScale(_) => map.plane_elements() * 4,
             _ => map.plane_elements() * self.recording.elem.bytes(),
         }
     }
@@ -168,7 +173,7 @@ impl<'a> Checker<'a> {
         for constant in &self.recording.constants {
             self.region(constant.dst);
             let node = match constant.source {
-                ConstantSource::Conv { node, .. } => node,
+                ConstantSource::Conv { node, .. } | ConstantSource::ScaleShift { node, .. } => node,
                 ConstantSource::PositionTable { .. } => {
                     let of = |id: &NodeId| matches!(self.plan.graph().node(*id).op, Op::PositionalEncoding { .. });
                     let tables: Vec<NodeId> = self.plan.graph().ids().filter(of).collect();
@@ -208,7 +213,7 @@ impl<'a> Checker<'a> {
         for (slot, (&input, &Operand { window, lo, hi })) in graph_node.inputs.iter().zip(&windows).enumerate() {
             let (n, out) = (self.maps[input.index()].extent.d, self.maps[node.index()].extent.d);
             for z in target.begin..target.begin + target.count {
-                for source in needs(&graph_node.op, slot, n, out, z) {
+                for source in needs(&graph_node.op, slot, graph_node.inputs.len(), n, out, z) {
                     if source < window.split {
                         self.read_plane(sources[lo], input, window.first, source, &graph_node.name);
                     } else {

@@ -1,0 +1,299 @@
+//! The architecture `plain_conv_unet`: nnU-Net's U-Net of strided convolutions, instance norm and leaky ReLU, in 2D and 3D.
+//!
+//! Source: Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation" (Nature
+//! Methods 18, 2021), as `PlainConvUNet` of MIC-DKFZ dynamic-network-architectures 0.4 builds it; node names are that module's
+//! paths.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{LoadError, LoadErrorKind};
+use crate::graph::{Conv, ConvTranspose, Graph, NodeId, Norm, Op};
+use crate::kernels::Activation;
+
+/// What normalises after each convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnetNorm {
+    /// Instance norm with affine parameters, eps 1e-5.
+    #[default]
+    Instance,
+}
+
+/// What follows each norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnetActivation {
+    /// Leaky ReLU of slope 0.01.
+    #[default]
+    LeakyRelu,
+}
+
+/// Convolutions of each stage: one number for all stages, or one each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PerStage {
+    /// As many in every stage.
+    All(u32),
+    /// For each stage.
+    Each(Vec<u32>),
+}
+
+impl PerStage {
+    fn of(&self, stage: usize) -> u32 {
+        match self {
+            Self::All(n) => *n,
+            Self::Each(list) => list.get(stage).copied().unwrap_or(0),
+        }
+    }
+
+    fn check(&self, stages: usize) -> bool {
+        (1..=MOST).contains(&self.of(0))
+            && match self {
+                Self::All(_) => true,
+                Self::Each(list) => list.len() == stages && list.iter().all(|n| (1..=MOST).contains(n)),
+            }
+    }
+}
+
+/// Most of anything counted here but channels: stages, convolutions of a stage, voxels of a kernel or a stride along an axis.
+const MOST: u32 = 32;
+
+/// Arguments of the network, as in the card.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlainConvUnetConfig {
+    /// 2 (each plane is an image with statistics of its own) or 3.
+    pub dims: u32,
+    /// Input channels.
+    pub in_channels: u32,
+    /// Classes, background included.
+    pub classes: u32,
+    /// Channels of each stage; the last is the bottleneck.
+    pub features: Vec<u32>,
+    /// Kernel of each stage along \[D,\] H, W.
+    pub kernels: Vec<Vec<u32>>,
+    /// Stride of the first convolution of each stage along \[D,\] H, W.
+    pub strides: Vec<Vec<u32>>,
+    /// Convolutions of the encoder's stages.
+    pub convs_per_stage: PerStage,
+    /// Convolutions of the decoder's stages, deepest first; absent: as `convs_per_stage`, whose number must then be one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder_convs_per_stage: Option<PerStage>,
+    /// What normalises.
+    #[serde(default)]
+    pub norm: UnetNorm,
+    /// What follows.
+    #[serde(default)]
+    pub activation: UnetActivation,
+}
+
+impl PlainConvUnetConfig {
+    /// The unoptimised graph: the heads of deep supervision are in it, but lead nowhere.
+    ///
+    /// # Errors
+    /// When the configuration is not one of a network; the message names the field.
+    pub fn graph(&self) -> Result<Graph, LoadError> {
+        self.check().map_err(|message| LoadError::new(LoadErrorKind::Card, message))?;
+        let mut b = Builder { graph: Graph::default(), config: self };
+        let mut x = b.graph.add("input", Op::Input { channels: self.in_channels }, &[]);
+        let mut width = self.in_channels;
+        let mut skips = Vec::new();
+        for (stage, &features) in self.features.iter().enumerate() {
+            let stride = b.along(&self.strides[stage]);
+            let module = format!("encoder.stages.{stage}.0");
+            x = b.stage(&module, x, [width, features], stage, stride, self.convs_per_stage.of(stage));
+            skips.push(x);
+            width = features;
+        }
+        let last = self.features.len() - 2;
+        for s in 0..=last {
+            let level = last - s;
+            let features = self.features[level];
+            let up = b.transposed(&format!("decoder.transpconvs.{s}"), x, [width, features], level + 1);
+            let both = b.graph.add(format!("decoder.concat.{s}"), Op::Concat, &[up, skips[level]]);
+            let convs = self.decoder_convs_per_stage.as_ref().unwrap_or(&self.convs_per_stage).of(s);
+            x = b.stage(&format!("decoder.stages.{s}"), both, [2 * features, features], level, [1; 3], convs);
+            width = features;
+            b.conv(&format!("decoder.seg_layers.{s}"), x, [features, self.classes], [1; 3], [1; 3]);
+        }
+        Ok(b.graph)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if !(2..=3).contains(&self.dims) {
+            return Err(format!("dims is {}, must be 2 or 3", self.dims));
+        }
+        let stages = self.features.len();
+        let width = |c: &u32| (1..=65_536).contains(c);
+        if !(2..=MOST as usize).contains(&stages) || !self.features.iter().all(width) {
+            return Err(format!("features is {:?}, must be 2 to {MOST} numbers of 1 to 65536", self.features));
+        }
+        if !width(&self.in_channels) || !width(&self.classes) {
+            return Err("in_channels and classes must be 1 to 65536".into());
+        }
+        for (name, list) in [("kernels", &self.kernels), ("strides", &self.strides)] {
+            let fits = |k: &Vec<u32>| k.len() == self.dims as usize && k.iter().all(|n| (1..=MOST).contains(n));
+            if list.len() != stages || !list.iter().all(fits) {
+                return Err(format!("{name} is {list:?}, must be {} numbers of 1 to {MOST} for each of {stages} stages", self.dims));
+            }
+        }
+        let decoder = self
+            .decoder_convs_per_stage
+            .as_ref()
+            .map_or_else(|| matches!(self.convs_per_stage, PerStage::All(_)), |convs| convs.check(stages - 1));
+        if !self.convs_per_stage.check(stages) || !decoder {
+            return Err(format!(
+                "convs_per_stage must be a number of 1 to {MOST} or one for each of {stages} stages, decoder_convs_per_stage a number or {}",
+                stages - 1
+            ));
+        }
+        Ok(())
+    }
+}
+
+struct Builder<'a> {
+    graph: Graph,
+    config: &'a PlainConvUnetConfig,
+}
+
+impl Builder<'_> {
+    /// Numbers along \[D,\] H, W as three.
+    fn along(&self, n: &[u32]) -> [u32; 3] {
+        let mut all = [1; 3];
+        all[3 - n.len()..].copy_from_slice(n);
+        all
+    }
+
+    fn weight_shape(&self, channels: [u32; 2], kernel: [u32; 3]) -> Vec<usize> {
+        let taps = &kernel[3 - self.config.dims as usize..];
+        channels.iter().chain(taps).map(|&n| n as usize).collect()
+    }
+
+    /// A convolution with the padding that keeps the extent of odd kernels, and a bias.
+    fn conv(&mut self, module: &str, x: NodeId, [cin, cout]: [u32; 2], kernel: [u32; 3], stride: [u32; 3]) -> NodeId {
+        let conv = Conv {
+            module: module.to_owned(),
+            in_channels: cin,
+            out_channels: cout,
+            kernel,
+            stride,
+            padding: kernel.map(|k| (k - 1) / 2),
+            weight_shape: self.weight_shape([cout, cin], kernel),
+            ..Conv::default()
+        };
+        self.graph.add(module, Op::Conv(conv), &[x])
+    }
+
+    /// Convolution, norm and activation.
+    fn unit(&mut self, module: &str, x: NodeId, c: [u32; 2], kernel: [u32; 3], stride: [u32; 3]) -> NodeId {
+        let y = self.conv(&format!("{module}.conv"), x, c, kernel, stride);
+        let UnetNorm::Instance = self.config.norm;
+        let norm = format!("{module}.norm");
+        let per_plane = self.config.dims == 2;
+        let op = Op::Norm(Norm { module: Some(norm.clone()), channels: c[1], groups: c[1], eps: 1e-5, per_plane });
+        let y = self.graph.add(norm, op, &[y]);
+        let activation = match self.config.activation {
+            UnetActivation::LeakyRelu => Activation::LeakyRelu { slope: 0.01 },
+        };
+        self.graph.add(module, Op::Activation(activation), &[y])
+    }
+
+    fn stage(&mut self, module: &str, mut x: NodeId, [cin, cout]: [u32; 2], level: usize, stride: [u32; 3], convs: u32) -> NodeId {
+        let kernel = self.along(&self.config.kernels[level]);
+        for i in 0..convs {
+            let (width, stride) = if i == 0 { (cin, stride) } else { (cout, [1; 3]) };
+            x = self.unit(&format!("{module}.convs.{i}"), x, [width, cout], kernel, stride);
+        }
+        x
+    }
+
+    /// The transposed convolution that undoes the stride of the encoder's stage `level`.
+    fn transposed(&mut self, module: &str, x: NodeId, [cin, cout]: [u32; 2], level: usize) -> NodeId {
+        let stride = self.along(&self.config.strides[level]);
+        let conv = ConvTranspose {
+            module: module.to_owned(),
+            in_channels: cin,
+            out_channels: cout,
+            kernel: stride,
+            stride,
+            weight_shape: self.weight_shape([cin, cout], stride),
+            ..ConvTranspose::default()
+        };
+        self.graph.add(module, Op::ConvTranspose(conv), &[x])
+    }
+}
+
+/// The name under which the graph knows a tensor: a state_dict lists each of a unit's tensors again under the path of the
+/// unit's sequence, and the encoder again under the decoder.
+pub(super) fn canonical(tensor: &str) -> String {
+    let own = tensor.strip_prefix("decoder.encoder.").map_or_else(|| tensor.to_owned(), |rest| format!("encoder.{rest}"));
+    own.replace(".all_modules.0.", ".conv.").replace(".all_modules.1.", ".norm.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::pass::optimise;
+    use crate::shape::Extent;
+
+    fn config() -> PlainConvUnetConfig {
+        PlainConvUnetConfig {
+            dims: 3,
+            in_channels: 1,
+            classes: 3,
+            features: vec![4, 6, 8],
+            kernels: vec![vec![1, 3, 3], vec![3; 3], vec![3; 3]],
+            strides: vec![vec![1; 3], vec![1, 2, 2], vec![2; 3]],
+            convs_per_stage: PerStage::All(2),
+            decoder_convs_per_stage: None,
+            norm: UnetNorm::Instance,
+            activation: UnetActivation::LeakyRelu,
+        }
+    }
+
+    #[test]
+    fn no_norm_is_stored() {
+        let (g, applied) = optimise(&config().graph().expect("it is one"), &[]);
+        assert_eq!((applied.norms_split, applied.norms_absorbed, applied.concats_fused, applied.nodes_removed), (10, 10, 2, 1));
+        let maps = g.infer(Extent::new(6, 8, 12)).expect("shapes agree");
+        assert_eq!(maps.last().map(|m| (m.extent, m.channels)), Some((Extent::new(6, 8, 12), 3)));
+        assert_eq!(g.node(g.output()).name, "decoder.seg_layers.1");
+    }
+
+    #[test]
+    fn planes_are_images_of_a_2d_network() {
+        let flat = |n: u32| vec![vec![n; 2]; 3];
+        let config = PlainConvUnetConfig { dims: 2, kernels: flat(3), strides: vec![vec![1; 2], vec![2; 2], vec![2, 1]], ..config() };
+        let g = config.graph().expect("it is one");
+        let shape = |name: &str| g.parameters().iter().find(|(n, _)| n == name).map(|(_, shape)| shape.clone());
+        assert_eq!(shape("encoder.stages.1.0.convs.0.conv.weight"), Some(vec![6, 4, 3, 3]));
+        assert_eq!(shape("decoder.transpconvs.0.weight"), Some(vec![8, 6, 2, 1]));
+        assert!(optimise(&g, &[]).0.infer(Extent::new(5, 8, 12)).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        let bad: [fn(&mut PlainConvUnetConfig); 9] = [
+            |c| c.dims = 4,
+            |c| c.features = vec![4],
+            |c| c.features[1] = 0,
+            |c| c.classes = 0,
+            |c| c.kernels[1] = vec![3; 2],
+            |c| c.strides[2][0] = 0,
+            |c| c.strides.truncate(2),
+            |c| c.convs_per_stage = PerStage::Each(vec![2, 2, 2]),
+            |c| c.decoder_convs_per_stage = Some(PerStage::Each(vec![2])),
+        ];
+        for (i, change) in bad.into_iter().enumerate() {
+            let mut c = config();
+            change(&mut c);
+            assert!(c.graph().is_err(), "change {i}");
+        }
+    }
+
+    #[test]
+    fn repeated_names_are_known() {
+        assert_eq!(canonical("decoder.encoder.stages.1.0.convs.0.all_modules.0.weight"), "encoder.stages.1.0.convs.0.conv.weight");
+        assert_eq!(canonical("decoder.stages.1.convs.0.all_modules.1.bias"), "decoder.stages.1.convs.0.norm.bias");
+    }
+}
