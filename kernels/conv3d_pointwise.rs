@@ -44,7 +44,9 @@ impl Kernel for Conv3dPointwise {
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
-        Variant::new(self.0.elem, workgroup_size(caps)).set("CONCAT", u8::from(self.0.in_channels[1] > 0)).activation(self.0.activation)
+        Variant::new(self.0.elem, workgroup_size(caps))
+            .set("CONCAT", u8::from(self.0.in_channels[1] > 0))
+            .activation(self.0.activation)
     }
 
     fn params(&self) -> Params {

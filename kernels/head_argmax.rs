@@ -47,7 +47,7 @@ impl Kernel for HeadArgmax {
         Variant::new(self.0.elem, workgroup_size(caps))
             .set("LABELS", labels_per_word(self.0.out_channels))
             .set("CONCAT", u8::from(self.0.in_channels[1] > 0))
-            .set("ACTIVATION", self.0.activation.code())
+            .activation(self.0.activation)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the planner refuses planes above u32")]

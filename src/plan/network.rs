@@ -98,7 +98,8 @@ impl Network {
             }
             Op::ConvTranspose(c) => {
                 let in_channels = self.source_channels(id);
-                Some((ConstantSource::Conv { node: id, in_channels }, packed_len(in_channels, c.out_channels, c.kernel)))
+                let elements = packed_len(in_channels, c.out_channels, c.kernel);
+                Some((ConstantSource::Conv { node: id, in_channels }, elements * self.elem.bytes()))
             }
             Op::PositionalEncoding { dims } => {
                 let map = self.map(id);
