@@ -9,7 +9,7 @@ use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_grou
 use organum::harness::{KernelRun, source_sizes};
 use organum::kernels::{
     Activation, Call, ConvShape, ConvTransposeShape, Load, Target, Window, argmax, attention, conv_transpose3d, conv_transpose3d_general,
-    conv3d_direct, conv3d_pointwise, max_pool3d, multiply, position_add, upsample_linear,
+    conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, position_add, upsample_linear,
 };
 use organum::{Elem, Engine, Extent, Map};
 
@@ -147,6 +147,10 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
                 Call::Multiply(multiply::Multiply { map: map(32), elem, windows: [Window::whole(0); 2], target: whole(fine) }),
             )],
         ),
+        ("head_argmax", {
+            let shape = conv(fine, [32, 0], 14, 1, elem);
+            vec![(format!("32-14_{fine}"), Call::HeadArgmax(head_argmax::HeadArgmax(shape)))]
+        }),
         (
             "argmax",
             vec![(

@@ -15,6 +15,7 @@ pub mod conv3d_direct;
 pub mod conv3d_pointwise;
 pub mod conv_transpose3d;
 pub mod conv_transpose3d_general;
+pub mod head_argmax;
 pub mod max_pool3d;
 pub mod multiply;
 pub mod norm_scale;
@@ -291,6 +292,7 @@ catalogue! {
     NormScale(norm_scale::NormScale),
     Normalise(normalise::Normalise),
     Argmax(argmax::Argmax),
+    HeadArgmax(head_argmax::HeadArgmax),
 }
 
 /// The complete WGSL text of a kernel for an element type: prelude, shared helpers, kernel.

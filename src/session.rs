@@ -287,7 +287,7 @@ fn constant_values(model: &Model, plan: &Plan, source: &ConstantSource) -> Resul
         ConstantSource::PositionTable { map, dims } => Ok(position_add::table(*map, *dims)),
         ConstantSource::ScaleShift { node, channels } => model.scale_shift(&plan.graph().node(*node).op, *channels).map_err(other),
         ConstantSource::Conv { node, in_channels } => match &plan.graph().node(*node).op {
-            Op::Conv(conv) => model.pack(conv, *in_channels),
+            Op::Conv(conv) | Op::HeadArgmax(conv) => model.pack(conv, *in_channels),
             Op::ConvTranspose(conv) => model.pack_transposed(conv),
             op => return Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan holds weights for {op}"))),
         }

@@ -5,8 +5,10 @@ mod support;
 
 use half::f16;
 use organum::harness::{KernelOutput, KernelRun, source_sizes, twin};
-use organum::kernels::{self, Call, Target, Window};
-use organum::{DeviceCaps, Elem};
+use organum::kernels::{
+    self, Activation, Call, Load, Scope, Target, Window, argmax, channel_stats, conv3d_pointwise, norm_scale, normalise, plane_stats,
+};
+use organum::{DeviceCaps, Elem, Engine, Extent, Map};
 use support::{Random, engine};
 
 /// Fresh inputs, rounded to the storage type so that device and twin read the same numbers.
@@ -84,6 +86,107 @@ fn twins_write_every_element() {
             assert!(values.iter().all(|&v| v != 1234.0), "{label} leaves elements unwritten");
         }
     }
+}
+
+fn on_device(engine: &Engine, call: &Call, inputs: &[Vec<f32>]) -> KernelOutput {
+    pollster::block_on(async {
+        let mut run = KernelRun::new(engine, call, inputs).await.expect("the kernel is accepted");
+        run.run(1).await.expect("the kernel runs");
+        run.read().await.expect("the result comes back")
+    })
+}
+
+/// Without logits in between, labels are the same: in f32 all of them, in f16 but for ties of rounded logits.
+#[test]
+fn head_argmax_is_pointwise_then_argmax() {
+    let Some(engine) = engine() else { return };
+    let mut ties = 0;
+    for (seed, (label, call)) in (1u64..).zip(kernels::cases()) {
+        let Call::HeadArgmax(head) = &call else { continue };
+        let shape = head.0.clone();
+        if shape.elem == Elem::F16 && !engine.caps().f16 {
+            continue;
+        }
+        let inputs = inputs(&call, seed);
+        let convolution = Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape.clone()));
+        let KernelOutput::Floats(logits) = on_device(engine, &convolution, &inputs) else { panic!("{label}: no logits") };
+        let (map, elem, target) = (shape.map(), shape.elem, shape.target);
+        let second = Call::Argmax(argmax::Argmax { map, elem, windows: [Window::whole(0)], target });
+        let KernelOutput::Words(apart) = on_device(engine, &second, std::slice::from_ref(&logits)) else { panic!("{label}: no labels") };
+        let KernelOutput::Words(at_once) = on_device(engine, &call, &inputs) else { panic!("{label}: no labels") };
+        if elem == Elem::F32 {
+            assert_eq!(at_once, apart, "{label}");
+            continue;
+        }
+        let lanes = argmax::labels_per_word(map.channels) as usize;
+        let words = argmax::plane_words(map.extent, map.channels) as usize;
+        let (plane, width) = (map.extent.plane() as usize, map.blocks() as usize * 4);
+        for (z, voxel) in (0..map.extent.d as usize).flat_map(|z| (0..plane).map(move |v| (z, v))) {
+            let of = |packed: &[u32]| (packed[z * words + voxel / lanes] >> (voxel % lanes * 32 / lanes)) as usize % (1 << (32 / lanes));
+            let x = &logits[(z * plane + voxel) * width..];
+            assert_eq!(x[of(&at_once)], x[of(&apart)], "{label}: plane {z}, voxel {voxel}");
+            ties += usize::from(of(&at_once) != of(&apart));
+        }
+    }
+    println!("{ties} labels differ by ties of f16 logits");
+}
+
+/// Next to a mean of 1000 times the deviation, scale and shift are those of f64 but for the rounding of the mean itself.
+#[test]
+fn statistics_survive_a_large_mean() {
+    let Some(engine) = engine() else { return };
+    let map = Map::new(Extent::new(9, 70, 60), 6);
+    let (windows, eps) = ([Window::whole(0)], 1e-5f32);
+    let n = map.extent.voxels() as usize;
+    for (mean, deviation) in [(0.0, 1.0), (1000.0, 1.0), (-30_000.0, 100.0), (5.0, 1e-3)] {
+        let mut random = Random::new(3);
+        // the sum of four uniform numbers: nearly normal, of variance 4/3
+        let mut value = || mean + deviation * (0..4).map(|_| random.unit()).sum::<f32>();
+        let x: Vec<f32> = (0..n * 8).map(|at| if at % 8 < 6 { value() } else { 0.0 }).collect();
+        let floats = |call: Call, inputs: &[Vec<f32>]| match on_device(engine, &call, inputs) {
+            KernelOutput::Floats(values) => values,
+            KernelOutput::Words(_) => panic!("no floats"),
+        };
+        let target = Target::whole(map.extent.d);
+        let parts =
+            floats(Call::ChannelStats(channel_stats::ChannelStats { map, elem: Elem::F32, windows, target }), std::slice::from_ref(&x));
+        let planes = floats(Call::PlaneStats(plane_stats::PlaneStats { map, windows, target }), &[parts]);
+        let scale =
+            norm_scale::NormScale { planes: 9, channels: 6, group: 1, eps, scope: Scope::Volume, windows, target: Target::whole(1) };
+        let affine: Vec<f32> = (0..16).map(|c| f32::from(u8::from(c < 6))).collect();
+        let scale = floats(Call::NormScale(scale), &[planes, affine]);
+        let (mut worst_scale, mut worst) = (0.0f64, 0.0f64);
+        for c in 0..6 {
+            let values = || x[c..].iter().step_by(8).map(|&v| f64::from(v));
+            let mean = values().sum::<f64>() / n as f64;
+            let variance = values().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
+            let expected = (variance + f64::from(eps)).sqrt().recip();
+            worst_scale = worst_scale.max((f64::from(scale[c]) / expected - 1.0).abs());
+            let normalised = |v: f64| (v as f32).mul_add(scale[c], scale[8 + c]);
+            worst = values().map(|v| (f64::from(normalised(v)) - (v - mean) * expected).abs()).fold(worst, f64::max);
+        }
+        println!("mean {mean}, deviation {deviation}: scale differs by {worst_scale:.1e}, normalised values by {worst:.1e}");
+        assert!(worst_scale < 5e-7, "{worst_scale:e}");
+        // half an ulp of the mean and of the shift
+        let rounding = f64::from(mean.abs() / deviation * f32::EPSILON) + 2e-6;
+        assert!(worst < rounding, "{worst:e}, more than {rounding:e}");
+    }
+}
+
+#[test]
+fn gelu_is_within_a_millionth() {
+    let Some(engine) = engine() else { return };
+    let map = Map::new(Extent::new(1, 64, 256), 4);
+    let load = Load { norm: None, activation: Activation::Gelu };
+    let call =
+        Call::Normalise(normalise::Normalise { map, load, elem: Elem::F32, windows: [Window::whole(0); 2], target: Target::whole(1) });
+    let x: Vec<f32> = (0..65_536u32).map(|i| i as f32 / 4096.0 - 8.0).collect();
+    let inputs = [x.clone(), vec![1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]];
+    let KernelOutput::Floats(y) = on_device(engine, &call, &inputs) else { panic!("no floats") };
+    let error = |(&y, &x): (&f32, &f32)| (f64::from(y) - Activation::Gelu.apply(x.into())).abs();
+    let worst = y.iter().zip(&x).map(error).fold(0.0, f64::max);
+    println!("GELU differs by {worst:.1e}");
+    assert!(worst <= 1e-6, "{worst:e}");
 }
 
 fn below(random: &mut Random, n: u32) -> u32 {

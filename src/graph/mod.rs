@@ -80,6 +80,14 @@ impl Default for Conv {
     }
 }
 
+impl Conv {
+    /// Whether each voxel of the result is computed from its own voxel alone: a linear layer over tokens.
+    #[must_use]
+    pub fn is_pointwise(&self) -> bool {
+        self.kernel == [1; 3] && self.stride == [1; 3] && self.padding == [0; 3]
+    }
+}
+
 /// A transposed convolution, as `torch.nn.ConvTranspose3d`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvTranspose {
@@ -210,6 +218,8 @@ pub enum Op {
     Multiply,
     /// Label of the highest channel.
     Argmax,
+    /// Label of the highest channel of a pointwise convolution whose result is never stored.
+    HeadArgmax(Conv),
 }
 
 impl Op {
@@ -371,7 +381,7 @@ impl Graph {
         };
         for node in &self.nodes {
             match &node.op {
-                Op::Conv(c) => conv(&mut list, &c.module, &c.weight_shape, c.bias.then_some(c.out_channels), &c.norm),
+                Op::Conv(c) | Op::HeadArgmax(c) => conv(&mut list, &c.module, &c.weight_shape, c.bias.then_some(c.out_channels), &c.norm),
                 Op::ConvTranspose(c) => conv(&mut list, &c.module, &c.weight_shape, c.bias.then_some(c.out_channels), &c.norm),
                 Op::BatchNorm(n) => norm(&mut list, n),
                 Op::Norm(Norm { module: Some(module), channels, .. }) | Op::NormScale(Norm { module: Some(module), channels, .. }) => {
@@ -387,7 +397,7 @@ impl Graph {
 fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
     let arity = match op {
         Op::Input { .. } | Op::InputAgain { .. } => 0..=0,
-        Op::Conv(c) => {
+        Op::Conv(c) | Op::HeadArgmax(c) => {
             let norms = c.loads.iter().filter(|load| load.norm.is_some()).count();
             1 + norms..=2 + norms
         }
@@ -408,7 +418,8 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
         Op::Input { channels: 0 } | Op::InputAgain { channels: 0 } | Op::Attention { heads: 0, .. } => {
             Err("has no channels or heads".into())
         }
-        Op::Conv(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
+        Op::HeadArgmax(c) if !c.is_pointwise() => Err("is no pointwise convolution".into()),
+        Op::Conv(c) | Op::HeadArgmax(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
             Err("has a kernel, stride or width of zero".into())
         }
         Op::ConvTranspose(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
@@ -428,7 +439,7 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
         }
         Op::MaxPool { kernel: k } | Op::Upsample { factor: k } if k.contains(&0) => Err("has a window or factor of zero".into()),
         Op::Input { channels } | Op::InputAgain { channels } => Ok(Map::new(extent, *channels)),
-        Op::Conv(c) => {
+        Op::Conv(c) | Op::HeadArgmax(c) => {
             let (inputs, mut scales) = inputs.split_at(c.maps(inputs.len()));
             let have: u64 = inputs.iter().map(|m| u64::from(m.channels)).sum();
             if have != u64::from(c.in_channels) || inputs.windows(2).any(|w| w[0].extent != w[1].extent) {
@@ -593,6 +604,7 @@ impl fmt::Display for Op {
             Self::Attention { heads, per_plane, .. } => write!(f, "attention {heads} heads{}", if *per_plane { " per plane" } else { "" }),
             Self::Multiply => f.write_str("multiply"),
             Self::Argmax => f.write_str("argmax"),
+            Self::HeadArgmax(c) => write!(f, "argmax of conv {}->{}", c.in_channels, c.out_channels),
         }
     }
 }

@@ -74,6 +74,25 @@ pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
     (graph, applied)
 }
 
+/// Appends `labels`, the label of the highest logit, to a graph whose last node gives logits. Where that node is a pointwise
+/// convolution that nobody else wants (`keep`), labels take its place: the logits are then never stored.
+pub fn label(graph: &mut Graph, keep: &[NodeId]) -> NodeId {
+    let logits = graph.output();
+    match graph.nodes.last_mut() {
+        Some(Node { name, op, .. }) if !keep.contains(&logits) => {
+            if let Op::Conv(conv) = op
+                && conv.is_pointwise()
+            {
+                *op = Op::HeadArgmax(conv.clone());
+                *name = "labels".into();
+                return logits;
+            }
+        }
+        _ => {}
+    }
+    graph.add("labels", Op::Argmax, &[logits])
+}
+
 struct Work {
     nodes: Vec<Node>,
     replaced: Vec<NodeId>,
@@ -186,6 +205,24 @@ mod tests {
         g.add("sum", Op::Multiply, &[a, r]);
         let (_, applied) = optimise(&g, &[]);
         assert_eq!(applied.norms_folded, 0);
+    }
+
+    #[test]
+    fn labels_take_the_place_of_pointwise_logits_alone() {
+        let mut g = Graph::default();
+        let x = g.add("input", Op::Input { channels: 4 }, &[]);
+        let head = Conv { in_channels: 4, out_channels: 2, weight_shape: vec![2, 4, 1, 1, 1], ..Conv::default() };
+        let logits = g.add("head", Op::Conv(head.clone()), &[x]);
+        let labels = |g: &Graph, keep: &[NodeId]| {
+            let mut g = g.clone();
+            let id = label(&mut g, keep);
+            assert_eq!((g.output(), g.find("labels")), (id, Some(id)));
+            (g.nodes().len(), g.node(id).op.clone())
+        };
+        assert_eq!(labels(&g, &[]), (2, Op::HeadArgmax(head)));
+        assert_eq!(labels(&g, &[logits]), (3, Op::Argmax));
+        g.add("wide", conv("wide", 2, 3), &[logits]);
+        assert_eq!(labels(&g, &[]), (4, Op::Argmax));
     }
 
     #[test]

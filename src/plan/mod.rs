@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
-use crate::graph::{Graph, Op};
+use crate::graph::{Graph, pass};
 use crate::model::Model;
 use crate::record::Recording;
 use crate::shape::{Elem, Extent};
@@ -133,7 +133,7 @@ impl Plan {
     /// device's limits rule the network out.
     pub fn new(model: &Model, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Self, PlanError> {
         check_stride(extent, model.stride())?;
-        Self::of_graph(model.graph(), extent, caps, options)
+        Self::of_graph(&model.graph_with(&options.taps), extent, caps, options)
     }
 
     /// Plans a graph without weights: what `organum plan` and tests need.
@@ -154,7 +154,7 @@ impl Plan {
             outputs.push(node);
         }
         let logits = graph.output();
-        outputs.insert(0, if options.output == OutputMode::Labels { graph.add("labels", Op::Argmax, &[logits]) } else { logits });
+        outputs.insert(0, if options.output == OutputMode::Labels { pass::label(&mut graph, &outputs) } else { logits });
         let net = Rc::new(Network::new(graph, extent, options.precision)?);
         let finest = options.slab_depth.map_or_else(|| slab::candidates(extent.d), |d| vec![d.clamp(1, extent.d)]);
         let request = candidate::Request { net, extent, outputs, caps, finest, options };

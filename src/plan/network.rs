@@ -6,8 +6,8 @@ use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{Conv, ConvTranspose, Graph, Node, NodeId, Op};
 use crate::kernels::{
     Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Window, argmax, attention, channel_stats, conv_transpose3d,
-    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, max_pool3d, multiply, norm_scale, normalise, packed_len, plane_stats,
-    position_add, upsample_linear,
+    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, norm_scale, normalise, packed_len,
+    plane_stats, position_add, upsample_linear,
 };
 use crate::record::ConstantSource;
 use crate::shape::{Elem, Extent, Map};
@@ -92,7 +92,7 @@ impl Network {
     /// The constant that a node's kernel binds, with its bytes.
     pub(super) fn constant(&self, id: NodeId) -> Option<(ConstantSource, u64)> {
         match &self.node(id).op {
-            Op::Conv(c) => {
+            Op::Conv(c) | Op::HeadArgmax(c) => {
                 let in_channels = self.source_channels(id, c);
                 let elements = packed_len(in_channels, c.out_channels, c.kernel);
                 Some((ConstantSource::Conv { node: id, in_channels }, elements * self.elem.bytes()))
@@ -124,8 +124,8 @@ impl Network {
         [0, 1].map(|slot| maps.get(slot).map_or(0, |&i| self.map(i).channels))
     }
 
-    fn conv(&self, id: NodeId, c: &Conv) -> Call {
-        let shape = ConvShape {
+    fn conv_shape(&self, id: NodeId, c: &Conv) -> ConvShape {
+        ConvShape {
             input: self.map(self.node(id).inputs[0]).extent,
             in_channels: self.source_channels(id, c),
             out_channels: c.out_channels,
@@ -137,8 +137,12 @@ impl Network {
             elem: self.elem,
             windows: [Window::whole(0); 4],
             target: Target::whole(self.planes(id)),
-        };
-        if c.kernel == [1; 3] && c.stride == [1; 3] && c.padding == [0; 3] {
+        }
+    }
+
+    fn conv(&self, id: NodeId, c: &Conv) -> Call {
+        let shape = self.conv_shape(id, c);
+        if c.is_pointwise() {
             Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape))
         } else {
             Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape))
@@ -208,6 +212,7 @@ impl Network {
                 target,
             }),
             Op::Multiply => Call::Multiply(multiply::Multiply { map, elem, windows: [Window::whole(0); 2], target }),
+            Op::HeadArgmax(c) => Call::HeadArgmax(head_argmax::HeadArgmax(self.conv_shape(id, c))),
             Op::Argmax => Call::Argmax(argmax::Argmax { map, elem, windows: [Window::whole(0)], target }),
             Op::ChannelStats => {
                 Call::ChannelStats(channel_stats::ChannelStats { map: input(0), elem, windows: [Window::whole(0)], target })

@@ -1,0 +1,116 @@
+// The last layer and its labels at once: 1x1x1 convolution of one map or of two concatenated maps, then the label of the
+// highest logit, packed LABELS to a u32 word (4 labels of 8 bits or 2 of 16); the first of equals wins. Logits are never stored.
+// One invocation computes one word: x walks the words of a plane, whose last word is padded with zeros; z the planes.
+// The sums run in the order of conv3d_pointwise, so that f32 labels are those of its logits.
+// Limits: each source's planes lie in one slab; at most 65,536 classes.
+
+override WORKGROUP: u32 = 64u;
+override LABELS: u32 = 4u;
+override CONCAT: bool = false;
+
+const VOXELS: u32 = 4u;       // the most LABELS
+
+struct Params {
+    plane: u32,               // voxels of a plane
+    words: u32,               // words of a plane
+    a_blocks: u32,            // of 4 channels
+    b_blocks: u32,
+    a_first: u32,
+    b_first: u32,
+    out_first: u32,
+    out_begin: u32,
+    classes: u32,
+    a_norm_first: u32,
+    b_norm_first: u32,
+    pad: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<Elem4>;            // [D, H, W, A/4]
+@group(0) @binding(2) var<storage, read> b: array<Elem4>;            // [D, H, W, B/4]
+@group(0) @binding(3) var<storage, read> a_norm: array<vec4<f32>>;   // [1 or D, 2, A/4]: scale, shift
+@group(0) @binding(4) var<storage, read> b_norm: array<vec4<f32>>;   // [1 or D, 2, B/4]
+@group(0) @binding(5) var<storage, read> weight: array<Elem4>;       // [O/8, A+B, 2] then bias [O/8, 2]
+@group(0) @binding(6) var<storage, read_write> dst: array<u32>;      // [D, words]
+
+// Scale and shift of 4 channels on plane z.
+fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
+    if CONCAT && c >= params.a_blocks {
+        if B_NORM > 0u {
+            let at = select(0u, z - params.b_norm_first, B_NORM == 2u) * 2u * params.b_blocks + c - params.a_blocks;
+            return mat2x4<f32>(b_norm[at], b_norm[at + params.b_blocks]);
+        }
+    } else if A_NORM > 0u {
+        let at = select(0u, z - params.a_norm_first, A_NORM == 2u) * 2u * params.a_blocks + c;
+        return mat2x4<f32>(a_norm[at], a_norm[at + params.a_blocks]);
+    }
+    return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
+}
+
+// Block `c` of the channels of a voxel.
+fn load_source(z: u32, voxel: u32, c: u32, norm: mat2x4<f32>) -> vec4<f32> {
+    if CONCAT && c >= params.a_blocks {
+        return load_b(vec4<f32>(b[((z - params.b_first) * params.plane + voxel) * params.b_blocks + c - params.a_blocks]), norm);
+    }
+    return load_a(vec4<f32>(a[((z - params.a_first) * params.plane + voxel) * params.a_blocks + c]), norm);
+}
+
+@compute @workgroup_size(WORKGROUP, 1, 1)
+fn head_argmax(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x >= params.words {
+        return;
+    }
+    let z = params.out_begin + id.z;
+    let voxel = id.x * LABELS;
+    let last = params.plane - 1u;
+    let blocks = params.a_blocks + params.b_blocks;
+    let eights = (params.classes + 7u) / 8u;
+    var best: array<f32, VOXELS>;
+    var label: array<u32, VOXELS>;
+    for (var o = 0u; o < eights; o++) {
+        let bias = eights * blocks * 8u + o * 2u;
+        var acc: array<array<vec4<f32>, 2>, VOXELS>;
+        for (var v = 0u; v < LABELS; v++) {
+            acc[v][0] = vec4<f32>(weight[bias]);
+            acc[v][1] = vec4<f32>(weight[bias + 1u]);
+        }
+        var w = o * blocks * 8u;
+        for (var c = 0u; c < blocks; c++) {
+            let w0 = vec4<f32>(weight[w]);
+            let w1 = vec4<f32>(weight[w + 1u]);
+            let w2 = vec4<f32>(weight[w + 2u]);
+            let w3 = vec4<f32>(weight[w + 3u]);
+            let w4 = vec4<f32>(weight[w + 4u]);
+            let w5 = vec4<f32>(weight[w + 5u]);
+            let w6 = vec4<f32>(weight[w + 6u]);
+            let w7 = vec4<f32>(weight[w + 7u]);
+            w += 8u;
+            let norm = norm_of(z, c);
+            for (var v = 0u; v < LABELS; v++) {
+                let s = load_source(z, min(voxel + v, last), c, norm);
+                acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
+                acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
+            }
+        }
+        for (var v = 0u; v < LABELS; v++) {
+            for (var h = 0u; h < 2u; h++) {
+                let logits = activate(acc[v][h]);
+                for (var i = 0u; i < 4u; i++) {
+                    let number = o * 8u + h * 4u + i;
+                    if number == 0u || (number < params.classes && logits[i] > best[v]) {
+                        best[v] = logits[i];
+                        label[v] = number;
+                    }
+                }
+            }
+        }
+    }
+
+    var word = 0u;
+    for (var v = 0u; v < LABELS; v++) {
+        if voxel + v < params.plane {
+            word |= label[v] << (v * (32u / LABELS));
+        }
+    }
+    dst[(z - params.out_first) * params.words + id.x] = word;
+}
