@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::pass::{self, Applied};
-use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, Norm, Op};
+use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, NodeId, Norm, Op};
 use crate::kernels::{outputs_first, pack_weights};
 
 mod card;
@@ -27,6 +27,8 @@ const PLAIN_CONV_UNET: &str = "plain_conv_unet";
 #[derive(Debug)]
 pub struct Model {
     card: Card,
+    /// Before any pass: what taps may name.
+    raw: Graph,
     graph: Graph,
     applied: Applied,
     weights: Weights,
@@ -65,7 +67,7 @@ impl Model {
         let canonical: fn(&str) -> String = if card.architecture == PLAIN_CONV_UNET { plain_conv_unet::canonical } else { str::to_owned };
         weights.check(&raw.parameters(), canonical)?;
         let (graph, applied) = pass::optimise(&raw, &[]);
-        Ok(Self { card, graph, applied, weights })
+        Ok(Self { card, raw, graph, applied, weights })
     }
 
     /// The card: architecture, configuration, what the input must be, names of labels.
@@ -78,6 +80,15 @@ impl Model {
     #[must_use]
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// The graph in which the values of these nodes are stored: where a pass took one away, folding and fusing stop short of it.
+    pub(crate) fn graph_with(&self, taps: &[String]) -> Cow<'_, Graph> {
+        if taps.iter().all(|tap| self.graph.find(tap).is_some()) {
+            return Cow::Borrowed(&self.graph);
+        }
+        let keep: Vec<NodeId> = taps.iter().filter_map(|tap| self.raw.find(tap)).collect();
+        Cow::Owned(pass::optimise(&self.raw, &keep).0)
     }
 
     /// What the graph passes did.
