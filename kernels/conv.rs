@@ -1,5 +1,8 @@
 //! What the convolution kernels share: their shape and the order of packed weights.
 
+use std::borrow::Cow;
+
+use super::upsample_linear::{Sample, tap as linear_tap};
 use super::{Activation, Reach, Source, Taps, Target, Window, elements};
 use crate::shape::{Elem, Extent, Map};
 
@@ -9,7 +12,7 @@ pub(super) const OUT_BLOCK: u32 = 8;
 /// One convolution of one map, or of the channel concatenation of two maps that is never stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvShape {
-    /// Extent of the sources.
+    /// Extent at which the sources are read.
     pub input: Extent,
     /// Channels of the sources; `[c, 0]` when there is one.
     pub in_channels: [u32; 2],
@@ -21,6 +24,9 @@ pub struct ConvShape {
     pub stride: [u32; 3],
     /// Zero padding on both sides along D, H, W.
     pub padding: [u32; 3],
+    /// Extent of each source that is stored smaller and read through linear upsampling to `input`, corners aligned, its values
+    /// rounded to the storage type; only [`super::conv3d_direct`] reads so, and both sources from one extent.
+    pub upsampled: [Option<Extent>; 2],
     /// Applied to the sum.
     pub activation: Activation,
     /// Storage type.
@@ -51,7 +57,37 @@ impl ConvShape {
 
     /// The maps that are read.
     pub(super) fn sources(&self, reach: Reach) -> Vec<Source> {
-        vec![Source { planes: self.input.d, reach }; self.source_count()]
+        let source = |slot: usize| match (reach, self.upsampled[slot]) {
+            (Reach::Taps(taps), Some(coarse)) => Source { planes: coarse.d, reach: Reach::TapsOfUpsampled { taps, planes: self.input.d } },
+            _ => Source { planes: self.input.d, reach },
+        };
+        (0..self.source_count()).map(source).collect()
+    }
+
+    /// Extent of a source as it is stored.
+    fn stored(&self, slot: usize) -> Extent {
+        self.upsampled[slot].unwrap_or(self.input)
+    }
+
+    /// The channels of voxel (z, y, x) of a source bound as `lo` and `hi`, interpolated where it is read through upsampling.
+    fn voxel<'a>(&self, slot: usize, [lo, hi]: [&'a [f32]; 2], [z, y, x]: [usize; 3]) -> Cow<'a, [f32]> {
+        let stored = self.stored(slot);
+        let channels = self.blocks()[slot] as usize * 4;
+        let plane = |z: usize| self.windows[slot].plane(lo, hi, z, stored.plane() as usize * channels);
+        if self.upsampled[slot].is_none() {
+            return Cow::Borrowed(&plane(z)[(y * stored.w as usize + x) * channels..][..channels]);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "indices along an axis are u32")]
+        let taps = [
+            linear_tap(z as u32, stored.d, self.input.d),
+            linear_tap(y as u32, stored.h, self.input.h),
+            linear_tap(x as u32, stored.w, self.input.w),
+        ];
+        let (below, above, weight) = taps[0];
+        let below = plane(below as usize);
+        let above = if weight > 0.0 { plane(above as usize) } else { below };
+        let sample = Sample { planes: [below, above], taps, row: stored.w as usize, channels };
+        (0..channels).map(|c| self.elem.round(sample.channel(c))).collect()
     }
 
     fn source_count(&self) -> usize {
@@ -88,22 +124,29 @@ impl ConvShape {
         let taps: u64 = self.kernel.iter().map(|&k| u64::from(k)).product();
         let cin: u64 = self.in_channels.iter().map(|&c| u64::from(c)).sum();
         let voxels = self.output().plane() * u64::from(self.target.count);
-        let read = self.in_channels.iter().map(|&c| elements(self.input, c, self.target.count * self.stride[0])).sum::<u64>();
+        let share = |slot: usize| {
+            let planes = self.target.count * self.stride[0];
+            elements(self.input, self.in_channels[slot], planes) * self.stored(slot).voxels() / self.input.voxels().max(1)
+        };
+        let read = share(0) + share(1);
+        // a trilinear value is seven mixes of three operations, made anew for every tap and block of output channels
+        let mixed: u64 = (0..2).filter(|&s| self.upsampled[s].is_some()).map(|s| u64::from(self.in_channels[s])).sum();
+        let mixes = 21 * taps * mixed * u64::from(self.out_blocks()) * voxels;
         let written = elements(self.output(), self.out_channels, self.target.count);
         super::Cost {
-            flops: 2 * taps * cin * u64::from(self.out_channels) * voxels,
+            flops: 2 * taps * cin * u64::from(self.out_channels) * voxels + mixes,
             bytes: (read + written + packed_len(self.in_channels, self.out_channels, self.kernel)) * self.elem.bytes(),
         }
     }
 
     pub(super) fn sizes(&self) -> Vec<u64> {
         let [a, b] = self.in_channels;
-        let source = |c: u32| elements(self.input, c, self.input.d).max(4);
+        let source = |slot: usize, c: u32| elements(self.stored(slot), c, self.stored(slot).d).max(4);
         vec![
-            source(a),
-            source(a),
-            source(b),
-            source(b),
+            source(0, a),
+            source(0, a),
+            source(1, b),
+            source(1, b),
             packed_len(self.in_channels, self.out_channels, self.kernel),
             elements(self.output(), self.out_channels, self.output().d),
         ]
@@ -120,8 +163,6 @@ impl ConvShape {
         let [kd, kh, kw] = self.kernel.map(|k| k as usize);
         let [n_d, n_h, n_w] = self.input.axes().map(|n| n as usize);
         let bias_at = self.out_blocks() as usize * kd * kh * kw * cin * OUT_BLOCK as usize;
-        let plane_a = n_h * n_w * ba * 4;
-        let plane_b = n_h * n_w * bb * 4;
         let row = out.w as usize * out_blocks * 4;
         self.target.planes(output, out.h as usize * row).for_each(|(z, plane)| {
             plane.par_chunks_mut(row).enumerate().for_each(|(y, line)| {
@@ -130,19 +171,13 @@ impl ConvShape {
                     acc.iter_mut().enumerate().for_each(|(o, s)| *s = f64::from(weight[bias_at + o]));
                     for i in 0..kd {
                         let Some(sz) = tap(z, i, self.stride[0], self.padding[0], n_d) else { continue };
-                        let a = self.windows[0].plane(a_lo, a_hi, sz, plane_a);
-                        let b = if bb > 0 { self.windows[1].plane(b_lo, b_hi, sz, plane_b) } else { &[] };
                         for j in 0..kh {
                             let Some(sy) = tap(y, j, self.stride[1], self.padding[1], n_h) else { continue };
                             for k in 0..kw {
                                 let Some(sx) = tap(x, k, self.stride[2], self.padding[2], n_w) else { continue };
-                                let at = sy * n_w + sx;
-                                let voxel = a[at * ba * 4..(at + 1) * ba * 4].iter().chain(if bb > 0 {
-                                    &b[at * bb * 4..(at + 1) * bb * 4]
-                                } else {
-                                    &[]
-                                });
-                                for (c, &v) in voxel.enumerate() {
+                                let a = self.voxel(0, [a_lo, a_hi], [sz, sy, sx]);
+                                let b = if bb > 0 { self.voxel(1, [b_lo, b_hi], [sz, sy, sx]) } else { Cow::default() };
+                                for (c, &v) in a.iter().chain(b.iter()).enumerate() {
                                     let v = f64::from(v);
                                     for (block, sums) in acc.chunks_exact_mut(OUT_BLOCK as usize).enumerate() {
                                         let w = ((((block * kd + i) * kh + j) * kw + k) * cin + c) * OUT_BLOCK as usize;

@@ -30,13 +30,15 @@ pub struct Params {
     out_begin: u32,
     out_blocks: u32,
     row_groups: u32,
+    coarse: [u32; 3],
+    pad: u32,
 }
 
 const VOXELS: u32 = 4;
 
 impl Kernel for Conv3dDirect {
     const NAME: &'static str = "conv3d_direct";
-    const SHADER: &'static str = include_str!("../shaders/conv3d_direct.wgsl");
+    const SHADER: &'static str = concat!(include_str!("../shaders/shared/linear.wgsl"), include_str!("../shaders/conv3d_direct.wgsl"));
     const BINDINGS: &'static [Binding] =
         &[Binding::Params, Binding::Read, Binding::Read, Binding::Read, Binding::Read, Binding::Read, Binding::Write];
     type Params = Params;
@@ -48,6 +50,9 @@ impl Kernel for Conv3dDirect {
             for (name, value) in names.into_iter().zip(values) {
                 variant = variant.set(name, value);
             }
+        }
+        for (name, upsampled) in ["UPSAMPLED_A", "UPSAMPLED_B"].into_iter().zip(s.upsampled) {
+            variant = variant.set(name, u8::from(upsampled.is_some()));
         }
         variant.set("CONCAT", u8::from(s.in_channels[1] > 0)).activation(s.activation)
     }
@@ -68,6 +73,8 @@ impl Kernel for Conv3dDirect {
             out_begin: s.target.begin,
             out_blocks: s.map().blocks(),
             row_groups: s.output().w.div_ceil(VOXELS),
+            coarse: s.upsampled.into_iter().flatten().next().unwrap_or(s.input).axes(),
+            pad: 0,
         }
     }
 
@@ -108,6 +115,7 @@ impl Kernel for Conv3dDirect {
             kernel: [3; 3],
             stride: [1; 3],
             padding: [1; 3],
+            upsampled: [None; 2],
             activation: Activation::Relu,
             elem: Elem::F32,
             windows: [Window::whole(0); 2],
@@ -139,6 +147,47 @@ impl Kernel for Conv3dDirect {
                 },
             ),
             ("k3_wide", ConvShape { input: Extent::new(4, 17, 33), in_channels: [16, 16], out_channels: 16, ..base.clone() }),
+            ("k3_upsampled", ConvShape { upsampled: [Some(Extent::new(2, 4, 3)), None], ..base.clone() }),
+            (
+                "k3_concat_upsampled",
+                ConvShape {
+                    input: Extent::new(6, 8, 10),
+                    in_channels: [5, 6],
+                    upsampled: [None, Some(Extent::new(3, 4, 5))],
+                    ..base.clone()
+                },
+            ),
+            (
+                "k3_stride2_both_upsampled",
+                ConvShape {
+                    input: Extent::new(6, 8, 10),
+                    in_channels: [5, 6],
+                    upsampled: [Some(Extent::new(3, 4, 5)); 2],
+                    stride: [2; 3],
+                    ..base.clone()
+                },
+            ),
+            (
+                "k1_upsampled_planar",
+                ConvShape {
+                    input: Extent::new(3, 8, 10),
+                    upsampled: [Some(Extent::new(3, 4, 5)), None],
+                    kernel: [1; 3],
+                    padding: [0; 3],
+                    ..base.clone()
+                },
+            ),
+            ("k3_upsampled_from_one_voxel", ConvShape { upsampled: [Some(Extent::new(1, 1, 1)), None], ..base.clone() }),
+            (
+                "k3_concat_upsampled_f16",
+                ConvShape {
+                    elem: Elem::F16,
+                    input: Extent::new(6, 8, 10),
+                    in_channels: [4, 8],
+                    upsampled: [None, Some(Extent::new(3, 4, 5))],
+                    ..base.clone()
+                },
+            ),
             ("k3_f16", ConvShape { elem: Elem::F16, ..base.clone() }),
             ("k3_concat_f16", ConvShape { elem: Elem::F16, in_channels: [4, 8], ..base }),
         ];

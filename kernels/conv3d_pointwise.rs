@@ -44,9 +44,7 @@ impl Kernel for Conv3dPointwise {
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
-        Variant::new(self.0.elem, workgroup_size(caps))
-            .set("CONCAT", u8::from(self.0.in_channels[1] > 0))
-            .activation(self.0.activation)
+        Variant::new(self.0.elem, workgroup_size(caps)).set("CONCAT", u8::from(self.0.in_channels[1] > 0)).activation(self.0.activation)
     }
 
     fn params(&self) -> Params {
@@ -105,6 +103,7 @@ impl Kernel for Conv3dPointwise {
             kernel: [1; 3],
             stride: [1; 3],
             padding: [0; 3],
+            upsampled: [None; 2],
             activation: Activation::None,
             elem: Elem::F32,
             windows: [Window::whole(0); 2],

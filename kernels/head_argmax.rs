@@ -125,6 +125,7 @@ impl Kernel for HeadArgmax {
             kernel: [1; 3],
             stride: [1; 3],
             padding: [0; 3],
+            upsampled: [None; 2],
             activation: Activation::None,
             elem: Elem::F32,
             windows: [Window::whole(0); 2],

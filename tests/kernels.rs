@@ -5,7 +5,7 @@ mod support;
 
 use half::f16;
 use organum::harness::{KernelOutput, KernelRun, source_sizes, twin};
-use organum::kernels::{self, Call, Target, Window, argmax, conv3d_pointwise};
+use organum::kernels::{self, Call, Target, Window, argmax, conv3d_direct, conv3d_pointwise, upsample_linear};
 use organum::{DeviceCaps, Elem, Engine};
 use support::{Random, engine};
 
@@ -127,6 +127,41 @@ fn head_argmax_is_pointwise_then_argmax() {
         }
     }
     println!("{ties} labels differ by ties of f16 logits");
+}
+
+/// The upsampled map in between or not: the same bits.
+#[test]
+fn conv3d_direct_through_upsampling_is_upsampling_then_conv3d() {
+    let Some(engine) = engine() else { return };
+    let mut tried = 0;
+    for (seed, (label, call)) in (1u64..).zip(kernels::cases()) {
+        let Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)) = &call else { continue };
+        if shape.upsampled == [None; 2] || (shape.elem == Elem::F16 && !engine.caps().f16) {
+            continue;
+        }
+        let inputs = whole_sources(&call, inputs(&call, seed));
+        let mut stored = inputs.clone();
+        for (slot, channels) in shape.in_channels.into_iter().enumerate() {
+            let Some(coarse) = shape.upsampled[slot] else { continue };
+            let upsample = Call::UpsampleLinear(upsample_linear::UpsampleLinear {
+                input: coarse,
+                output: shape.input,
+                channels,
+                elem: shape.elem,
+                windows: [Window::whole(0)],
+                target: Target::whole(shape.input.d),
+            });
+            let source = vec![inputs[2 * slot].clone(); 2];
+            let KernelOutput::Floats(fine) = on_device(engine, &upsample, &source) else { panic!("{label}: no map") };
+            stored[2 * slot..2 * slot + 2].fill(fine);
+        }
+        let mut plain = shape.clone();
+        plain.upsampled = [None; 2];
+        let apart = on_device(engine, &Call::Conv3dDirect(conv3d_direct::Conv3dDirect(plain)), &stored);
+        assert!(on_device(engine, &call, &inputs) == apart, "{label}");
+        tried += 1;
+    }
+    assert!(tried >= 5);
 }
 
 fn below(random: &mut Random, n: u32) -> u32 {

@@ -45,6 +45,8 @@ pub struct Conv {
     pub stride: [u32; 3],
     /// Zero padding along D, H, W.
     pub padding: [u32; 3],
+    /// Factors of the linear upsampling, corners aligned, through which each source is read; see [`pass::read_through`].
+    pub through: [Option<[u32; 3]>; 2],
     /// Whether the module has a bias.
     pub bias: bool,
     /// A batch norm folded into the weights at load.
@@ -65,6 +67,7 @@ impl Default for Conv {
             kernel: [1; 3],
             stride: [1; 3],
             padding: [0; 3],
+            through: [None; 2],
             bias: true,
             norm: None,
             activation: Activation::None,
@@ -74,10 +77,18 @@ impl Default for Conv {
 }
 
 impl Conv {
-    /// Whether each voxel of the result is computed from its own voxel alone: a linear layer over tokens.
+    /// Whether each voxel of the result is computed from its own stored voxel alone: a linear layer over tokens.
     #[must_use]
     pub fn is_pointwise(&self) -> bool {
-        self.kernel == [1; 3] && self.stride == [1; 3] && self.padding == [0; 3]
+        self.kernel == [1; 3] && self.stride == [1; 3] && self.padding == [0; 3] && self.through == [None; 2]
+    }
+
+    /// Extent at which a source of `extent` is read.
+    fn read_extent(&self, slot: usize, extent: Extent) -> Result<Extent, String> {
+        match self.through.get(slot).copied().flatten() {
+            Some(factor) => upsampled(extent, factor),
+            None => Ok(extent),
+        }
     }
 }
 
@@ -370,6 +381,15 @@ impl Graph {
     }
 }
 
+fn upsampled(extent: Extent, factor: [u32; 3]) -> Result<Extent, String> {
+    let n = extent.axes();
+    let mut out = [0; 3];
+    for axis in 0..3 {
+        out[axis] = n[axis].checked_mul(factor[axis]).ok_or("the map is beyond 32-bit extents")?;
+    }
+    Ok(out.into())
+}
+
 fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
     let arity = match op {
         Op::Input { .. } | Op::InputAgain { .. } => 0..=0,
@@ -387,6 +407,7 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
         Op::Input { channels: 0 } | Op::InputAgain { channels: 0 } | Op::Attention { heads: 0, .. } => {
             Err("has no channels or heads".into())
         }
+        Op::Conv(c) if c.through.iter().flatten().any(|factor| factor.contains(&0)) => Err("is read through a factor of zero".into()),
         Op::HeadArgmax(c) if !c.is_pointwise() => Err("is no pointwise convolution".into()),
         Op::Conv(c) | Op::HeadArgmax(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
             Err("has a kernel, stride or width of zero".into())
@@ -402,10 +423,11 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
         Op::Input { channels } | Op::InputAgain { channels } => Ok(Map::new(extent, *channels)),
         Op::Conv(c) | Op::HeadArgmax(c) => {
             let have: u32 = inputs.iter().map(|m| m.channels).sum();
-            if have != c.in_channels || !same_extent {
+            let read = inputs.iter().enumerate().map(|(slot, m)| c.read_extent(slot, m.extent)).collect::<Result<Vec<_>, _>>()?;
+            if have != c.in_channels || read.iter().any(|&extent| extent != read[0]) {
                 return Err(format!("convolution of {} channels given {inputs:?}", c.in_channels));
             }
-            let n = inputs[0].extent.axes();
+            let n = read[0].axes();
             let mut out = [0; 3];
             for axis in 0..3 {
                 let padded = c.padding[axis].checked_mul(2).and_then(|p| p.checked_add(n[axis])).ok_or_else(beyond)?;
@@ -432,14 +454,7 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
             }
             Ok(Map::new(out.into(), inputs[0].channels))
         }
-        Op::Upsample { factor } => {
-            let n = inputs[0].extent.axes();
-            let mut out = [0; 3];
-            for axis in 0..3 {
-                out[axis] = n[axis].checked_mul(factor[axis]).ok_or_else(beyond)?;
-            }
-            Ok(Map::new(out.into(), inputs[0].channels))
-        }
+        Op::Upsample { factor } => Ok(Map::new(upsampled(inputs[0].extent, *factor)?, inputs[0].channels)),
         Op::Attention { heads, .. } => {
             let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
             if q.channels != k.channels || k.extent != v.extent || q.channels % heads != 0 || v.channels % heads != 0 {
@@ -475,6 +490,9 @@ impl fmt::Display for Op {
                 if c.stride != [1; 3] {
                     write!(f, " stride {}", x(&c.stride))?;
                 }
+                if let Some(factor) = c.through.iter().flatten().next() {
+                    write!(f, " through upsample {}", x(factor))?;
+                }
                 if c.norm.is_some() {
                     f.write_str(" norm")?;
                 }
@@ -493,7 +511,7 @@ impl fmt::Display for Op {
                 }
                 match c.activation {
                     Activation::None => Ok(()),
-                    a => write!(f, " {}", format!("{a:?}").to_lowercase()),
+                    a => write!(f, " {a}"),
                 }
             }
             Self::BatchNorm(n) => write!(f, "batch norm {}", n.channels),
