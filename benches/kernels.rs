@@ -36,6 +36,7 @@ fn conv(input: Extent, in_channels: [u32; 2], out_channels: u32, k: u32, elem: E
         stride: [1; 3],
         padding: [k / 2; 3],
         loads: [Load::default(); 2],
+        upsampled: [None; 2],
         activation: Activation::Relu,
         elem,
         windows: [Window::whole(0); 4],
@@ -50,6 +51,13 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
         let source = if b > 0 { format!("{a}+{b}") } else { a.to_string() };
         let shape = conv(cube(n), in_channels, out, 3, elem);
         (format!("k3_{source}-{out}_{}", shape.input), Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)))
+    };
+    // the last source through upsampling that is not stored
+    let through = |n: u32, in_channels: [u32; 2], out: u32| {
+        let mut shape = conv(cube(n), in_channels, out, 3, elem);
+        shape.upsampled[usize::from(in_channels[1] > 0)] = Some(cube(n / 2));
+        let source = in_channels.map(|c| c.to_string()).join("+");
+        (format!("k3_through_{source}-{out}_{}", shape.input), Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)))
     };
     let pointwise = |n: u32, in_channels: [u32; 2], out: u32| {
         let shape = conv(cube(n), in_channels, out, 1, elem);
@@ -101,7 +109,17 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
     let map = |channels: u32| Map::new(fine, channels);
     let pooled = Extent::new(fine.d / 2, fine.h / 2, fine.w / 2);
     vec![
-        ("conv3d_direct", vec![direct(64, [16, 0], 16), direct(64, [32, 0], 32), direct(32, [64, 0], 64), direct(64, [16, 16], 16)]),
+        (
+            "conv3d_direct",
+            vec![
+                direct(64, [16, 0], 16),
+                direct(64, [32, 0], 32),
+                direct(32, [64, 0], 64),
+                direct(64, [16, 16], 16),
+                through(64, [32, 0], 32),
+                through(64, [16, 16], 16),
+            ],
+        ),
         ("conv3d_pointwise", vec![pointwise(64, [64, 0], 64), pointwise(64, [16, 16], 16)]),
         ("conv_transpose3d", vec![transposed(2, false)]),
         ("conv_transpose3d_general", vec![transposed(3, true)]),

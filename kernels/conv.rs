@@ -1,6 +1,9 @@
 //! What the convolution kernels share: their shape and the order of packed weights.
 
+use std::borrow::Cow;
+
 use super::load::{LOAD_A, LOAD_B};
+use super::upsample_linear::{Sample, tap as linear_tap};
 use super::{Activation, Load, Reach, Source, Taps, Target, Variant, Window, elements};
 use crate::shape::{Elem, Extent, Map};
 
@@ -10,7 +13,7 @@ pub(super) const OUT_BLOCK: u32 = 8;
 /// One convolution of one map, or of the channel concatenation of two maps that is never stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvShape {
-    /// Extent of the sources.
+    /// Extent at which the sources are read.
     pub input: Extent,
     /// Channels of the sources; `[c, 0]` when there is one.
     pub in_channels: [u32; 2],
@@ -22,8 +25,11 @@ pub struct ConvShape {
     pub stride: [u32; 3],
     /// Zero padding on both sides along D, H, W.
     pub padding: [u32; 3],
-    /// Done to the voxels of each source as they are read; padding stays zero.
+    /// Done to the voxels of each source as they are read; padding stays zero. Nothing to a source read through upsampling.
     pub loads: [Load; 2],
+    /// Extent of each source that is stored smaller and read through linear upsampling to `input`, corners aligned, its values
+    /// rounded to the storage type; only [`super::conv3d_direct`] reads so, and both sources from one extent.
+    pub upsampled: [Option<Extent>; 2],
     /// Applied to the sum.
     pub activation: Activation,
     /// Storage type.
@@ -54,9 +60,38 @@ impl ConvShape {
 
     /// What is read: the maps, then scale and shift of those that are normalised.
     pub(super) fn sources(&self, reach: Reach) -> Vec<Source> {
-        let maps = std::iter::repeat_n(Source { planes: self.input.d, reach }, self.map_count());
+        let map = |slot: usize| match (reach, self.upsampled[slot]) {
+            (Reach::Taps(taps), Some(coarse)) => Source { planes: coarse.d, reach: Reach::TapsOfUpsampled { taps, planes: self.input.d } },
+            _ => Source { planes: self.input.d, reach },
+        };
         let norms = self.loads.iter().filter_map(|load| load.norm).map(|scope| scope.source(scope.planes(self.input.d)));
-        maps.chain(norms).collect()
+        (0..self.map_count()).map(map).chain(norms).collect()
+    }
+
+    /// Extent of a source as it is stored.
+    fn stored(&self, slot: usize) -> Extent {
+        self.upsampled[slot].unwrap_or(self.input)
+    }
+
+    /// The channels of voxel (z, y, x) of a source bound as `lo` and `hi`, interpolated where it is read through upsampling.
+    fn voxel<'a>(&self, slot: usize, [lo, hi]: [&'a [f32]; 2], [z, y, x]: [usize; 3]) -> Cow<'a, [f32]> {
+        let stored = self.stored(slot);
+        let channels = self.blocks()[slot] as usize * 4;
+        let plane = |z: usize| self.window(slot).plane(lo, hi, z, stored.plane() as usize * channels);
+        if self.upsampled[slot].is_none() {
+            return Cow::Borrowed(&plane(z)[(y * stored.w as usize + x) * channels..][..channels]);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "indices along an axis are u32")]
+        let taps = [
+            linear_tap(z as u32, stored.d, self.input.d),
+            linear_tap(y as u32, stored.h, self.input.h),
+            linear_tap(x as u32, stored.w, self.input.w),
+        ];
+        let (below, above, weight) = taps[0];
+        let below = plane(below as usize);
+        let above = if weight > 0.0 { plane(above as usize) } else { below };
+        let sample = Sample { planes: [below, above], taps, row: stored.w as usize, channels };
+        (0..channels).map(|c| self.elem.round(sample.channel(c))).collect()
     }
 
     fn map_count(&self) -> usize {
@@ -117,22 +152,29 @@ impl ConvShape {
         let taps: u64 = self.kernel.iter().map(|&k| u64::from(k)).product();
         let cin: u64 = self.in_channels.iter().map(|&c| u64::from(c)).sum();
         let voxels = self.output().plane() * u64::from(self.target.count);
-        let read = self.in_channels.iter().map(|&c| elements(self.input, c, self.target.count * self.stride[0])).sum::<u64>();
+        let share = |slot: usize| {
+            let planes = self.target.count * self.stride[0];
+            elements(self.input, self.in_channels[slot], planes) * self.stored(slot).voxels() / self.input.voxels().max(1)
+        };
+        let read = share(0) + share(1);
+        // a trilinear value is seven mixes of three operations, made anew for every tap and block of output channels
+        let mixed: u64 = (0..2).filter(|&s| self.upsampled[s].is_some()).map(|s| u64::from(self.in_channels[s])).sum();
+        let mixes = 21 * taps * mixed * u64::from(self.out_blocks()) * voxels;
         let written = elements(self.output(), self.out_channels, self.target.count);
         super::Cost {
-            flops: 2 * taps * cin * u64::from(self.out_channels) * voxels,
+            flops: 2 * taps * cin * u64::from(self.out_channels) * voxels + mixes,
             bytes: (read + written + packed_len(self.in_channels, self.out_channels, self.kernel)) * self.elem.bytes(),
         }
     }
 
     pub(super) fn sizes(&self) -> Vec<u64> {
         let [a, b] = self.in_channels;
-        let source = |c: u32| elements(self.input, c, self.input.d).max(4);
+        let source = |slot: usize, c: u32| elements(self.stored(slot), c, self.stored(slot).d).max(4);
         vec![
-            source(a),
-            source(a),
-            source(b),
-            source(b),
+            source(0, a),
+            source(0, a),
+            source(1, b),
+            source(1, b),
             self.loads[0].table_len(self.input.d, self.blocks()[0]),
             self.loads[1].table_len(self.input.d, self.blocks()[1]),
             packed_len(self.in_channels, self.out_channels, self.kernel),
@@ -151,8 +193,6 @@ impl ConvShape {
         let [kd, kh, kw] = self.kernel.map(|k| k as usize);
         let [n_d, n_h, n_w] = self.input.axes().map(|n| n as usize);
         let bias_at = self.out_blocks() as usize * kd * kh * kw * cin * OUT_BLOCK as usize;
-        let plane_a = n_h * n_w * ba * 4;
-        let plane_b = n_h * n_w * bb * 4;
         let row = out.w as usize * out_blocks * 4;
         self.target.planes(output, out.h as usize * row).for_each(|(z, plane)| {
             plane.par_chunks_mut(row).enumerate().for_each(|(y, line)| {
@@ -162,19 +202,16 @@ impl ConvShape {
                     acc.iter_mut().enumerate().for_each(|(o, s)| *s = f64::from(weight[bias_at + o]));
                     for i in 0..kd {
                         let Some(sz) = tap(z, i, self.stride[0], self.padding[0], n_d) else { continue };
-                        let a = self.window(0).plane(a_lo, a_hi, sz, plane_a);
-                        let b = if bb > 0 { self.window(1).plane(b_lo, b_hi, sz, plane_b) } else { &[] };
                         let tables = [(a_norm, ba), (b_norm, bb)];
                         let table = |m: usize| self.loads[m].table(tables[m].0, self.norm_window(m), sz, tables[m].1 * 4);
                         for j in 0..kh {
                             let Some(sy) = tap(y, j, self.stride[1], self.padding[1], n_h) else { continue };
                             for k in 0..kw {
                                 let Some(sx) = tap(x, k, self.stride[2], self.padding[2], n_w) else { continue };
-                                let at = sy * n_w + sx;
                                 voxel.clear();
-                                self.loads[0].apply(&a[at * ba * 4..(at + 1) * ba * 4], table(0), &mut voxel);
+                                self.loads[0].apply(&self.voxel(0, [a_lo, a_hi], [sz, sy, sx]), table(0), &mut voxel);
                                 if bb > 0 {
-                                    self.loads[1].apply(&b[at * bb * 4..(at + 1) * bb * 4], table(1), &mut voxel);
+                                    self.loads[1].apply(&self.voxel(1, [b_lo, b_hi], [sz, sy, sx]), table(1), &mut voxel);
                                 }
                                 for (c, &v) in voxel.iter().enumerate() {
                                     for (block, sums) in acc.chunks_exact_mut(OUT_BLOCK as usize).enumerate() {

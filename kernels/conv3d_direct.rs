@@ -31,16 +31,17 @@ pub struct Params {
     out_begin: u32,
     out_blocks: u32,
     row_groups: u32,
+    coarse: [u32; 3],
     a_norm_first: u32,
     b_norm_first: u32,
-    pad: [u32; 2],
+    pad: [u32; 3],
 }
 
 const VOXELS: u32 = 4;
 
 impl Kernel for Conv3dDirect {
     const NAME: &'static str = "conv3d_direct";
-    const SHADER: &'static str = include_str!("../shaders/conv3d_direct.wgsl");
+    const SHADER: &'static str = concat!(include_str!("../shaders/shared/linear.wgsl"), include_str!("../shaders/conv3d_direct.wgsl"));
     const BINDINGS: &'static [Binding] = &[
         Binding::Params,
         Binding::Read,
@@ -62,6 +63,9 @@ impl Kernel for Conv3dDirect {
                 variant = variant.set(name, value);
             }
         }
+        for (name, upsampled) in ["UPSAMPLED_A", "UPSAMPLED_B"].into_iter().zip(s.upsampled) {
+            variant = variant.set(name, u8::from(upsampled.is_some()));
+        }
         s.source_constants(variant).activation(s.activation)
     }
 
@@ -81,9 +85,10 @@ impl Kernel for Conv3dDirect {
             out_begin: s.target.begin,
             out_blocks: s.map().blocks(),
             row_groups: s.output().w.div_ceil(VOXELS),
+            coarse: s.upsampled.into_iter().flatten().next().unwrap_or(s.input).axes(),
             a_norm_first: s.norm_window(0).first,
             b_norm_first: s.norm_window(1).first,
-            pad: [0; 2],
+            pad: [0; 3],
         }
     }
 
@@ -125,6 +130,7 @@ impl Kernel for Conv3dDirect {
             stride: [1; 3],
             padding: [1; 3],
             loads: [Load::default(); 2],
+            upsampled: [None; 2],
             activation: Activation::Relu,
             elem: Elem::F32,
             windows: [Window::whole(0); 4],
@@ -166,6 +172,47 @@ impl Kernel for Conv3dDirect {
             ("k1x3x3_planes_norms", ConvShape { loads: [planes; 2], kernel: [1, 3, 3], padding: [0, 1, 1], ..concat.clone() }),
             ("k3_activation_on_load", ConvShape { loads: [Load { norm: None, activation: Activation::Gelu }, plain], ..base.clone() }),
             ("k3_concat_norms_f16", ConvShape { loads: [norm; 2], elem: Elem::F16, ..concat.clone() }),
+            ("k3_upsampled", ConvShape { upsampled: [Some(Extent::new(2, 4, 3)), None], ..base.clone() }),
+            (
+                "k3_concat_upsampled",
+                ConvShape {
+                    input: Extent::new(6, 8, 10),
+                    in_channels: [5, 6],
+                    upsampled: [None, Some(Extent::new(3, 4, 5))],
+                    ..base.clone()
+                },
+            ),
+            (
+                "k3_stride2_both_upsampled",
+                ConvShape {
+                    input: Extent::new(6, 8, 10),
+                    in_channels: [5, 6],
+                    upsampled: [Some(Extent::new(3, 4, 5)); 2],
+                    stride: [2; 3],
+                    ..base.clone()
+                },
+            ),
+            (
+                "k1_upsampled_planar",
+                ConvShape {
+                    input: Extent::new(3, 8, 10),
+                    upsampled: [Some(Extent::new(3, 4, 5)), None],
+                    kernel: [1; 3],
+                    padding: [0; 3],
+                    ..base.clone()
+                },
+            ),
+            ("k3_upsampled_from_one_voxel", ConvShape { upsampled: [Some(Extent::new(1, 1, 1)), None], ..base.clone() }),
+            (
+                "k3_concat_upsampled_f16",
+                ConvShape {
+                    elem: Elem::F16,
+                    input: Extent::new(6, 8, 10),
+                    in_channels: [4, 8],
+                    upsampled: [None, Some(Extent::new(3, 4, 5))],
+                    ..base.clone()
+                },
+            ),
             ("k3_f16", ConvShape { elem: Elem::F16, ..base.clone() }),
             ("k3_concat_f16", ConvShape { elem: Elem::F16, in_channels: [4, 8], ..base }),
         ];

@@ -110,6 +110,7 @@ impl Kernel for Conv3dPointwise {
             stride: [1; 3],
             padding: [0; 3],
             loads: [Load::default(); 2],
+            upsampled: [None; 2],
             activation: Activation::None,
             elem: Elem::F32,
             windows: [Window::whole(0); 4],

@@ -130,6 +130,7 @@ impl Kernel for HeadArgmax {
             stride: [1; 3],
             padding: [0; 3],
             loads: [Load::default(); 2],
+            upsampled: [None; 2],
             activation: Activation::None,
             elem: Elem::F32,
             windows: [Window::whole(0); 4],

@@ -46,9 +46,35 @@ pub fn tap(o: u32, n_in: u32, n_out: u32) -> (u32, u32, f64) {
     (low, (low + 1).min(n_in - 1), f64::from(num % den) / f64::from(den))
 }
 
+/// What an upsampled voxel is mixed from: the planes below and above it, and the taps along D, H, W.
+pub(super) struct Sample<'a> {
+    pub planes: [&'a [f32]; 2],
+    pub taps: [(u32, u32, f64); 3],
+    /// Voxels of a row of the source.
+    pub row: usize,
+    /// Padded channels.
+    pub channels: usize,
+}
+
+impl Sample<'_> {
+    /// Channel `c`, summed in f64.
+    pub(super) fn channel(&self, c: usize) -> f64 {
+        let [(_, _, wz), (y0, y1, wy), (x0, x1, wx)] = self.taps;
+        let mut acc = 0.0;
+        for (source, a) in [(self.planes[0], 1.0 - wz), (self.planes[1], wz)] {
+            for (y, b) in [(y0, 1.0 - wy), (y1, wy)] {
+                for (x, w) in [(x0, 1.0 - wx), (x1, wx)] {
+                    acc += a * b * w * f64::from(source[(y as usize * self.row + x as usize) * self.channels + c]);
+                }
+            }
+        }
+        acc
+    }
+}
+
 impl Kernel for UpsampleLinear {
     const NAME: &'static str = "upsample_linear";
-    const SHADER: &'static str = include_str!("../shaders/upsample_linear.wgsl");
+    const SHADER: &'static str = concat!(include_str!("../shaders/shared/linear.wgsl"), include_str!("../shaders/upsample_linear.wgsl"));
     const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::Write];
     type Params = Params;
 
@@ -96,29 +122,21 @@ impl Kernel for UpsampleLinear {
         use rayon::prelude::*;
         let [lo, hi] = inputs else { return };
         let channels = self.channels.div_ceil(4) as usize * 4;
-        let n_w = self.input.w as usize;
         let plane_in = self.input.plane() as usize * channels;
         self.target.planes(output.floats(), self.output.plane() as usize * channels).for_each(|(z, plane)| {
             #[expect(clippy::cast_possible_truncation, reason = "plane numbers are u32")]
-            let (z0, z1, wz) = tap(z as u32, self.input.d, self.output.d);
+            let tz @ (z0, z1, wz) = tap(z as u32, self.input.d, self.output.d);
             let low = self.windows[0].plane(lo, hi, z0 as usize, plane_in);
             let high = if wz > 0.0 { self.windows[0].plane(lo, hi, z1 as usize, plane_in) } else { low };
             for (y, row) in (0..self.output.h).zip(plane.chunks_exact_mut(self.output.w as usize * channels)) {
-                let (y0, y1, wy) = tap(y, self.input.h, self.output.h);
+                let ty = tap(y, self.input.h, self.output.h);
                 for (x, voxel) in (0..self.output.w).zip(row.chunks_exact_mut(channels)) {
-                    let (x0, x1, wx) = tap(x, self.input.w, self.output.w);
+                    let tx = tap(x, self.input.w, self.output.w);
+                    let sample = Sample { planes: [low, high], taps: [tz, ty, tx], row: self.input.w as usize, channels };
                     for (c, value) in voxel.iter_mut().enumerate() {
-                        let mut acc = 0.0;
-                        for (source, a) in [(low, 1.0 - wz), (high, wz)] {
-                            for (y, b) in [(y0, 1.0 - wy), (y1, wy)] {
-                                for (x, w) in [(x0, 1.0 - wx), (x1, wx)] {
-                                    acc += a * b * w * f64::from(source[(y as usize * n_w + x as usize) * channels + c]);
-                                }
-                            }
-                        }
                         #[expect(clippy::cast_possible_truncation, reason = "the twin stores what the shader stores")]
                         {
-                            *value = acc as f32;
+                            *value = sample.channel(c) as f32;
                         }
                     }
                 }

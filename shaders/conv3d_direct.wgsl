@@ -1,7 +1,9 @@
 // Direct 3D convolution of one map or of two concatenated maps, their norms, bias and activation fused; zero padding.
 // One invocation computes 8 output channels of VOXELS neighbouring voxels of a row: x walks the row groups of a plane,
 // y the blocks of output channels, z the planes.
-// Limits: no dilation, no groups; a source spans at most two slabs.
+// A source may be read through linear upsampling to `in_extent` with aligned corners, which is never stored; values are rounded
+// as if it were. Includes shared/linear.wgsl.
+// Limits: no dilation, no groups; a source spans at most two slabs; sources read through upsampling have one extent.
 
 override WORKGROUP: u32 = 64u;
 override KD: u32 = 3u;
@@ -14,6 +16,8 @@ override PD: u32 = 1u;
 override PH: u32 = 1u;
 override PW: u32 = 1u;
 override CONCAT: bool = false;
+override UPSAMPLED_A: bool = false;
+override UPSAMPLED_B: bool = false;
 
 const VOXELS: u32 = 4u;
 
@@ -30,10 +34,12 @@ struct Params {
     out_begin: u32,
     out_blocks: u32,          // of 4 channels
     row_groups: u32,          // of VOXELS voxels
+    coarse: vec3<u32>,        // D, H, W of a source that is read through upsampling
     a_norm_first: u32,
     b_norm_first: u32,
     pad0: u32,
     pad1: u32,
+    pad2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -60,21 +66,49 @@ fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
     return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
 }
 
-fn load_source(z: u32, y: u32, x: u32, c: u32, norm: mat2x4<f32>) -> vec4<f32> {
-    let voxel = y * params.in_extent.z + x;
-    let plane = params.in_extent.y * params.in_extent.z;
+// Block `c` of the channels of a stored voxel of a map of `plane` voxels a plane.
+fn load_voxel(z: u32, plane: u32, voxel: u32, c: u32) -> vec4<f32> {
     if CONCAT && c >= params.a_blocks {
         let at = voxel * params.b_blocks + c - params.a_blocks;
         if z < params.b_split {
-            return load_b(vec4<f32>(b_lo[(z - params.b_first) * plane * params.b_blocks + at]), norm);
+            return vec4<f32>(b_lo[(z - params.b_first) * plane * params.b_blocks + at]);
         }
-        return load_b(vec4<f32>(b_hi[(z - params.b_split) * plane * params.b_blocks + at]), norm);
+        return vec4<f32>(b_hi[(z - params.b_split) * plane * params.b_blocks + at]);
     }
     let at = voxel * params.a_blocks + c;
     if z < params.a_split {
-        return load_a(vec4<f32>(a_lo[(z - params.a_first) * plane * params.a_blocks + at]), norm);
+        return vec4<f32>(a_lo[(z - params.a_first) * plane * params.a_blocks + at]);
     }
-    return load_a(vec4<f32>(a_hi[(z - params.a_split) * plane * params.a_blocks + at]), norm);
+    return vec4<f32>(a_hi[(z - params.a_split) * plane * params.a_blocks + at]);
+}
+
+fn load_source(z: u32, y: u32, x: u32, c: u32, norm: mat2x4<f32>) -> vec4<f32> {
+    let s = load_voxel(z, params.in_extent.y * params.in_extent.z, y * params.in_extent.z + x, c);
+    if CONCAT && c >= params.a_blocks {
+        return load_b(s, norm);
+    }
+    return load_a(s, norm);
+}
+
+fn is_upsampled(c: u32) -> bool {
+    return (UPSAMPLED_B && c >= params.a_blocks) || (UPSAMPLED_A && c < params.a_blocks);
+}
+
+fn bilinear(z: u32, y: LinearTap, x: LinearTap, c: u32) -> vec4<f32> {
+    let plane = params.coarse.y * params.coarse.z;
+    let row_low = y.low * params.coarse.z;
+    let row_high = y.high * params.coarse.z;
+    let top = linear_mix(load_voxel(z, plane, row_low + x.low, c), load_voxel(z, plane, row_low + x.high, c), x.weight);
+    let bottom = linear_mix(load_voxel(z, plane, row_high + x.low, c), load_voxel(z, plane, row_high + x.high, c), x.weight);
+    return linear_mix(top, bottom, y.weight);
+}
+
+fn load_upsampled(z: LinearTap, y: LinearTap, x: LinearTap, c: u32) -> vec4<f32> {
+    var acc = bilinear(z.low, y, x, c);
+    if z.weight > 0.0 {
+        acc = linear_mix(acc, bilinear(z.high, y, x, c), z.weight);
+    }
+    return rounded(acc);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -99,13 +133,21 @@ fn conv3d_direct(@builtin(global_invocation_id) id: vec3<u32>) {
         if z >= params.in_extent.x {
             continue;
         }
+        let tz = linear_tap(z, params.coarse.x, params.in_extent.x);
         for (var j = 0u; j < KH; j++) {
             let y = oy * SH + j - PH;
             if y >= params.in_extent.y {
                 continue;
             }
+            let ty = linear_tap(y, params.coarse.y, params.in_extent.y);
             for (var k = 0u; k < KW; k++) {
                 let x = ox * SW + k - PW;
+                var tx: array<LinearTap, VOXELS>;
+                if UPSAMPLED_A || UPSAMPLED_B {
+                    for (var v = 0u; v < VOXELS; v++) {
+                        tx[v] = linear_tap(x + v * SW, params.coarse.z, params.in_extent.z);
+                    }
+                }
                 var w = (((id.y * KD + i) * KH + j) * KW + k) * blocks * 8u;
                 for (var c = 0u; c < blocks; c++) {
                     let w0 = vec4<f32>(weight[w]);
@@ -121,7 +163,12 @@ fn conv3d_direct(@builtin(global_invocation_id) id: vec3<u32>) {
                     for (var v = 0u; v < VOXELS; v++) {
                         let sx = x + v * SW;
                         if sx < params.in_extent.z {
-                            let s = load_source(z, y, sx, c, norm);
+                            var s: vec4<f32>;
+                            if is_upsampled(c) {
+                                s = load_upsampled(tz, ty, tx[v], c);
+                            } else {
+                                s = load_source(z, y, sx, c, norm);
+                            }
                             acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
                             acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
                         }

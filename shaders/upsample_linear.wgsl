@@ -1,7 +1,7 @@
 // Linear upsampling with aligned corners along each axis (bilinear when the depth is unchanged).
 // One invocation computes 4 channels of one voxel: x walks the channel blocks of the voxels of a row,
 // y the rows, z the planes.
-// Coordinates are exact fractions of integers, so a voxel's value depends on nothing but its position.
+// Includes shared/linear.wgsl.
 // Limits: the source spans at most two slabs; (out - 1) * (in - 1) of an axis fits a u32.
 
 override WORKGROUP: u32 = 64u;
@@ -22,19 +22,6 @@ struct Params {
 @group(0) @binding(2) var<storage, read> hi: array<Elem4>;           // [D, H, W, C/4]
 @group(0) @binding(3) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, C/4]
 
-struct Tap {
-    low: u32,
-    high: u32,
-    weight: f32,              // of `high`
-}
-
-fn tap(o: u32, n_in: u32, n_out: u32) -> Tap {
-    let den = max(n_out - 1u, 1u);
-    let num = o * (n_in - 1u);
-    let low = num / den;
-    return Tap(low, min(low + 1u, n_in - 1u), f32(num % den) / f32(den));
-}
-
 fn load_source(z: u32, at: u32) -> vec4<f32> {
     let plane = params.in_extent.y * params.in_extent.z * params.blocks;
     if z < params.split {
@@ -43,12 +30,12 @@ fn load_source(z: u32, at: u32) -> vec4<f32> {
     return vec4<f32>(hi[(z - params.split) * plane + at]);
 }
 
-fn bilinear(z: u32, y: Tap, x: Tap, c: u32) -> vec4<f32> {
+fn bilinear(z: u32, y: LinearTap, x: LinearTap, c: u32) -> vec4<f32> {
     let row_low = y.low * params.in_extent.z;
     let row_high = y.high * params.in_extent.z;
-    let top = mix(load_source(z, (row_low + x.low) * params.blocks + c), load_source(z, (row_low + x.high) * params.blocks + c), x.weight);
-    let bottom = mix(load_source(z, (row_high + x.low) * params.blocks + c), load_source(z, (row_high + x.high) * params.blocks + c), x.weight);
-    return mix(top, bottom, y.weight);
+    let top = linear_mix(load_source(z, (row_low + x.low) * params.blocks + c), load_source(z, (row_low + x.high) * params.blocks + c), x.weight);
+    let bottom = linear_mix(load_source(z, (row_high + x.low) * params.blocks + c), load_source(z, (row_high + x.high) * params.blocks + c), x.weight);
+    return linear_mix(top, bottom, y.weight);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -58,13 +45,13 @@ fn upsample_linear(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     let c = id.x % params.blocks;
-    let y = tap(id.y, params.in_extent.y, params.out_extent.y);
-    let x = tap(id.x / params.blocks, params.in_extent.z, params.out_extent.z);
+    let y = linear_tap(id.y, params.in_extent.y, params.out_extent.y);
+    let x = linear_tap(id.x / params.blocks, params.in_extent.z, params.out_extent.z);
     let oz = params.out_begin + id.z;
-    let z = tap(oz, params.in_extent.x, params.out_extent.x);
+    let z = linear_tap(oz, params.in_extent.x, params.out_extent.x);
     var acc = bilinear(z.low, y, x, c);
     if z.weight > 0.0 {
-        acc = mix(acc, bilinear(z.high, y, x, c), z.weight);
+        acc = linear_mix(acc, bilinear(z.high, y, x, c), z.weight);
     }
-    dst[((oz - params.out_first) * params.out_extent.y + id.y) * row + id.x] = Elem4(acc);
+    dst[((oz - params.out_first) * params.out_extent.y + id.y) * row + id.x] = Elem4(rounded(acc));
 }

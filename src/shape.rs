@@ -62,6 +62,16 @@ pub enum Elem {
 }
 
 impl Elem {
+    /// A value as it comes back from storage.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "storage has no more digits")]
+    pub fn round(self, value: f64) -> f32 {
+        match self {
+            Self::F32 => value as f32,
+            Self::F16 => half::f16::from_f32(value as f32).to_f32(),
+        }
+    }
+
     /// Bytes of one element.
     #[must_use]
     pub const fn bytes(self) -> u64 {

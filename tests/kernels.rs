@@ -6,7 +6,8 @@ mod support;
 use half::f16;
 use organum::harness::{KernelOutput, KernelRun, source_sizes, twin};
 use organum::kernels::{
-    self, Activation, Call, Load, Scope, Target, Window, argmax, channel_stats, conv3d_pointwise, norm_scale, normalise, plane_stats,
+    self, Activation, Call, Load, Scope, Target, Window, argmax, channel_stats, conv3d_direct, conv3d_pointwise, norm_scale, normalise,
+    plane_stats, upsample_linear,
 };
 use organum::{DeviceCaps, Elem, Engine, Extent, Map};
 use support::{Random, engine};
@@ -187,6 +188,41 @@ fn gelu_is_within_a_millionth() {
     let worst = y.iter().zip(&x).map(error).fold(0.0, f64::max);
     println!("GELU differs by {worst:.1e}");
     assert!(worst <= 1e-6, "{worst:e}");
+}
+
+/// The upsampled map in between or not: the same bits.
+#[test]
+fn conv3d_direct_through_upsampling_is_upsampling_then_conv3d() {
+    let Some(engine) = engine() else { return };
+    let mut tried = 0;
+    for (seed, (label, call)) in (1u64..).zip(kernels::cases()) {
+        let Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)) = &call else { continue };
+        if shape.upsampled == [None; 2] || (shape.elem == Elem::F16 && !engine.caps().f16) {
+            continue;
+        }
+        let inputs = whole_sources(&call, inputs(&call, seed));
+        let mut stored = inputs.clone();
+        for (slot, channels) in shape.in_channels.into_iter().enumerate() {
+            let Some(coarse) = shape.upsampled[slot] else { continue };
+            let upsample = Call::UpsampleLinear(upsample_linear::UpsampleLinear {
+                input: coarse,
+                output: shape.input,
+                channels,
+                elem: shape.elem,
+                windows: [Window::whole(0)],
+                target: Target::whole(shape.input.d),
+            });
+            let source = vec![inputs[2 * slot].clone(); 2];
+            let KernelOutput::Floats(fine) = on_device(engine, &upsample, &source) else { panic!("{label}: no map") };
+            stored[2 * slot..2 * slot + 2].fill(fine);
+        }
+        let mut plain = shape.clone();
+        plain.upsampled = [None; 2];
+        let apart = on_device(engine, &Call::Conv3dDirect(conv3d_direct::Conv3dDirect(plain)), &stored);
+        assert!(on_device(engine, &call, &inputs) == apart, "{label}");
+        tried += 1;
+    }
+    assert!(tried >= 5);
 }
 
 fn below(random: &mut Random, n: u32) -> u32 {

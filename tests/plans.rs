@@ -32,6 +32,8 @@ struct Net {
     strided: bool,
     up: Up,
     norm: NormKind,
+    /// Convolutions read through the upsampling.
+    through: bool,
 }
 
 /// What normalises after convolutions.
@@ -164,7 +166,8 @@ impl Net {
             cin = c;
         }
         b.conv("head", &[x], cin, self.classes, [1; 3], [1; 3]);
-        pass::optimise(&b.graph, &[]).0
+        let graph = pass::optimise(&b.graph, &[]).0;
+        if self.through { pass::read_through(&graph, &[]) } else { graph }
     }
 }
 
@@ -196,11 +199,12 @@ fn case() -> impl Strategy<Value = Case> {
         any::<bool>(),
         (
             any::<bool>(),
-            prop::sample::select(vec![Up::Linear, Up::Blocks, Up::Overlapping]),
+            prop::sample::select(vec![Up::Linear, Up::Linear, Up::Blocks, Up::Overlapping]),
             prop::sample::select(vec![NormKind::Batch, NormKind::Instance, NormKind::Layer]),
+            any::<bool>(),
         ),
     )
-        .prop_map(|(planar, levels, in_channels, classes, kernel, attention, gate, (strided, up, norm))| Net {
+        .prop_map(|(planar, levels, in_channels, classes, kernel, attention, gate, (strided, up, norm, through))| Net {
             planar,
             levels,
             in_channels,
@@ -211,6 +215,7 @@ fn case() -> impl Strategy<Value = Case> {
             strided,
             up,
             norm,
+            through,
         });
     let options =
         (12u32..22, any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(1u32..9), 0u64..1000, [any::<bool>(), any::<bool>()]);
@@ -373,6 +378,7 @@ fn small() -> Net {
         strided: false,
         up: Up::Linear,
         norm: NormKind::Batch,
+        through: false,
     }
 }
 
@@ -576,6 +582,38 @@ impl Card {
 
 fn random_model(card: &Card, seed: u64) -> Model {
     Model::random(&card.json(), seed).expect("the card is one")
+}
+
+#[test]
+fn reading_through_upsampling_gives_the_same_bits() {
+    let Some(engine) = engine() else { return };
+    let cases = [
+        (Card { mhsa: false, mhca_levels: 0, ..Card::new(3, &[6, 8, 12]) }, Extent::new(12, 16, 20)),
+        (Card { mhca_levels: 1, ..Card::new(2, &[6, 8]) }, Extent::new(5, 12, 14)),
+    ];
+    for (seed, (card, extent)) in (1u64..).zip(cases) {
+        let model = random_model(&card, seed);
+        let input = Random::new(seed).values(extent.voxels() as usize * Card::IN as usize);
+        let run = |graph: &Graph, options: &PlanOptions| {
+            let plan = Plan::of_graph(graph, extent, engine.caps(), options).expect("there is a plan");
+            check(&plan, engine.caps());
+            let mut session = pollster::block_on(Session::new(engine, &model, plan)).expect("the session is made");
+            let input = Input { channels: Card::IN, extent, data: &input };
+            let outputs = session.run_blocking(input, RunOptions::default()).expect("the network runs");
+            match &outputs[0].data {
+                OutputData::Map(values) => values.clone(),
+                OutputData::Labels(_) => panic!("asked for logits"),
+            }
+        };
+        let through = pass::read_through(model.graph(), &[]);
+        assert!(through.nodes().len() < model.graph().nodes().len(), "something is read through");
+        for elem in [Elem::F32, Elem::F16].into_iter().filter(|&e| e == Elem::F32 || engine.caps().f16) {
+            let options = PlanOptions::default().with_precision(elem).with_output(OutputMode::Logits);
+            let expected = run(model.graph(), &options);
+            assert!(run(&through, &options) == expected, "other bits in {}", elem.name());
+            assert!(run(&through, &options.with_slab_depth(2)) == expected, "other bits in slabs in {}", elem.name());
+        }
+    }
 }
 
 /// The channel of the highest of `[C][D][H][W]` logits of each voxel, the first of equals.

@@ -49,6 +49,8 @@ pub struct Conv {
     pub stride: [u32; 3],
     /// Zero padding along D, H, W.
     pub padding: [u32; 3],
+    /// Factors of the linear upsampling, corners aligned, through which each source is read; see [`pass::read_through`].
+    pub through: [Option<[u32; 3]>; 2],
     /// Whether the module has a bias.
     pub bias: bool,
     /// A batch norm folded into the weights at load.
@@ -71,6 +73,7 @@ impl Default for Conv {
             kernel: [1; 3],
             stride: [1; 3],
             padding: [0; 3],
+            through: [None; 2],
             bias: true,
             norm: None,
             loads: [Load::default(); 2],
@@ -81,10 +84,18 @@ impl Default for Conv {
 }
 
 impl Conv {
-    /// Whether each voxel of the result is computed from its own voxel alone: a linear layer over tokens.
+    /// Whether each voxel of the result is computed from its own stored voxel alone: a linear layer over tokens.
     #[must_use]
     pub fn is_pointwise(&self) -> bool {
-        self.kernel == [1; 3] && self.stride == [1; 3] && self.padding == [0; 3]
+        self.kernel == [1; 3] && self.stride == [1; 3] && self.padding == [0; 3] && self.through == [None; 2]
+    }
+
+    /// Extent at which a source of `extent` is read.
+    fn read_extent(&self, slot: usize, extent: Extent) -> Result<Extent, String> {
+        match self.through.get(slot).copied().flatten() {
+            Some(factor) => upsampled(extent, factor),
+            None => Ok(extent),
+        }
     }
 }
 
@@ -394,6 +405,15 @@ impl Graph {
     }
 }
 
+fn upsampled(extent: Extent, factor: [u32; 3]) -> Result<Extent, String> {
+    let n = extent.axes();
+    let mut out = [0; 3];
+    for axis in 0..3 {
+        out[axis] = n[axis].checked_mul(factor[axis]).ok_or("the map is beyond 32-bit extents")?;
+    }
+    Ok(out.into())
+}
+
 fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
     let arity = match op {
         Op::Input { .. } | Op::InputAgain { .. } => 0..=0,
@@ -418,6 +438,7 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
         Op::Input { channels: 0 } | Op::InputAgain { channels: 0 } | Op::Attention { heads: 0, .. } => {
             Err("has no channels or heads".into())
         }
+        Op::Conv(c) if c.through.iter().flatten().any(|factor| factor.contains(&0)) => Err("is read through a factor of zero".into()),
         Op::HeadArgmax(c) if !c.is_pointwise() => Err("is no pointwise convolution".into()),
         Op::Conv(c) | Op::HeadArgmax(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
             Err("has a kernel, stride or width of zero".into())
@@ -442,11 +463,15 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
         Op::Conv(c) | Op::HeadArgmax(c) => {
             let (inputs, mut scales) = inputs.split_at(c.maps(inputs.len()));
             let have: u64 = inputs.iter().map(|m| u64::from(m.channels)).sum();
-            if have != u64::from(c.in_channels) || inputs.windows(2).any(|w| w[0].extent != w[1].extent) {
+            let read = inputs.iter().enumerate().map(|(slot, m)| c.read_extent(slot, m.extent)).collect::<Result<Vec<_>, _>>()?;
+            if have != u64::from(c.in_channels) || read.iter().any(|&extent| extent != read[0]) {
                 return Err(format!("convolution of {} channels given {inputs:?}", c.in_channels));
             }
             if inputs.len() < 2 && c.loads[1] != Load::default() {
                 return Err("does something to a second map that it does not read".into());
+            }
+            if c.through.iter().zip(&c.loads).any(|(through, load)| through.is_some() && *load != Load::default()) {
+                return Err("normalises or activates what it reads through upsampling".into());
             }
             for (map, load) in inputs.iter().zip(&c.loads) {
                 let Some(scope) = load.norm else { continue };
@@ -457,7 +482,7 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
                 check_scale(*map, *scale, scope)?;
                 scales = rest;
             }
-            let n = inputs[0].extent.axes();
+            let n = read[0].axes();
             let mut out = [0; 3];
             for axis in 0..3 {
                 let padded = c.padding[axis].checked_mul(2).and_then(|p| p.checked_add(n[axis])).ok_or_else(beyond)?;
@@ -506,14 +531,7 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
             }
             Ok(Map::new(out.into(), inputs[0].channels))
         }
-        Op::Upsample { factor } => {
-            let n = inputs[0].extent.axes();
-            let mut out = [0; 3];
-            for axis in 0..3 {
-                out[axis] = n[axis].checked_mul(factor[axis]).ok_or_else(beyond)?;
-            }
-            Ok(Map::new(out.into(), inputs[0].channels))
-        }
+        Op::Upsample { factor } => Ok(Map::new(upsampled(inputs[0].extent, *factor)?, inputs[0].channels)),
         Op::Attention { heads, .. } => {
             let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
             if q.channels != k.channels || k.extent != v.extent || q.channels % heads != 0 || v.channels % heads != 0 {
@@ -566,6 +584,9 @@ impl fmt::Display for Op {
                 if c.stride != [1; 3] {
                     write!(f, " stride {}", x(&c.stride))?;
                 }
+                if let Some(factor) = c.through.iter().flatten().next() {
+                    write!(f, " through upsample {}", x(factor))?;
+                }
                 if c.norm.is_some() {
                     f.write_str(" norm")?;
                 }
@@ -587,7 +608,7 @@ impl fmt::Display for Op {
                 }
                 match c.activation {
                     Activation::None => Ok(()),
-                    a => write!(f, " {}", format!("{a:?}").to_lowercase()),
+                    a => write!(f, " {a}"),
                 }
             }
             Self::BatchNorm(n) => write!(f, "batch norm {}", n.channels),

@@ -1,7 +1,7 @@
 //! Rewrites that leave the result as it is: fold, fuse, prune. Each returns how often it applied.
 
 use super::{BatchNorm, Graph, Node, NodeId, Op, norm};
-use crate::kernels::Activation;
+use crate::kernels::{Activation, Load};
 
 /// What [`optimise`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +91,36 @@ pub fn label(graph: &mut Graph, keep: &[NodeId]) -> NodeId {
         _ => {}
     }
     graph.add("labels", Op::Argmax, &[logits])
+}
+
+/// The graph in which convolutions read through linear upsampling instead of reading its stored result: the bits are the same,
+/// the upsampled map is nowhere, and its values are mixed anew for every tap. An upsampling goes where all its readers are
+/// convolutions that can (they read through one factor only) and nobody else wants it (`keep`). Ids change, names stay.
+#[must_use]
+pub fn read_through(graph: &Graph, keep: &[NodeId]) -> Graph {
+    let mut nodes = graph.nodes().to_vec();
+    let consumers = graph.consumers();
+    for id in graph.ids() {
+        let Op::Upsample { factor } = graph.node(id).op else { continue };
+        let can = |reader: &NodeId| match &nodes[reader.index()].op {
+            Op::Conv(c) => {
+                let loads = nodes[reader.index()].inputs.iter().zip(&c.loads).filter(|(input, _)| **input == id);
+                c.through.iter().flatten().all(|&f| f == factor) && loads.into_iter().all(|(_, load)| *load == Load::default())
+            }
+            _ => false,
+        };
+        let readers = &consumers[id.index()];
+        if readers.is_empty() || keep.contains(&id) || !readers.iter().all(can) {
+            continue;
+        }
+        for reader in readers {
+            let Node { op: Op::Conv(conv), inputs, .. } = &mut nodes[reader.index()] else { continue };
+            for (through, input) in conv.through.iter_mut().zip(inputs).filter(|(_, input)| **input == id) {
+                (*through, *input) = (Some(factor), graph.node(id).inputs[0]);
+            }
+        }
+    }
+    prune(&nodes, graph.output(), keep).0
 }
 
 struct Work {
@@ -223,6 +253,25 @@ mod tests {
         assert_eq!(labels(&g, &[logits]), (3, Op::Argmax));
         g.add("wide", conv("wide", 2, 3), &[logits]);
         assert_eq!(labels(&g, &[]), (4, Op::Argmax));
+    }
+
+    #[test]
+    fn upsampling_is_read_through_where_all_readers_can() {
+        let mut g = Graph::default();
+        let x = g.add("input", Op::Input { channels: 2 }, &[]);
+        let up = g.add("up", Op::Upsample { factor: [2; 3] }, &[x]);
+        let a = g.add("a", conv("a", 2, 3), &[up]);
+        g.add("b", conv("b", 5, 4), &[a, up]);
+        let through = read_through(&g, &[]);
+        assert_eq!((through.nodes().len(), through.find("up")), (3, None));
+        let extents = |g: &Graph| g.infer(Extent::new(2, 3, 4)).expect("the shapes agree").last().map(|m| m.extent);
+        assert_eq!(extents(&through), extents(&g));
+        assert!(matches!(&through.nodes()[2].op, Op::Conv(c) if c.through == [None, Some([2; 3])]));
+        assert_eq!(read_through(&through, &[]), through);
+
+        assert_eq!(read_through(&g, &[up]), g, "who is kept stays");
+        g.add("gate", Op::Multiply, &[up, up]);
+        assert!(read_through(&g, &[]).find("up").is_some(), "another reader needs it stored");
     }
 
     #[test]

@@ -14,7 +14,8 @@ use super::schedule::Schedule;
 use super::slab;
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
-use crate::graph::{Graph, NodeId};
+use crate::graph::{Graph, NodeId, Op, pass};
+use crate::kernels::Call;
 use crate::record::{Constant, ConstantSource, Recording, Region, UNIFORM_STRIDE};
 use crate::shape::Extent;
 
@@ -22,7 +23,7 @@ use crate::shape::Extent;
 const STAGING: [u64; 2] = [8 << 20, 128 << 10];
 
 /// Numbers of values that wait on the host, most profitable first.
-const SPILLED: [usize; 10] = [0, 1, 2, 3, 4, 5, 6, 8, 10, 12];
+const SPILLED: [usize; 11] = [0, 1, 2, 3, 4, 5, 6, 8, 12, 16, 24];
 
 /// Numbers of values that are computed again for late readers, most profitable first.
 const RECOMPUTED: [usize; 4] = [1, 2, 3, 4];
@@ -36,19 +37,28 @@ struct Form {
     net: Rc<Network>,
     /// Nodes whose values leave the device.
     outputs: Vec<NodeId>,
-    /// FLOPs of one run.
+    /// FLOPs of one run, but for interpolating what is read through upsampling.
     flops: u64,
+    /// Those of a run that computes nothing twice.
+    once: u64,
+    /// FLOPs of convolutions that read through upsampling.
+    through: u64,
     /// Bytes that kernels read and write.
     traffic: u64,
 }
 
 impl Form {
     fn new(net: Rc<Network>, outputs: Vec<NodeId>) -> Self {
-        let mut form = Self { outputs, flops: 0, traffic: 0, net };
-        for cost in form.net.graph.ids().filter_map(|id| form.net.call(id)).map(crate::kernels::Call::cost) {
+        let mut form = Self { outputs, flops: 0, once: 0, through: 0, traffic: 0, net };
+        for id in form.net.graph.ids() {
+            let Some(cost) = form.net.call(id).map(Call::cost) else { continue };
             form.flops = form.flops.saturating_add(cost.flops);
             form.traffic = form.traffic.saturating_add(cost.bytes);
+            if matches!(&form.net.node(id).op, Op::Conv(c) if c.through != [None; 2]) {
+                form.through = form.through.saturating_add(cost.flops);
+            }
         }
+        form.once = form.flops;
         form
     }
 }
@@ -79,13 +89,27 @@ pub(super) struct Request<'a> {
 pub(super) fn enumerate(request: &Request<'_>) -> Result<Vec<Candidate>, PlanError> {
     let base = Rc::new(Form::new(Rc::clone(&request.net), request.outputs.clone()));
     let mut list = Vec::new();
-    let schedules = enumerate_form(request, &base, &mut list)?;
-    if !request.options.without_recompute {
-        for form in recomputing(request, &base, &schedules)? {
-            enumerate_form(request, &form, &mut list)?;
+    for form in std::iter::once(Rc::clone(&base)).chain(reading_through(request, &base)?) {
+        let schedules = enumerate_form(request, &form, &mut list)?;
+        if !request.options.without_recompute {
+            for form in recomputing(request, &form, &schedules)? {
+                enumerate_form(request, &form, &mut list)?;
+            }
         }
     }
     Ok(list)
+}
+
+/// The form whose convolutions read through upsampling, if there is something to read through.
+fn reading_through(request: &Request<'_>, base: &Form) -> Result<Option<Rc<Form>>, PlanError> {
+    let graph = pass::read_through(&base.net.graph, &base.outputs);
+    if graph.nodes().len() == base.net.graph.nodes().len() {
+        return Ok(None);
+    }
+    let name = |output: &NodeId| graph.find(&base.net.node(*output).name);
+    let outputs = base.outputs.iter().filter_map(name).collect();
+    let net = Network::new(graph, request.extent, base.net.elem)?;
+    Ok(Some(Rc::new(Form::new(Rc::new(net), outputs))))
 }
 
 /// Forms of the network that recompute the values that wait longest in a streamed schedule.
@@ -103,7 +127,8 @@ fn recomputing(request: &Request<'_>, base: &Form, schedules: &[Rc<Schedule>]) -
         }
         let position = |output: &NodeId| r.origins.iter().position(|o| o == output).and_then(|i| r.graph.ids().nth(i));
         let outputs = base.outputs.iter().filter_map(position).collect();
-        forms.push(Rc::new(Form::new(Rc::new(Network::new(r.graph, request.extent, base.net.elem)?), outputs)));
+        let net = Rc::new(Network::new(r.graph, request.extent, base.net.elem)?);
+        forms.push(Rc::new(Form { once: base.flops, ..Form::new(net, outputs) }));
     }
     Ok(forms)
 }
@@ -149,10 +174,14 @@ fn enumerate_form(request: &Request<'_>, form: &Rc<Form>, list: &mut Vec<Candida
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn seconds(form: &Form, lifetimes: &Lifetimes, tasks: usize, caps: &DeviceCaps) -> f64 {
     let rates = caps.rates();
-    let compute = (form.flops as f64 / rates.flops).max(form.traffic as f64 / rates.bytes) + tasks as f64 * rates.dispatch_seconds;
+    let flops = form.flops as f64 + THROUGH * form.through as f64;
+    let compute = (flops / rates.flops).max(form.traffic as f64 / rates.bytes) + tasks as f64 * rates.dispatch_seconds;
     let transfer = 2.0 * lifetimes.spilled_bytes() as f64 / rates.host_bytes;
     compute.max(transfer) + NOT_OVERLAPPED * compute.min(transfer)
 }
+
+/// Work of interpolating for a convolution that reads through upsampling, as a share of the convolution's own.
+const THROUGH: f64 = 1.5;
 
 /// Share of the shorter of computing and transferring that does not overlap with the longer.
 const NOT_OVERLAPPED: f64 = 0.25;
@@ -219,7 +248,6 @@ pub(super) fn choose(candidates: &[Candidate], caps: &DeviceCaps, budget: Option
     };
     chosen.report.budget = budget;
     chosen.report.smallest_budget = smallest;
-    chosen.report.recomputed_flops = chosen.report.flops - candidates.first().map_or(0, |c| c.form.flops).min(chosen.report.flops);
     Ok(chosen)
 }
 
@@ -272,6 +300,7 @@ fn assemble(c: &Candidate, placement: &Placement, caps: &DeviceCaps, staging: u6
     };
     let lowering = lower::Lowering { schedule: s, lifetimes: &c.lifetimes, placement, constants: by_node, outputs: outputs.clone(), caps };
     let recording = lowering.record(base, regions)?;
-    let report = Report::new(s, &recording, weights_bytes, c.max_live, &c.lifetimes);
+    let mut report = Report::new(s, &recording, weights_bytes, c.max_live, &c.lifetimes);
+    report.recomputed_flops = c.form.flops - c.form.once;
     Ok((recording, report))
 }

@@ -125,14 +125,25 @@ impl Network {
     }
 
     fn conv_shape(&self, id: NodeId, c: &Conv) -> ConvShape {
+        let stored = |slot: usize| self.node(id).inputs.get(slot).map_or(Extent::new(1, 1, 1), |&i| self.map(i).extent);
+        let mut upsampled = [None; 2];
+        let mut input = stored(0);
+        for (slot, factor) in c.through.iter().enumerate() {
+            if let Some([d, h, w]) = *factor {
+                let from = stored(slot);
+                upsampled[slot] = Some(from);
+                input = Extent::new(from.d * d, from.h * h, from.w * w);
+            }
+        }
         ConvShape {
-            input: self.map(self.node(id).inputs[0]).extent,
+            input,
             in_channels: self.source_channels(id, c),
             out_channels: c.out_channels,
             kernel: c.kernel,
             stride: c.stride,
             padding: c.padding,
             loads: c.loads,
+            upsampled,
             activation: c.activation,
             elem: self.elem,
             windows: [Window::whole(0); 4],

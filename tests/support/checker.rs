@@ -89,6 +89,12 @@ fn needs(op: &Op, slot: usize, inputs: usize, n: u32, out: u32, z: u32) -> Vec<u
         Op::Conv(c) | Op::HeadArgmax(c) if slot >= c.maps(inputs) => vec![if n == 1 { 0 } else { z }],
         Op::Normalise(_) | Op::ConvTranspose(_) if slot == 1 => vec![if n == 1 { 0 } else { z }],
         Op::NormScale(norm) if !norm.per_plane => (0..n).collect(),
+        Op::Conv(c) if c.through[slot].is_some() => {
+            let factor = c.through[slot].map_or(1, |f| f[0]);
+            let (upsample, fine) = (Op::Upsample { factor: [factor; 3] }, n * factor);
+            let plain = Op::Conv(organum::graph::Conv { through: [None; 2], ..c.clone() });
+            needs(&plain, slot, inputs, fine, out, z).into_iter().flat_map(|s| needs(&upsample, 0, 1, n, fine, s)).collect()
+        }
         Op::Conv(c) => (0..c.kernel[0]).filter_map(|k| (z * c.stride[0] + k).checked_sub(c.padding[0])).filter(|&s| s < n).collect(),
         Op::ConvTranspose(c) => {
             let reaches = |s: &u32| (0..c.kernel[0]).any(|k| s * c.stride[0] + k == z + c.padding[0]);
@@ -206,6 +212,8 @@ impl<'a> Checker<'a> {
             let mut owners = plan.graph().ids().filter(|id| op(id) == op(&node));
             let held = owners.any(|id| self.bytes.holds(r.chunk, &(r.offset..r.offset + r.size), (id, None)));
             assert!(held, "the constant of {} is gone", self.name(node));
+            let needed = call.sizes()[slot] * call.bindings()[slot + 1].bytes(self.recording.elem);
+            assert!(r.size >= needed, "the constant of {} has {} bytes of {needed}", self.name(node), r.size);
         }
 
         let graph_node = plan.graph().node(node);
