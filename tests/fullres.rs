@@ -32,7 +32,7 @@ fn a_u_net_gives_the_same_bits_in_24_mebibytes_and_equals_pytorch() {
         println!("{budget:?}: {planned} bytes, {spilled} spilled, {recomputed} FLOPs recomputed, {:?}", started.elapsed());
         outputs.into_iter().next().expect("an output").data
     };
-    let tight = Some(30 << 20);
+    let tight = Some(24 << 20);
     let OutputData::Labels(labels) = run(tight, OutputMode::Labels) else { panic!("asked for labels") };
     let OutputData::Map(logits) = run(None, OutputMode::Logits) else { panic!("asked for logits") };
     let voxels = EXTENT.voxels() as usize;

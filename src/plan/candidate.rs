@@ -14,7 +14,7 @@ use super::schedule::Schedule;
 use super::slab;
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
-use crate::graph::{Graph, NodeId, Op, pass};
+use crate::graph::{Graph, NodeId, pass};
 use crate::kernels::Call;
 use crate::record::{Constant, ConstantSource, Recording, Region, UNIFORM_STRIDE};
 use crate::shape::Extent;
@@ -37,26 +37,21 @@ struct Form {
     net: Rc<Network>,
     /// Nodes whose values leave the device.
     outputs: Vec<NodeId>,
-    /// FLOPs of one run, but for interpolating what is read through upsampling.
+    /// FLOPs of one run.
     flops: u64,
-    /// Those of a run that computes nothing twice.
+    /// Those of a run that computes, and interpolates, nothing twice.
     once: u64,
-    /// FLOPs of convolutions that read through upsampling.
-    through: u64,
     /// Bytes that kernels read and write.
     traffic: u64,
 }
 
 impl Form {
     fn new(net: Rc<Network>, outputs: Vec<NodeId>) -> Self {
-        let mut form = Self { outputs, flops: 0, once: 0, through: 0, traffic: 0, net };
+        let mut form = Self { outputs, flops: 0, once: 0, traffic: 0, net };
         for id in form.net.graph.ids() {
             let Some(cost) = form.net.call(id).map(Call::cost) else { continue };
             form.flops = form.flops.saturating_add(cost.flops);
             form.traffic = form.traffic.saturating_add(cost.bytes);
-            if matches!(&form.net.node(id).op, Op::Conv(c) if c.through != [None; 2]) {
-                form.through = form.through.saturating_add(cost.flops);
-            }
         }
         form.once = form.flops;
         form
@@ -102,6 +97,10 @@ pub(super) fn enumerate(request: &Request<'_>) -> Result<Vec<Candidate>, PlanErr
 
 /// The form whose convolutions read through upsampling, if there is something to read through.
 fn reading_through(request: &Request<'_>, base: &Form) -> Result<Option<Rc<Form>>, PlanError> {
+    // a neighbour's interpolation is done again for every tap
+    if request.options.without_recompute {
+        return Ok(None);
+    }
     let graph = pass::read_through(&base.net.graph, &base.outputs);
     if graph.nodes().len() == base.net.graph.nodes().len() {
         return Ok(None);
@@ -109,7 +108,8 @@ fn reading_through(request: &Request<'_>, base: &Form) -> Result<Option<Rc<Form>
     let name = |output: &NodeId| graph.find(&base.net.node(*output).name);
     let outputs = base.outputs.iter().filter_map(name).collect();
     let net = Network::new(graph, request.extent, base.net.elem)?;
-    Ok(Some(Rc::new(Form::new(Rc::new(net), outputs))))
+    let form = Form::new(Rc::new(net), outputs);
+    Ok(Some(Rc::new(Form { once: base.flops.min(form.flops), ..form })))
 }
 
 /// Forms of the network that recompute the values that wait longest in a streamed schedule.
@@ -128,7 +128,7 @@ fn recomputing(request: &Request<'_>, base: &Form, schedules: &[Rc<Schedule>]) -
         let position = |output: &NodeId| r.origins.iter().position(|o| o == output).and_then(|i| r.graph.ids().nth(i));
         let outputs = base.outputs.iter().filter_map(position).collect();
         let net = Rc::new(Network::new(r.graph, request.extent, base.net.elem)?);
-        forms.push(Rc::new(Form { once: base.flops, ..Form::new(net, outputs) }));
+        forms.push(Rc::new(Form { once: base.once, ..Form::new(net, outputs) }));
     }
     Ok(forms)
 }
@@ -174,14 +174,10 @@ fn enumerate_form(request: &Request<'_>, form: &Rc<Form>, list: &mut Vec<Candida
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn seconds(form: &Form, lifetimes: &Lifetimes, tasks: usize, caps: &DeviceCaps) -> f64 {
     let rates = caps.rates();
-    let flops = form.flops as f64 + THROUGH * form.through as f64;
-    let compute = (flops / rates.flops).max(form.traffic as f64 / rates.bytes) + tasks as f64 * rates.dispatch_seconds;
+    let compute = (form.flops as f64 / rates.flops).max(form.traffic as f64 / rates.bytes) + tasks as f64 * rates.dispatch_seconds;
     let transfer = 2.0 * lifetimes.spilled_bytes() as f64 / rates.host_bytes;
     compute.max(transfer) + NOT_OVERLAPPED * compute.min(transfer)
 }
-
-/// Work of interpolating for a convolution that reads through upsampling, as a share of the convolution's own.
-const THROUGH: f64 = 1.5;
 
 /// Share of the shorter of computing and transferring that does not overlap with the longer.
 const NOT_OVERLAPPED: f64 = 0.25;
