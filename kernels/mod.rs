@@ -23,6 +23,7 @@ pub mod normalise;
 pub mod plane_stats;
 pub mod position_add;
 pub mod upsample_linear;
+pub mod window_attention;
 
 mod activation;
 mod conv;
@@ -35,6 +36,7 @@ pub use conv::{ConvShape, pack_weights, packed_len};
 pub use conv_transpose::{ConvTransposeShape, outputs_first};
 pub use load::{Load, Scope};
 pub use slab::{Reach, Source, Taps, Target, Window};
+pub use window_attention::{WindowShape, pack_window_constant};
 
 /// How a shader uses one of its bindings, in binding order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,6 +288,7 @@ catalogue! {
     UpsampleLinear(upsample_linear::UpsampleLinear),
     PositionAdd(position_add::PositionAdd),
     Attention(attention::Attention),
+    WindowAttention(window_attention::WindowAttention),
     Multiply(multiply::Multiply),
     ChannelStats(channel_stats::ChannelStats),
     PlaneStats(plane_stats::PlaneStats),

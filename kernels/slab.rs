@@ -22,6 +22,14 @@ pub enum Reach {
     TapsTransposed(Taps),
     /// The two planes that linear interpolation with aligned corners mixes.
     Linear,
+    /// Blocks of planes that do not overlap, as of attention in windows: a plane of the result reads the block of the source
+    /// that has the number of its own block.
+    Blocks {
+        /// Planes of a block of the source; the last may have fewer.
+        source: u32,
+        /// Planes of a block of the result; the last may have fewer.
+        result: u32,
+    },
     /// Every plane of a result reads all planes: a barrier.
     Whole,
 }
@@ -79,6 +87,10 @@ impl Reach {
             Self::TapsTransposed(taps) => taps.transposed(n_in, z),
             Self::TapsOfUpsampled { taps, planes } => upsampled(n_in, planes, &taps.planes(planes, z)),
             Self::Linear => upsampled(n_in, n_out, z),
+            Self::Blocks { source, result } => {
+                let begin = (z.start / result * source).min(n_in - 1);
+                begin..((z.end - 1) / result + 1).saturating_mul(source).clamp(begin + 1, n_in)
+            }
             Self::Whole => 0..n_in,
         }
     }
@@ -90,7 +102,8 @@ impl Reach {
             Self::Same | Self::Whole => 1,
             // blocks that do not overlap: a plane of the result has one plane behind it
             Self::TapsTransposed(taps) if taps.kernel == taps.stride && taps.padding == 0 => 1,
-            Self::TapsTransposed(_) | Self::Taps(_) | Self::TapsOfUpsampled { .. } | Self::Linear => 2,
+            Self::Blocks { source: 1, .. } => 1,
+            Self::TapsTransposed(_) | Self::Taps(_) | Self::TapsOfUpsampled { .. } | Self::Linear | Self::Blocks { .. } => 2,
         }
     }
 
@@ -174,6 +187,18 @@ mod tests {
         assert_eq!(Reach::Linear.planes(5, 10, &(1..2)), 0..2);
         assert_eq!(Reach::Linear.planes(5, 10, &(9..10)), 4..5);
         assert_eq!(Reach::Linear.planes(5, 10, &(0..10)), 0..5);
+    }
+
+    #[test]
+    fn reach_of_blocks_is_whole_blocks() {
+        let same = Reach::Blocks { source: 4, result: 4 };
+        assert_eq!(same.planes(10, 10, &(0..1)), 0..4);
+        assert_eq!(same.planes(10, 10, &(3..5)), 0..8);
+        assert_eq!(same.planes(10, 10, &(9..10)), 8..10);
+        assert_eq!(same.widest(10, 10), 4);
+        assert_eq!(Reach::Blocks { source: 7, result: 14 }.planes(9, 17, &(13..15)), 0..9);
+        assert_eq!(Reach::Blocks { source: 1, result: 4 }.planes(3, 10, &(4..9)), 1..3);
+        assert_eq!(Reach::Blocks { source: u32::MAX, result: 1 }.planes(3, 1, &(0..1)), 0..3);
     }
 
     #[test]

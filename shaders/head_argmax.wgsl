@@ -1,4 +1,4 @@
-// The last layer and its labels at once: 1x1x1 convolution of one map or of two concatenated maps, then the label of the
+// The last layer and its labels at once: 1x1x1 convolution of one map or of two concatenated maps, their norms, then the label of the
 // highest logit, packed LABELS to a u32 word (4 labels of 8 bits or 2 of 16); the first of equals wins. Logits are never stored.
 // One invocation computes one word: x walks the words of a plane, whose last word is padded with zeros; z the planes.
 // The sums run in the order of conv3d_pointwise, so that f32 labels are those of its logits.

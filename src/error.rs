@@ -15,7 +15,7 @@ macro_rules! error_type {
 
         impl $name {
             pub(crate) fn new(kind: $kind, message: impl Into<String>) -> Self {
-                Self(Box::new(Detail { kind, node: None, message: message.into(), source: None }))
+                Self(Box::new(Detail { kind, node: None, bytes: None, message: message.into(), source: None }))
             }
 
             #[allow(dead_code, reason = "not every error kind names a node")]
@@ -61,6 +61,8 @@ macro_rules! error_type {
 struct Detail<K> {
     kind: K,
     node: Option<String>,
+    /// A number of bytes for a program to use.
+    bytes: Option<u64>,
     message: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -117,35 +119,21 @@ error_type! {
 impl PlanError {
     pub(crate) fn budget(budget: u64, smallest: u64) -> Self {
         let text = format!(
-            "a budget of {} ({budget} bytes) is too small: the smallest that works is {smallest} bytes ({})",
+            "a budget of {} ({budget} bytes) is too small: the smallest that works is {}, in bytes {smallest}",
             crate::shape::format_bytes(budget),
             crate::shape::format_bytes(smallest)
         );
-        Self::new(PlanErrorKind::Budget, text).at_smallest(smallest)
-    }
-
-    fn at_smallest(mut self, smallest: u64) -> Self {
-        self.0.source = Some(Box::new(SmallestBudget(smallest)));
-        self
+        let mut error = Self::new(PlanErrorKind::Budget, text);
+        error.0.bytes = Some(smallest);
+        error
     }
 
     /// The smallest budget in bytes with which a plan exists, for errors of kind [`PlanErrorKind::Budget`].
     #[must_use]
     pub fn smallest_budget(&self) -> Option<u64> {
-        self.0.source.as_ref()?.downcast_ref::<SmallestBudget>().map(|s| s.0)
+        self.0.bytes
     }
 }
-
-#[derive(Debug)]
-struct SmallestBudget(u64);
-
-impl fmt::Display for SmallestBudget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "try --memory {}", self.0)
-    }
-}
-
-impl std::error::Error for SmallestBudget {}
 
 error_type! {
     /// No usable device, or the device refused a resource.
@@ -182,5 +170,24 @@ error_type! {
         OutOfMemory,
         /// A device error that should not happen.
         Internal,
+    }
+}
+
+/// A [`RunError`] of kind [`RunErrorKind::Internal`].
+pub(crate) fn internal(message: &str) -> RunError {
+    RunError::new(RunErrorKind::Internal, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_budget_is_told_once() {
+        let error = PlanError::budget(100, 4096);
+        assert_eq!(error.smallest_budget(), Some(4096));
+        assert_eq!(error.to_string(), "a budget of 100 B (100 bytes) is too small: the smallest that works is 4.00 KiB, in bytes 4096");
+        assert!(std::error::Error::source(&error).is_none());
+        assert_eq!(PlanError::new(PlanErrorKind::Limits, "").smallest_budget(), None);
     }
 }

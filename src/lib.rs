@@ -24,6 +24,7 @@ pub use wgpu;
 mod caps;
 pub mod engine;
 mod error;
+mod fitting;
 pub mod graph;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 pub mod harness;
@@ -36,6 +37,8 @@ pub mod plan;
 pub mod record;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 mod reference;
+#[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
+mod run;
 mod session;
 mod shape;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
@@ -45,8 +48,10 @@ pub mod volume;
 pub use caps::DeviceCaps;
 pub use engine::Engine;
 pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanError, PlanErrorKind, RunError, RunErrorKind};
+pub use fitting::{FitError, smaller_budget};
 pub use model::{Card, Model};
 pub use plan::{Occupancy, OutputMode, Plan, PlanOptions, Report};
-pub use session::{Cancel, Progress, RunOptions, Session};
+pub use run::{Cancel, Progress, RunOptions};
+pub use session::Session;
 pub use shape::{Elem, Extent, Map, format_bytes};
 pub use transfer::{Input, OutputData, OutputVolume};

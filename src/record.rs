@@ -88,6 +88,13 @@ pub struct Output {
     pub kind: OutputKind,
 }
 
+impl Output {
+    /// Type of its elements where the storage type is `elem`.
+    pub(crate) fn elem(&self, elem: Elem) -> Elem {
+        if self.kind == OutputKind::MapF32 { Elem::F32 } else { elem }
+    }
+}
+
 /// One step of a run.
 #[derive(Clone, Debug)]
 pub enum Command {

@@ -1,7 +1,6 @@
 //! A model and a plan on a device, ready to run again and again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::caps::DeviceCaps;
 use crate::engine::{Engine, GpuMemory, Pipeline};
@@ -10,76 +9,11 @@ use crate::graph::Op;
 use crate::kernels::position_add;
 use crate::model::Model;
 use crate::plan::Plan;
-use crate::record::{Command, ConstantSource, OutputKind};
+use crate::record::ConstantSource;
 use crate::reference::HostMemory;
+use crate::run::{Run, RunOptions};
 use crate::shape::Elem;
-use crate::transfer::{Input, OutputVolume, encode, pack_plane};
-
-/// How far a run is, by floating-point operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// Operations finished.
-    pub done: u64,
-    /// Operations of the whole run.
-    pub total: u64,
-}
-
-/// Stops a run at the end of its current batch; the session can run again.
-#[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// A handle that is not raised.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Asks the run to stop.
-    pub fn raise(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// Whether stopping was asked for.
-    #[must_use]
-    pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
-/// Called with the progress after every batch.
-type Observer<'a> = &'a mut (dyn FnMut(Progress) + Send);
-
-/// What a run may report to and be stopped by.
-#[derive(Default)]
-#[non_exhaustive]
-pub struct RunOptions<'a> {
-    progress: Option<Observer<'a>>,
-    cancel: Option<Cancel>,
-}
-
-impl std::fmt::Debug for RunOptions<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RunOptions").field("cancel", &self.cancel).finish_non_exhaustive()
-    }
-}
-
-impl<'a> RunOptions<'a> {
-    /// Calls `f` with the progress.
-    #[must_use]
-    pub fn with_progress(mut self, f: &'a mut (dyn FnMut(Progress) + Send)) -> Self {
-        self.progress = Some(f);
-        self
-    }
-
-    /// Stops when `cancel` is raised.
-    #[must_use]
-    pub fn with_cancel(mut self, cancel: Cancel) -> Self {
-        self.cancel = Some(cancel);
-        self
-    }
-}
+use crate::transfer::{Input, OutputVolume, encode};
 
 /// A model and a plan on a device.
 #[derive(Debug)]
@@ -88,9 +22,12 @@ pub struct Session {
     memory: Memory,
 }
 
+/// What a dispatch runs, and its workgroups along x, y, z.
+pub(crate) type Prepared = (Arc<Pipeline>, [u32; 3]);
+
 #[derive(Debug)]
 enum Memory {
-    Gpu { memory: Box<GpuMemory>, pipelines: Vec<(Arc<Pipeline>, [u32; 3])> },
+    Gpu { memory: Box<GpuMemory>, pipelines: Vec<Prepared> },
     Host(HostMemory),
 }
 
@@ -152,85 +89,25 @@ impl Session {
 
     /// Runs the network; outputs come in the order: labels or logits, then the taps.
     ///
+    /// On a device, transfers overlap with compute: at most two batches wait or run there while the host prepares the next.
+    /// After an error, or when the future was dropped, the device finishes what was submitted and the session can run again.
+    ///
     /// # Errors
     /// When the input does not have the planned shape or is not finite, when cancelled, or when the device fails.
-    pub async fn run(&mut self, input: Input<'_>, mut options: RunOptions<'_>) -> Result<Vec<OutputVolume>, RunError> {
+    pub async fn run(&mut self, input: Input<'_>, options: RunOptions<'_>) -> Result<Vec<OutputVolume>, RunError> {
         check_input(&self.plan, &input)?;
-        if let Memory::Gpu { memory, .. } = &mut self.memory {
-            memory.recover().await?;
-        }
-        let recording = self.plan.recording();
-        let mut outputs: Vec<OutputVolume> = recording.outputs.iter().map(OutputVolume::empty).collect();
-        let total = self.plan.report().flops;
-        let mut waiting: Vec<Vec<u8>> = vec![Vec::new(); recording.host_slots.len()];
-        let mut done = 0;
-        let mut dispatch = 0u32;
-        for command in &recording.commands {
-            match (command, &mut self.memory) {
-                (Command::Upload { dst, planes, .. }, memory) => {
-                    let mut at = 0;
-                    for z in planes.clone() {
-                        let bytes = pack_plane(&input, z, recording.elem);
-                        match memory {
-                            Memory::Gpu { memory, .. } => memory.write(*dst, at, &bytes).await?,
-                            Memory::Host(memory) => memory.write(*dst, at, &bytes),
-                        }
-                        at += bytes.len() as u64;
-                    }
+        let run = Run::new(&self.plan, input, options);
+        match &mut self.memory {
+            Memory::Gpu { memory, pipelines } => {
+                memory.forget();
+                let result = run.on_device(memory, pipelines).await;
+                if result.is_err() {
+                    memory.forget();
                 }
-                (Command::Dispatch { call, bindings, .. }, memory) => {
-                    done += call.cost().flops;
-                    match memory {
-                        Memory::Gpu { memory, pipelines } => {
-                            let (pipeline, workgroups) = &pipelines[dispatch as usize];
-                            memory.dispatch(Arc::clone(pipeline), bindings, dispatch, *workgroups);
-                        }
-                        Memory::Host(memory) => memory.dispatch(call, bindings),
-                    }
-                    dispatch += 1;
-                }
-                (Command::Download { src, output, planes }, memory) => {
-                    let held;
-                    let bytes = match memory {
-                        Memory::Gpu { memory, .. } => {
-                            held = memory.read(*src).await?;
-                            held.as_slice()
-                        }
-                        Memory::Host(memory) => memory.bytes(*src),
-                    };
-                    let elem = if recording.outputs[*output as usize].kind == OutputKind::MapF32 { Elem::F32 } else { recording.elem };
-                    outputs[*output as usize].unpack(bytes, planes.clone(), elem);
-                }
-                (Command::Spill { src, slot }, memory) => {
-                    waiting[*slot as usize] = match memory {
-                        Memory::Gpu { memory, .. } => memory.read(*src).await?,
-                        Memory::Host(memory) => memory.bytes(*src).to_vec(),
-                    };
-                }
-                (Command::Restore { dst, slot }, memory) => {
-                    let bytes = std::mem::take(&mut waiting[*slot as usize]);
-                    match memory {
-                        Memory::Gpu { memory, .. } => memory.write(*dst, 0, &bytes).await?,
-                        Memory::Host(memory) => memory.write(*dst, 0, &bytes),
-                    }
-                }
-                (Command::Split, memory) => {
-                    if options.cancel.as_ref().is_some_and(Cancel::is_raised) {
-                        if let Memory::Gpu { memory, .. } = memory {
-                            memory.discard();
-                        }
-                        return Err(RunError::new(RunErrorKind::Cancelled, "cancelled"));
-                    }
-                    if let Memory::Gpu { memory, .. } = memory {
-                        memory.flush().await?;
-                    }
-                    if let Some(f) = &mut options.progress {
-                        f(Progress { done, total });
-                    }
-                }
+                result
             }
+            Memory::Host(memory) => run.on_host(memory),
         }
-        Ok(outputs)
     }
 
     /// [`Session::run`] for callers without an executor.

@@ -7,8 +7,8 @@ mod support;
 use organum::volume::VolumeError;
 use organum::wgpu;
 use organum::{
-    Cancel, DeviceCaps, Engine, EngineError, EngineErrorKind, Extent, Input, LoadError, Model, OutputData, OutputMode, OutputVolume, Plan,
-    PlanError, PlanErrorKind, PlanOptions, Progress, RunError, RunErrorKind, RunOptions, Session,
+    Cancel, DeviceCaps, Engine, EngineError, EngineErrorKind, Extent, FitError, Input, LoadError, Model, OutputData, OutputMode,
+    OutputVolume, Plan, PlanError, PlanErrorKind, PlanOptions, Progress, RunError, RunErrorKind, RunOptions, Session,
 };
 use support::{Random, engine};
 
@@ -124,9 +124,13 @@ fn a_dropped_run_does_no_harm() {
     let model = model();
     let data = values(SMALL);
     for engine in executors() {
-        let mut session = open(&model, engine, SMALL, &logits().with_slab_depth(2));
+        // as few bytes as possible: slabs wait on the host
+        let smallest = open(&model, engine, SMALL, &logits()).plan().report().smallest_budget;
+        let mut session = open(&model, engine, SMALL, &logits().with_budget(smallest));
+        assert!(session.plan().report().spilled_bytes > 0);
         let expected = run(&mut session, &data);
-        for polls in 0..6 {
+        assert!(run(&mut open(&model, engine, SMALL, &logits()), &data) == expected, "other bits within the smallest budget");
+        for polls in [0, 1, 2, 3, 4, 5, 8, 13, 21, 34, 55, 89] {
             let mut future = Box::pin(session.run(input(SMALL, &data), RunOptions::default()));
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             for _ in 0..polls {
@@ -244,12 +248,20 @@ fn futures_are_send(engine: &Engine, model: &Model, plan: Plan, session: &mut Se
 /// A device as a host program might have made it: its own limits, no features.
 fn own_device(limits: wgpu::Limits) -> Option<(wgpu::Device, wgpu::Queue)> {
     engine()?;
-    let descriptor =
-        wgpu::InstanceDescriptor { backends: wgpu::Backends::PRIMARY, ..wgpu::InstanceDescriptor::new_without_display_handle() };
-    let adapters = pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(wgpu::Backends::PRIMARY));
+    Some(pollster::block_on(own_device_within(limits, None)).expect("any adapter gives a device of at most the default limits"))
+}
+
+/// The same, on which buffers are refused beyond a share in percent of the memory that the driver says is to be had.
+async fn own_device_within(limits: wgpu::Limits, share: Option<u8>) -> Result<(wgpu::Device, wgpu::Queue), wgpu::RequestDeviceError> {
+    let descriptor = wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::PRIMARY,
+        memory_budget_thresholds: wgpu::MemoryBudgetThresholds { for_resource_creation: share, for_device_loss: None },
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    };
+    let adapters = wgpu::Instance::new(descriptor).enumerate_adapters(wgpu::Backends::PRIMARY).await;
     let adapter = adapters.into_iter().next().expect("there is an adapter");
     let descriptor = wgpu::DeviceDescriptor { required_features: wgpu::Features::empty(), required_limits: limits, ..Default::default() };
-    Some(pollster::block_on(adapter.request_device(&descriptor)).expect("any adapter gives a device of at most the default limits"))
+    adapter.request_device(&descriptor).await
 }
 
 #[test]
@@ -355,4 +367,73 @@ fn two_sessions_share_an_engine_in_two_threads() {
             });
         }
     });
+}
+
+/// A device that runs out of memory and does not tell how much it has: the budget shrinks until the session fits.
+#[test]
+fn a_session_is_fitted_to_a_device_that_runs_out_of_memory() {
+    if engine().is_none() {
+        return;
+    }
+    let model = model();
+    let extent = Extent::new(256, 256, 256);
+    let whole = Plan::new(&model, extent, &DeviceCaps::default(), &PlanOptions::default()).expect("there is a plan").report().clone();
+    let mut refused = 0;
+    // software adapters count what all programs use, so the share with which something little fits is to be sought
+    for share in 1..95 {
+        let device = pollster::block_on(own_device_within(wgpu::Limits::default(), Some(share)));
+        let Ok((device, queue)) = device else { continue };
+        let engine = Engine::new(&device, &queue);
+        match pollster::block_on(Session::fitting(&engine, &model, extent, &PlanOptions::default())) {
+            Ok(session) => {
+                let report = session.plan().report();
+                println!("{} bytes within {share} %, {refused} devices refused; all at once {}", report.peak_bytes, whole.peak_bytes);
+                if share == 1 && report.budget.is_none() {
+                    return println!("skipped: the driver does not tell its memory, or has plenty");
+                }
+                let budget = report.budget.expect("the whole plan did not fit");
+                assert!(budget < whole.peak_bytes && budget >= report.smallest_budget);
+                assert_eq!(session.allocated_bytes(), report.peak_bytes);
+                return;
+            }
+            Err(FitError::Engine(e)) => {
+                assert_eq!(e.kind(), EngineErrorKind::OutOfMemory, "{e}");
+                assert!(e.to_string().contains(&whole.smallest_budget.to_string()), "the smallest plan was not tried: {e}");
+                refused += 1;
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+    panic!("no share of the memory held the smallest plan");
+}
+
+#[test]
+fn fitting_reports_what_no_smaller_budget_helps() {
+    let Some(engine) = engine() else { return };
+    let model = model();
+    let fit = |extent, options: &PlanOptions| pollster::block_on(Session::fitting(engine, &model, extent, options)).map(|_| ());
+    let error = fit(SMALL, &PlanOptions::default().with_budget(1)).expect_err("the budget is too small");
+    assert!(matches!(&error, FitError::Plan(e) if e.kind() == PlanErrorKind::Budget), "{error}");
+    let error = fit(Extent::new(3, 5, 7), &PlanOptions::default()).expect_err("the extent does not suit");
+    assert!(matches!(&error, FitError::Plan(e) if e.kind() == PlanErrorKind::Extent), "{error}");
+    fit(SMALL, &PlanOptions::default()).expect("it fits");
+}
+
+/// A device that goes away: an error of its kind, at once and ever after.
+#[test]
+fn a_lost_device_is_told() {
+    let Some((device, queue)) = own_device(wgpu::Limits::default()) else { return };
+    let engine = Engine::new(&device, &queue);
+    let model = model();
+    let data = values(SMALL);
+    let mut session = open(&model, Some(&engine), SMALL, &logits().with_slab_depth(2));
+    run(&mut session, &data);
+    device.destroy();
+    for _ in 0..3 {
+        let error = session.run_blocking(input(SMALL, &data), RunOptions::default()).expect_err("the device is gone");
+        assert_eq!(error.kind(), RunErrorKind::DeviceLost, "{error}");
+    }
+    let plan = Plan::new(&model, SMALL, engine.caps(), &logits()).expect("there is a plan");
+    let error = pollster::block_on(Session::new(&engine, &model, plan)).expect_err("the device is gone");
+    println!("{:?}: {error}", error.kind());
 }

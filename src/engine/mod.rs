@@ -10,6 +10,8 @@ use crate::kernels::Call;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 mod memory;
 mod pipeline;
+mod signal;
+mod staging;
 
 pub(crate) use memory::GpuMemory;
 pub(crate) use pipeline::Pipeline;
@@ -61,12 +63,13 @@ impl Engine {
     }
 
     /// Requests the first adapter whose name contains `pattern` (case ignored), or the one with that index in
-    /// [`Engine::adapters`]; without a pattern a real GPU before a software one.
+    /// [`Engine::adapters`]; without a pattern a real GPU before a software one. Where the driver tells how much memory is to
+    /// be had (Vulkan, DX12), a GPU refuses buffers beyond 95 % of it: [`crate::Session::fitting`] makes use of that.
     ///
     /// # Errors
     /// When no adapter matches or it gives no device.
     pub async fn request(pattern: Option<&str>) -> Result<Self, EngineError> {
-        let mut adapters = enumerate().await;
+        let mut adapters = enumerate(None).await;
         let listed = || adapters_text(&adapters);
         let index = match pattern {
             None => (0..adapters.len()).min_by_key(|&i| rank(adapters[i].get_info().device_type)),
@@ -90,9 +93,17 @@ impl Engine {
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
-        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| {
-            EngineError::new(EngineErrorKind::NoDevice, format!("the adapter {} gave no device", adapter.get_info().name)).caused_by(e)
-        })?;
+        let info = adapter.get_info();
+        if info.device_type != wgpu::DeviceType::Cpu
+            && let Some(bounded) = enumerate(Some(MEMORY_SHARE)).await.into_iter().nth(index).filter(|a| a.get_info() == info)
+            && let Ok((device, queue)) = bounded.request_device(&descriptor).await
+        {
+            return Ok(Self::new(&device, &queue));
+        }
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| EngineError::new(EngineErrorKind::NoDevice, format!("the adapter {} gave no device", info.name)).caused_by(e))?;
         Ok(Self::new(&device, &queue))
     }
 
@@ -110,7 +121,7 @@ impl Engine {
 
     /// All adapters, in the order that indices refer to.
     pub async fn adapters() -> Vec<AdapterSummary> {
-        enumerate()
+        enumerate(None)
             .await
             .iter()
             .map(|a| {
@@ -154,9 +165,18 @@ impl Engine {
     }
 }
 
-async fn enumerate() -> Vec<wgpu::Adapter> {
-    let descriptor =
-        wgpu::InstanceDescriptor { backends: wgpu::Backends::PRIMARY, ..wgpu::InstanceDescriptor::new_without_display_handle() };
+/// Share of the memory that the driver says is to be had, in percent, beyond which a GPU refuses buffers (Vulkan, DX12):
+/// running out of memory is then an error instead of swapping. Not asked of software adapters, which count all that the
+/// system uses as theirs.
+const MEMORY_SHARE: u8 = 95;
+
+/// All adapters; `share` bounds the memory of their devices, in percent.
+async fn enumerate(share: Option<u8>) -> Vec<wgpu::Adapter> {
+    let descriptor = wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::PRIMARY,
+        memory_budget_thresholds: wgpu::MemoryBudgetThresholds { for_resource_creation: share, for_device_loss: None },
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    };
     wgpu::Instance::new(descriptor).enumerate_adapters(wgpu::Backends::PRIMARY).await
 }
 

@@ -35,7 +35,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// Most device bytes of the run: a number, or with a suffix KiB MiB GiB kB MB GB. Not given: half of the available
-    /// memory on a software adapter or `cpu`, no bound on a GPU
+    /// memory on a software adapter, an integrated GPU or `cpu`; on other GPUs what they have memory for
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) memory: Option<u64>,
     /// Index or part of a name from `organum devices`, or `cpu`

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use organum::{Cancel, DeviceCaps, Engine, Input, Model, OutputVolume, Plan, PlanOptions, RunOptions, Session};
+use organum::{
+    Cancel, DeviceCaps, Engine, EngineErrorKind, Input, Model, OutputVolume, Plan, PlanOptions, RunErrorKind, RunOptions, Session,
+    format_bytes, smaller_budget,
+};
 use serde_json::{Value, json};
 
 use crate::args::Run;
 use crate::fail::Failure;
-use crate::output::{progress_bar, seconds};
+use crate::output::{note, progress_bar, seconds};
 
 /// Where to run.
 pub(crate) enum Device {
@@ -40,7 +43,11 @@ impl Device {
     /// Device bytes of a run for which no budget is given: half of the memory available where the device computes in the
     /// host's memory and the system tells how much that is; no bound elsewhere, since wgpu does not tell a GPU's memory.
     fn default_budget(&self) -> Option<u64> {
-        if !self.caps().cpu {
+        let kind = match self {
+            Self::Gpu(engine) => engine.summary().kind.as_str(),
+            Self::Host => "cpu",
+        };
+        if !in_host_memory(kind) {
             return None;
         }
         available_memory().map(|bytes| bytes / 2)
@@ -52,6 +59,11 @@ impl Device {
             Self::Host => "reference".into(),
         }
     }
+}
+
+/// Whether an adapter of this kind has no memory of its own.
+fn in_host_memory(kind: &str) -> bool {
+    matches!(kind, "cpu" | "integratedgpu")
 }
 
 /// `MemAvailable` of Linux in bytes.
@@ -87,42 +99,106 @@ impl Ran {
     }
 }
 
-/// Plans, compiles and runs, with a progress bar; Ctrl-C cancels.
+/// Why an attempt to run failed, and the budget with which another may succeed.
+struct Stopped {
+    failure: Failure,
+    smaller: Option<u64>,
+}
+
+impl<E: Into<Failure>> From<E> for Stopped {
+    fn from(e: E) -> Self {
+        Self { failure: e.into(), smaller: None }
+    }
+}
+
+/// Attempts with the first budget, then with smaller ones as long as there are any.
+fn fitted<T>(first: Option<u64>, mut attempt: impl FnMut(Option<u64>) -> Result<T, Stopped>) -> Result<T, Failure> {
+    let mut budget = first;
+    loop {
+        match attempt(budget) {
+            Err(Stopped { smaller: Some(bytes), .. }) => budget = Some(bytes),
+            Err(Stopped { failure, .. }) => return Err(failure),
+            Ok(done) => return Ok(done),
+        }
+    }
+}
+
+/// Plans, compiles and runs, with a progress bar; Ctrl-C cancels. Without `--memory` a device that runs out of memory is tried
+/// again with smaller budgets.
 pub(crate) fn run(device: &Device, model: &Model, input: Input<'_>, args: &Run, options: PlanOptions) -> Result<Ran, Failure> {
-    let started = Instant::now();
-    let options = match args.memory.or_else(|| device.default_budget()) {
-        Some(bytes) => options.with_budget(bytes),
-        None => options,
-    };
-    let plan = Plan::new(model, input.extent, &device.caps(), &options.with_precision(args.precision.into()))?;
-    let report = plan.report().clone();
-    let planned = started.elapsed();
-
-    let started = Instant::now();
-    let mut session = match device {
-        Device::Gpu(engine) => pollster::block_on(Session::new(engine, model, plan))?,
-        Device::Host => Session::on_host(model, plan)?,
-    };
-    let compiled = started.elapsed();
-
-    let started = Instant::now();
     let cancel = Cancel::new();
     let raise = cancel.clone();
     // a second handler is refused, as in the demo's second scan: the first one's flag was never raised then
     let _ = ctrlc::set_handler(move || raise.raise());
-    let bar = progress_bar();
-    let mut show = |p: organum::Progress| {
-        bar.set_length(p.total);
-        bar.set_position(p.done);
-    };
-    let outputs = session.run_blocking(input, RunOptions::default().with_progress(&mut show).with_cancel(cancel));
-    bar.finish_and_clear();
-    Ok(Ran { outputs: outputs?, plan: report, allocated: session.allocated_bytes(), seconds: [planned, compiled, started.elapsed()] })
+    let first = args.memory.or_else(|| device.default_budget());
+    fitted(first, |budget| {
+        let mut options = options.clone().with_precision(args.precision.into());
+        options.budget = budget;
+        let started = Instant::now();
+        let plan = Plan::new(model, input.extent, &device.caps(), &options)?;
+        let report = plan.report().clone();
+        let planned = started.elapsed();
+        let smaller = if args.memory.is_none() { smaller_budget(report.peak_bytes, report.smallest_budget) } else { None };
+
+        let started = Instant::now();
+        let mut session = match device {
+            Device::Gpu(engine) => pollster::block_on(Session::new(engine, model, plan)).map_err(|e| {
+                let smaller = smaller.filter(|_| e.kind() == EngineErrorKind::OutOfMemory);
+                Stopped { failure: e.into(), smaller }
+            })?,
+            Device::Host => Session::on_host(model, plan)?,
+        };
+        let compiled = started.elapsed();
+        if let Some(bytes) = budget.filter(|_| budget != first) {
+            note(&format!("the device ran out of memory: running within {bytes} bytes ({})", format_bytes(bytes)));
+        }
+
+        let started = Instant::now();
+        let bar = progress_bar();
+        let mut show = |p: organum::Progress| {
+            bar.set_length(p.total);
+            bar.set_position(p.done);
+        };
+        let outputs = session.run_blocking(input, RunOptions::default().with_progress(&mut show).with_cancel(cancel.clone()));
+        bar.finish_and_clear();
+        let outputs = outputs.map_err(|e| {
+            let smaller = smaller.filter(|_| e.kind() == RunErrorKind::OutOfMemory);
+            Stopped { failure: e.into(), smaller }
+        })?;
+        Ok(Ran { outputs, plan: report, allocated: session.allocated_bytes(), seconds: [planned, compiled, started.elapsed()] })
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn integrated_gpus_share_the_hosts_memory() {
+        assert!(["cpu", "integratedgpu"].into_iter().all(in_host_memory));
+        assert!(!["discretegpu", "virtualgpu", "other"].into_iter().any(in_host_memory));
+    }
+
+    #[test]
+    fn attempts_stop_when_one_fits_or_nothing_smaller_is_left() {
+        let device = |memory: u64| {
+            let mut tried = Vec::new();
+            let result = fitted(None, |budget| {
+                tried.push(budget);
+                let (peak, smallest) = (budget.unwrap_or(1000), 300);
+                if peak <= memory {
+                    return Ok(peak);
+                }
+                Err(Stopped { failure: Failure::internal("out of memory"), smaller: smaller_budget(peak, smallest) })
+            });
+            (result.ok(), tried)
+        };
+        assert_eq!(device(1000), (Some(1000), vec![None]));
+        assert_eq!(device(500), (Some(490), vec![None, Some(700), Some(490)]));
+        assert_eq!(device(299), (None, vec![None, Some(700), Some(490), Some(343), Some(300)]));
+        let other = fitted(Some(7), |_| Err::<(), _>(Failure::usage("something else").into()));
+        assert_eq!(other.expect_err("it failed").code, 2);
+    }
 
     #[test]
     fn available_memory_is_read() {

@@ -51,7 +51,8 @@ impl From<PlanError> for Failure {
             PlanErrorKind::Unsupported => 6,
             _ => 5,
         };
-        Self { code, message: e.to_string() }
+        let option = if e.kind() == PlanErrorKind::Budget { "--memory: " } else { "" };
+        Self { code, message: format!("{option}{e}") }
     }
 }
 

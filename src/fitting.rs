@@ -1,0 +1,120 @@
+//! A budget for a device whose memory is not known: wgpu does not tell its size, only that a buffer could not be created.
+
+use std::fmt;
+
+use crate::engine::Engine;
+use crate::error::{EngineError, EngineErrorKind, PlanError};
+use crate::model::Model;
+use crate::plan::{Plan, PlanOptions};
+use crate::session::Session;
+use crate::shape::Extent;
+
+/// The budget in bytes to try after a plan of `peak` bytes ran out of memory, or `None` when that plan was already the
+/// smallest: 0.7 of the peak, but not below `smallest`, the [`crate::Report::smallest_budget`] of the plan.
+#[must_use]
+pub fn smaller_budget(peak: u64, smallest: u64) -> Option<u64> {
+    (peak > smallest).then(|| (peak / 10 * 7).max(smallest))
+}
+
+/// No session fits.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FitError {
+    /// There is no plan within the budget and the device's limits.
+    Plan(PlanError),
+    /// The device refused even the smallest plan, or failed otherwise.
+    Engine(EngineError),
+}
+
+impl fmt::Display for FitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plan(e) => e.fmt(f),
+            Self::Engine(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for FitError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Plan(e) => e.source(),
+            Self::Engine(e) => e.source(),
+        }
+    }
+}
+
+impl From<PlanError> for FitError {
+    fn from(e: PlanError) -> Self {
+        Self::Plan(e)
+    }
+}
+
+impl From<EngineError> for FitError {
+    fn from(e: EngineError) -> Self {
+        Self::Engine(e)
+    }
+}
+
+impl Session {
+    /// Plans and creates a session that the device has memory for: tries the given options, usually without a budget, and as
+    /// often as the device runs out of memory plans again within [`smaller_budget`]. The budget that was found is
+    /// `session.plan().report().budget`, `None` if the options' own plan fitted.
+    ///
+    /// Best on a device from [`Engine::request`], which refuses buffers beyond what the driver says is free. Other devices may
+    /// swap or run out of memory only in the first run; set [`wgpu::InstanceDescriptor::memory_budget_thresholds`] on yours.
+    ///
+    /// # Errors
+    /// When there is no plan, when the device cannot hold the smallest one, or as [`Session::new`].
+    pub async fn fitting(engine: &Engine, model: &Model, extent: Extent, options: &PlanOptions) -> Result<Self, FitError> {
+        let mut options = options.clone();
+        loop {
+            let plan = Plan::new(model, extent, engine.caps(), &options)?;
+            let smaller = smaller_budget(plan.report().peak_bytes, plan.report().smallest_budget);
+            match (Self::new(engine, model, plan).await, smaller) {
+                (Err(e), Some(bytes)) if e.kind() == EngineErrorKind::OutOfMemory => options.budget = Some(bytes),
+                (result, _) => return Ok(result?),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Budgets tried with a planner that uses `share` percent of its budget, on a device of `memory` bytes.
+    fn tried(resident: u64, smallest: u64, share: u64, memory: u64) -> (Vec<u64>, bool) {
+        let (mut peak, mut list) = (resident, Vec::new());
+        while peak > memory {
+            let Some(budget) = smaller_budget(peak, smallest) else { return (list, false) };
+            list.push(budget);
+            peak = (budget / 100 * share).max(smallest);
+        }
+        (list, true)
+    }
+
+    #[test]
+    fn budgets_shrink_until_they_fit_or_the_smallest_does_not() {
+        assert_eq!(tried(1000, 100, 100, 1000), (vec![], true));
+        assert_eq!(tried(1000, 100, 100, 500), (vec![700, 490], true));
+        assert_eq!(tried(1000, 600, 100, 650), (vec![700, 600], true));
+        assert_eq!(tried(1000, 600, 100, 599), (vec![700, 600], false));
+        assert_eq!(tried(100, 100, 100, 99), (vec![], false));
+        // a plan may stay below its budget; the next one is smaller than the plan, not only than the budget
+        assert_eq!(tried(1000, 100, 50, 300), (vec![700, 245], true));
+        for memory in [1, 1 << 30, 1 << 36] {
+            let (list, _) = tried(u64::MAX, 1 << 28, 90, memory);
+            assert!(list.windows(2).all(|w| w[1] < w[0]) && list.len() < 100);
+        }
+        assert_eq!((smaller_budget(0, 0), smaller_budget(1, 0)), (None, Some(0)));
+    }
+
+    #[test]
+    fn errors_tell_what_failed() {
+        let plan = FitError::from(PlanError::budget(1, 2));
+        assert!(plan.to_string().contains("too small"));
+        let refused = FitError::from(EngineError::new(EngineErrorKind::OutOfMemory, "no room").caused_by(fmt::Error));
+        assert!(refused.to_string().starts_with("no room") && std::error::Error::source(&refused).is_some());
+    }
+}

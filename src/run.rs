@@ -1,0 +1,326 @@
+//! A run of a recording: on a device, where the host keeps ahead of it, or on the host.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::engine::GpuMemory;
+use crate::error::{RunError, RunErrorKind, internal};
+use crate::plan::Plan;
+use crate::record::{Command, Recording};
+use crate::reference::HostMemory;
+use crate::session::Prepared;
+use crate::transfer::{Input, OutputVolume, pack_plane};
+
+/// How far a run is, by floating-point operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Operations finished.
+    pub done: u64,
+    /// Operations of the whole run.
+    pub total: u64,
+}
+
+/// Stops a run at the end of a batch; the session can run again.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// A handle that is not raised.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks the run to stop.
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether stopping was asked for.
+    #[must_use]
+    pub fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Called with the progress after every batch that is finished.
+type Observer<'a> = &'a mut (dyn FnMut(Progress) + Send);
+
+/// What a run may report to and be stopped by.
+#[derive(Default)]
+#[non_exhaustive]
+pub struct RunOptions<'a> {
+    progress: Option<Observer<'a>>,
+    cancel: Option<Cancel>,
+}
+
+impl std::fmt::Debug for RunOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunOptions").field("cancel", &self.cancel).finish_non_exhaustive()
+    }
+}
+
+impl<'a> RunOptions<'a> {
+    /// Calls `f` with the progress.
+    #[must_use]
+    pub fn with_progress(mut self, f: &'a mut (dyn FnMut(Progress) + Send)) -> Self {
+        self.progress = Some(f);
+        self
+    }
+
+    /// Stops when `cancel` is raised.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = Some(cancel);
+        self
+    }
+}
+
+/// Batches that may be submitted and unfinished: one that the device works on and one that follows it without a gap.
+const MOST_BATCHES: usize = 2;
+
+/// A run under way.
+pub(crate) struct Run<'a, 'o> {
+    recording: &'a Recording,
+    input: Input<'a>,
+    options: RunOptions<'o>,
+    total: u64,
+    outputs: Vec<OutputVolume>,
+    slots: HostSlots,
+}
+
+impl<'a, 'o> Run<'a, 'o> {
+    pub(crate) fn new(plan: &'a Plan, input: Input<'a>, options: RunOptions<'o>) -> Self {
+        let recording = plan.recording();
+        Self {
+            recording,
+            input,
+            options,
+            total: plan.report().flops,
+            outputs: recording.outputs.iter().map(OutputVolume::empty).collect(),
+            slots: HostSlots::new(recording.host_slots.len()),
+        }
+    }
+
+    /// Runs on a device. The tag of a read is the index of its command.
+    pub(crate) async fn on_device(mut self, memory: &mut GpuMemory, pipelines: &[Prepared]) -> Result<Vec<OutputVolume>, RunError> {
+        let recording = self.recording;
+        let (mut flops, mut dispatch) = (0, 0);
+        for (index, command) in (0u32..).zip(&recording.commands) {
+            match command {
+                Command::Upload { dst, planes, .. } => {
+                    let mut at = 0;
+                    for z in planes.clone() {
+                        let bytes = pack_plane(&self.input, z, recording.elem);
+                        memory.write(*dst, at, &bytes).await?;
+                        at += bytes.len() as u64;
+                    }
+                }
+                Command::Dispatch { call, bindings, .. } => {
+                    flops += call.cost().flops;
+                    let (pipeline, workgroups) = &pipelines[dispatch as usize];
+                    memory.dispatch(Arc::clone(pipeline), bindings, dispatch, *workgroups);
+                    dispatch += 1;
+                }
+                Command::Download { src, .. } | Command::Spill { src, .. } => {
+                    let room = self.slots.room(src.size);
+                    memory.fetch(*src, index, room).await?;
+                }
+                Command::Restore { dst, slot } => {
+                    let bytes = loop {
+                        if let Some(bytes) = self.slots.take(*slot) {
+                            break bytes;
+                        }
+                        if !memory.settle().await? {
+                            return Err(internal("a slab is to come back that did not leave"));
+                        }
+                        self.take_in(memory)?;
+                    };
+                    memory.write(*dst, 0, &bytes).await?;
+                    self.slots.give_back(bytes);
+                }
+                Command::Split => {
+                    self.check_cancel()?;
+                    memory.end_batch(flops).await?;
+                    self.take_in(memory)?;
+                    while memory.batches() > MOST_BATCHES && memory.settle().await? {
+                        self.take_in(memory)?;
+                    }
+                }
+            }
+            self.take_in(memory)?;
+        }
+        while memory.settle().await? {
+            self.take_in(memory)?;
+        }
+        Ok(self.outputs)
+    }
+
+    /// Runs on the host.
+    pub(crate) fn on_host(mut self, memory: &mut HostMemory) -> Result<Vec<OutputVolume>, RunError> {
+        let recording = self.recording;
+        let mut flops = 0;
+        for command in &recording.commands {
+            match command {
+                Command::Upload { dst, planes, .. } => {
+                    let mut at = 0;
+                    for z in planes.clone() {
+                        let bytes = pack_plane(&self.input, z, recording.elem);
+                        memory.write(*dst, at, &bytes);
+                        at += bytes.len() as u64;
+                    }
+                }
+                Command::Dispatch { call, bindings, .. } => {
+                    flops += call.cost().flops;
+                    memory.dispatch(call, bindings);
+                }
+                Command::Download { src, output, planes } => {
+                    self.outputs[*output as usize].unpack(
+                        memory.bytes(*src),
+                        planes.clone(),
+                        recording.outputs[*output as usize].elem(recording.elem),
+                    );
+                }
+                Command::Spill { src, slot } => {
+                    let mut bytes = self.slots.room(src.size);
+                    bytes.extend_from_slice(memory.bytes(*src));
+                    self.slots.put(*slot, bytes);
+                }
+                Command::Restore { dst, slot } => {
+                    let bytes = self.slots.take(*slot).ok_or_else(|| internal("a slab is to come back that did not leave"))?;
+                    memory.write(*dst, 0, &bytes);
+                    self.slots.give_back(bytes);
+                }
+                Command::Split => {
+                    self.check_cancel()?;
+                    self.tell(flops);
+                }
+            }
+        }
+        Ok(self.outputs)
+    }
+
+    /// Takes what has arrived from the device and tells of what is finished.
+    fn take_in(&mut self, memory: &mut GpuMemory) -> Result<(), RunError> {
+        while let Some((command, bytes)) = memory.arrived() {
+            self.deliver(command, bytes);
+        }
+        while let Some(done) = memory.finished() {
+            self.check_cancel()?;
+            self.tell(done);
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, command: u32, bytes: Vec<u8>) {
+        match &self.recording.commands[command as usize] {
+            Command::Spill { slot, .. } => self.slots.put(*slot, bytes),
+            Command::Download { output, planes, .. } => {
+                self.outputs[*output as usize].unpack(
+                    &bytes,
+                    planes.clone(),
+                    self.recording.outputs[*output as usize].elem(self.recording.elem),
+                );
+                self.slots.give_back(bytes);
+            }
+            _ => {}
+        }
+    }
+
+    fn check_cancel(&self) -> Result<(), RunError> {
+        if self.options.cancel.as_ref().is_some_and(Cancel::is_raised) {
+            return Err(RunError::new(RunErrorKind::Cancelled, "cancelled"));
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, done: u64) {
+        if let Some(f) = &mut self.options.progress {
+            f(Progress { done, total: self.total });
+        }
+    }
+}
+
+/// Slabs that wait on the host. Buffers are used again, because the first touch of fresh memory costs as much as the copy,
+/// but are let go where keeping them would hold more bytes than were ever in use at once.
+struct HostSlots {
+    waiting: Vec<Option<Vec<u8>>>,
+    spare: Vec<Vec<u8>>,
+    /// Bytes of the buffers handed out by [`HostSlots::room`], and the most of them so far.
+    used: usize,
+    most: usize,
+    spare_bytes: usize,
+}
+
+impl HostSlots {
+    fn new(slots: usize) -> Self {
+        Self { waiting: vec![None; slots], spare: Vec::new(), used: 0, most: 0, spare_bytes: 0 }
+    }
+
+    /// An empty buffer for `size` bytes.
+    fn room(&mut self, size: u64) -> Vec<u8> {
+        let fits = self.spare.iter().rposition(|b| b.capacity() as u64 == size);
+        let buffer = fits.map(|at| {
+            let buffer = self.spare.swap_remove(at);
+            self.spare_bytes -= buffer.capacity();
+            buffer
+        });
+        let buffer = buffer.unwrap_or_else(|| Vec::with_capacity(size as usize));
+        self.used += buffer.capacity();
+        self.most = self.most.max(self.used);
+        self.trim();
+        buffer
+    }
+
+    fn put(&mut self, slot: u32, bytes: Vec<u8>) {
+        self.waiting[slot as usize] = Some(bytes);
+    }
+
+    fn take(&mut self, slot: u32) -> Option<Vec<u8>> {
+        self.waiting[slot as usize].take()
+    }
+
+    fn give_back(&mut self, mut buffer: Vec<u8>) {
+        self.used = self.used.saturating_sub(buffer.capacity());
+        self.spare_bytes += buffer.capacity();
+        buffer.clear();
+        self.spare.push(buffer);
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        while self.used + self.spare_bytes > self.most && !self.spare.is_empty() {
+            self.spare_bytes -= self.spare.remove(0).capacity();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_buffers_are_used_again_but_never_hold_more_than_was_in_use() {
+        let mut slots = HostSlots::new(3);
+        let fill = |slots: &mut HostSlots, slot, size: u64| {
+            let mut bytes = slots.room(size);
+            bytes.resize(size as usize, 7);
+            slots.put(slot, bytes);
+        };
+        fill(&mut slots, 0, 1000);
+        fill(&mut slots, 1, 500);
+        assert!(slots.take(2).is_none());
+        let bytes = slots.take(0).expect("it waits");
+        let address = bytes.as_ptr();
+        slots.give_back(bytes);
+        assert_eq!((slots.used, slots.spare_bytes, slots.most), (500, 1000, 1500));
+        fill(&mut slots, 2, 1000);
+        let bytes = slots.take(2).expect("it waits");
+        assert_eq!((bytes.as_ptr(), slots.spare_bytes), (address, 0));
+        let bytes = slots.take(1).expect("it waits");
+        slots.give_back(bytes);
+        fill(&mut slots, 0, 400); // of another size: the spare one goes
+        assert_eq!((slots.used, slots.spare_bytes, slots.most), (1400, 0, 1500));
+    }
+}
