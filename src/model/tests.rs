@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::graph::{Norm, Op};
 use crate::kernels::Activation;
-use crate::{DeviceCaps, Elem, Extent, Input, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
+use crate::{DeviceCaps, Elem, Extent, Input, OutputData, OutputMode, Plan, PlanErrorKind, PlanOptions, RunOptions, Session};
 
 /// Tensors as the scripts in `tests/vectors` wrote them, and the attributes of their cases.
 fn vectors(file: &str) -> (Vec<u8>, Value) {
@@ -144,4 +144,50 @@ fn statistics_leave_the_device_in_f32() {
             assert_eq!([values[0], values[1], values[8], values[9]], [25.5, 75.5, 208.25, 208.25]);
         }
     }
+}
+
+/// A value that its readers normalise as they load is stored where it is tapped.
+#[test]
+fn a_tap_stores_what_a_pass_took_away() {
+    let card = r#"{"architecture": "plain_conv_unet", "config": {"dims": 3, "in_channels": 1, "classes": 3, "features": [5, 6],
+        "kernels": [[3, 3, 3], [3, 3, 3]], "strides": [[1, 1, 1], [2, 2, 2]], "convs_per_stage": 1}}"#;
+    let model = Model::random(card, 9).expect("the card is one");
+    let extent = Extent::new(6, 8, 10);
+    let voxels = extent.voxels() as usize;
+    let data: Vec<f32> = (0..voxels).map(|i| (i as f32 * 0.7).sin()).collect();
+    let run = |options: &PlanOptions| {
+        let plan = Plan::new(&model, extent, &DeviceCaps::host(), options).expect("there is a plan");
+        let mut session = Session::on_host(&model, plan).expect("the weights are those of the plan");
+        let outputs = session.run_blocking(Input { channels: 1, extent, data: &data }, RunOptions::default()).expect("it runs");
+        let values = outputs.into_iter().map(|o| match o.data {
+            OutputData::Map(values) => values,
+            OutputData::Labels(_) => panic!("asked for logits"),
+        });
+        values.collect::<Vec<_>>()
+    };
+    let tap = "encoder.stages.0.0.convs.0";
+    assert_eq!(model.graph().find(tap), None);
+    let options = PlanOptions::default().with_output(OutputMode::Logits);
+    let (expected, tapped) = (run(&options), run(&options.clone().with_tap(tap)));
+    let worst = expected[0].iter().zip(&tapped[0]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-5, "the logits differ by {worst:e}");
+    // instance norm, then a leaky ReLU of slope 0.01: undone, the mean of each channel is its beta
+    let beta = model.weights().floats(&format!("{tap}.norm.bias")).expect("it is there");
+    for (values, beta) in tapped[1].chunks_exact(voxels).zip(beta) {
+        let mean = values.iter().map(|&v| f64::from(if v < 0.0 { v / 0.01 } else { v })).sum::<f64>() / voxels as f64;
+        assert!((mean - beta).abs() < 1e-5, "{mean} for {beta}");
+    }
+    let missing = Plan::new(&model, extent, &DeviceCaps::host(), &options.with_tap("nobody")).expect_err("there is no such node");
+    assert_eq!(missing.kind(), PlanErrorKind::Unsupported);
+}
+
+#[test]
+fn a_norm_of_other_channels_is_named_also_when_taken_apart() {
+    let mut graph = Graph::default();
+    let input = graph.add("input", Op::Input { channels: 3 }, &[]);
+    // padded to as many as the map's
+    graph.add("norm", Op::Norm(Norm { module: None, channels: 4, groups: 4, eps: 0.0, per_plane: false }), &[input]);
+    let graph = pass::optimise(&graph, &[]).0;
+    let e = Plan::of_graph(&graph, Extent::new(2, 10, 5), &DeviceCaps::host(), &PlanOptions::default()).expect_err("it cannot be");
+    assert_eq!((e.kind(), e.node()), (PlanErrorKind::Extent, Some("norm.scale")));
 }

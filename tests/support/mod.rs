@@ -63,3 +63,13 @@ pub(crate) fn relative_error(a: &[f32], b: &[f64]) -> f64 {
     let norm: f64 = b.iter().map(|y| y * y).sum();
     (diff / norm.max(1e-300)).sqrt()
 }
+
+/// The card of an nnU-Net that halves every axis from stage to stage.
+pub(crate) fn nnunet_card(dims: usize, in_channels: u32, classes: u32, features: &[u32]) -> String {
+    let strides: Vec<Vec<u32>> = (0..features.len()).map(|stage| vec![if stage > 0 { 2 } else { 1 }; dims]).collect();
+    let config = serde_json::json!({
+        "dims": dims, "in_channels": in_channels, "classes": classes, "features": features, "convs_per_stage": 2,
+        "kernels": vec![vec![3; dims]; features.len()], "strides": strides,
+    });
+    serde_json::json!({ "architecture": "plain_conv_unet", "config": config }).to_string()
+}
