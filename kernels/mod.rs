@@ -15,6 +15,7 @@ pub mod conv3d_direct;
 pub mod conv3d_pointwise;
 pub mod conv_transpose3d;
 pub mod conv_transpose3d_general;
+pub mod deformable_sampling;
 pub mod head_argmax;
 pub mod max_pool3d;
 pub mod multiply;
@@ -289,6 +290,7 @@ catalogue! {
     PositionAdd(position_add::PositionAdd),
     Attention(attention::Attention),
     WindowAttention(window_attention::WindowAttention),
+    DeformableSampling(deformable_sampling::DeformableSampling),
     Multiply(multiply::Multiply),
     ChannelStats(channel_stats::ChannelStats),
     PlaneStats(plane_stats::PlaneStats),
