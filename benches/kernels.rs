@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use organum::harness::{KernelRun, source_sizes};
 use organum::kernels::{
-    Activation, Call, ConvShape, ConvTransposeShape, Load, Target, Window, argmax, attention, conv_transpose3d, conv_transpose3d_general,
-    conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, position_add, upsample_linear,
+    Activation, Call, ConvShape, ConvTransposeShape, Load, Target, TokenChannels, Window, argmax, attention, conv_transpose3d,
+    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, position_add, upsample_linear,
 };
 use organum::{Elem, Engine, Extent, Map};
 
@@ -86,13 +86,15 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
         let call = attention::Attention {
             queries: extent,
             keys: extent,
-            qk_channels: channels,
-            v_channels: channels,
+            more_keys: None,
+            channels: TokenChannels { qk: channels, v: channels, first: [0; 3] },
+            stored: [channels; 3],
             heads,
             scale: 1.0 / ((channels / heads) as f32).sqrt(),
             per_plane: false,
+            masked: false,
             elem,
-            windows: [Window::whole(0); 3],
+            windows: [Window::whole(0); 5],
             target: whole(extent),
         };
         (format!("{}_tokens_{heads}x{}", extent.voxels(), channels / heads), Call::Attention(call))

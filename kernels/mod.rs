@@ -33,6 +33,7 @@ mod load;
 mod slab;
 
 pub use activation::Activation;
+pub use attention::TokenChannels;
 pub use conv::{ConvShape, pack_weights, packed_len};
 pub use conv_transpose::{ConvTransposeShape, outputs_first};
 pub use load::{Load, Scope};
