@@ -129,27 +129,19 @@ impl Kernel for HeadArgmax {
             kernel: [1; 3],
             stride: [1; 3],
             padding: [0; 3],
+            loads: [Load::default(); 2],
             activation: Activation::None,
             elem: Elem::F32,
-            loads: [Load::default(); 2],
             windows: [Window::whole(0); 4],
             target: Target::whole(0),
         };
+        let norm = Load { norm: Some(Scope::Volume), activation: Activation::LeakyRelu { slope: 0.01 } };
+        let planes = Load { norm: Some(Scope::Plane), activation: Activation::Relu };
         let list = [
             ("odd_plane", base.clone()),
+            ("norm", ConvShape { loads: [norm, Load::default()], ..base.clone() }),
+            ("concat_norms_f16", ConvShape { loads: [planes, norm], in_channels: [5, 9], elem: Elem::F16, ..base.clone() }),
             ("concat_14_classes", ConvShape { in_channels: [5, 9], out_channels: 14, ..base.clone() }),
-            (
-                "norms_concat",
-                ConvShape {
-                    in_channels: [5, 9],
-                    out_channels: 14,
-                    loads: [
-                        Load { norm: Some(Scope::Volume), activation: Activation::LeakyRelu { slope: 0.01 } },
-                        Load { norm: Some(Scope::Plane), activation: Activation::None },
-                    ],
-                    ..base.clone()
-                },
-            ),
             // an activation may make logits equal: the first wins
             ("sigmoid", ConvShape { out_channels: 9, activation: Activation::Sigmoid, ..base.clone() }),
             ("many_classes", ConvShape { input: Extent::new(2, 3, 5), out_channels: 300, ..base.clone() }),

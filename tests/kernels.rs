@@ -5,8 +5,10 @@ mod support;
 
 use half::f16;
 use organum::harness::{KernelOutput, KernelRun, source_sizes, twin};
-use organum::kernels::{self, Call, Target, Window, argmax, conv3d_pointwise};
-use organum::{DeviceCaps, Elem, Engine};
+use organum::kernels::{
+    self, Activation, Call, Load, Scope, Target, Window, argmax, channel_stats, conv3d_pointwise, norm_scale, normalise, plane_stats,
+};
+use organum::{DeviceCaps, Elem, Engine, Extent, Map};
 use support::{Random, engine};
 
 /// Fresh inputs, rounded to the storage type so that device and twin read the same numbers.
@@ -127,6 +129,64 @@ fn head_argmax_is_pointwise_then_argmax() {
         }
     }
     println!("{ties} labels differ by ties of f16 logits");
+}
+
+/// Next to a mean of 1000 times the deviation, scale and shift are those of f64 but for the rounding of the mean itself.
+#[test]
+fn statistics_survive_a_large_mean() {
+    let Some(engine) = engine() else { return };
+    let map = Map::new(Extent::new(9, 70, 60), 6);
+    let (windows, eps) = ([Window::whole(0)], 1e-5f32);
+    let n = map.extent.voxels() as usize;
+    for (mean, deviation) in [(0.0, 1.0), (1000.0, 1.0), (-30_000.0, 100.0), (5.0, 1e-3)] {
+        let mut random = Random::new(3);
+        // the sum of four uniform numbers: nearly normal, of variance 4/3
+        let mut value = || mean + deviation * (0..4).map(|_| random.unit()).sum::<f32>();
+        let x: Vec<f32> = (0..n * 8).map(|at| if at % 8 < 6 { value() } else { 0.0 }).collect();
+        let floats = |call: Call, inputs: &[Vec<f32>]| match on_device(engine, &call, inputs) {
+            KernelOutput::Floats(values) => values,
+            KernelOutput::Words(_) => panic!("no floats"),
+        };
+        let target = Target::whole(map.extent.d);
+        let parts =
+            floats(Call::ChannelStats(channel_stats::ChannelStats { map, elem: Elem::F32, windows, target }), std::slice::from_ref(&x));
+        let planes = floats(Call::PlaneStats(plane_stats::PlaneStats { map, windows, target }), &[parts]);
+        let scale =
+            norm_scale::NormScale { planes: 9, channels: 6, group: 1, eps, scope: Scope::Volume, windows, target: Target::whole(1) };
+        let affine: Vec<f32> = (0..16).map(|c| f32::from(u8::from(c < 6))).collect();
+        let scale = floats(Call::NormScale(scale), &[planes, affine]);
+        let (mut worst_scale, mut worst) = (0.0f64, 0.0f64);
+        for c in 0..6 {
+            let values = || x[c..].iter().step_by(8).map(|&v| f64::from(v));
+            let mean = values().sum::<f64>() / n as f64;
+            let variance = values().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
+            let expected = (variance + f64::from(eps)).sqrt().recip();
+            worst_scale = worst_scale.max((f64::from(scale[c]) / expected - 1.0).abs());
+            let normalised = |v: f64| (v as f32).mul_add(scale[c], scale[8 + c]);
+            worst = values().map(|v| (f64::from(normalised(v)) - (v - mean) * expected).abs()).fold(worst, f64::max);
+        }
+        println!("mean {mean}, deviation {deviation}: scale differs by {worst_scale:.1e}, normalised values by {worst:.1e}");
+        assert!(worst_scale < 5e-7, "{worst_scale:e}");
+        // half an ulp of the mean and of the shift
+        let rounding = f64::from(mean.abs() / deviation * f32::EPSILON) + 2e-6;
+        assert!(worst < rounding, "{worst:e}, more than {rounding:e}");
+    }
+}
+
+#[test]
+fn gelu_is_within_a_millionth() {
+    let Some(engine) = engine() else { return };
+    let map = Map::new(Extent::new(1, 64, 256), 4);
+    let load = Load { norm: None, activation: Activation::Gelu };
+    let call =
+        Call::Normalise(normalise::Normalise { map, load, elem: Elem::F32, windows: [Window::whole(0); 2], target: Target::whole(1) });
+    let x: Vec<f32> = (0..65_536u32).map(|i| i as f32 / 4096.0 - 8.0).collect();
+    let inputs = [x.clone(), vec![1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]];
+    let KernelOutput::Floats(y) = on_device(engine, &call, &inputs) else { panic!("no floats") };
+    let error = |(&y, &x): (&f32, &f32)| (f64::from(y) - Activation::Gelu.apply(x.into())).abs();
+    let worst = y.iter().zip(&x).map(error).fold(0.0, f64::max);
+    println!("GELU differs by {worst:.1e}");
+    assert!(worst <= 1e-6, "{worst:e}");
 }
 
 fn below(random: &mut Random, n: u32) -> u32 {

@@ -31,6 +31,16 @@ struct Net {
     /// The bottleneck is reached by a strided convolution, not by pooling.
     strided: bool,
     up: Up,
+    norm: NormKind,
+}
+
+/// What normalises after convolutions.
+#[derive(Clone, Copy, Debug)]
+enum NormKind {
+    Batch,
+    Instance,
+    /// One group of all channels.
+    Layer,
 }
 
 /// How the decoder's extents double.
@@ -44,6 +54,7 @@ enum Up {
 struct Builder {
     graph: Graph,
     planar: bool,
+    norm: NormKind,
 }
 
 impl Builder {
@@ -92,11 +103,13 @@ impl Builder {
     fn block(&mut self, name: &str, x: NodeId, cin: u32, cout: u32, k: u32) -> NodeId {
         let kernel = if self.planar { [1, 3, 3] } else { [k, 3, 3] };
         let y = self.conv(&format!("{name}.conv"), &[x], cin, cout, kernel, [1; 3]);
-        let y = self.graph.add(
-            format!("{name}.norm"),
-            Op::BatchNorm(BatchNorm { module: format!("{name}.norm"), channels: cout, eps: 1e-5 }),
-            &[y],
-        );
+        let module = format!("{name}.norm");
+        let groups = if matches!(self.norm, NormKind::Layer) { 1 } else { cout };
+        let op = match self.norm {
+            NormKind::Batch => Op::BatchNorm(BatchNorm { module: module.clone(), channels: cout, eps: 1e-5 }),
+            _ => Op::Norm(Norm { module: Some(module.clone()), channels: cout, groups, eps: 1e-5, per_plane: self.planar }),
+        };
+        let y = self.graph.add(module, op, &[y]);
         self.graph.add(name, Op::Activation(Activation::Relu), &[y])
     }
 
@@ -114,7 +127,7 @@ impl Net {
     }
 
     fn graph(&self) -> Graph {
-        let mut b = Builder { graph: Graph::default(), planar: self.planar };
+        let mut b = Builder { graph: Graph::default(), planar: self.planar, norm: self.norm };
         let two = b.along(2);
         let last = self.levels.len() - 1;
         let mut x = b.graph.add("input", Op::Input { channels: self.in_channels }, &[]);
@@ -181,9 +194,13 @@ fn case() -> impl Strategy<Value = Case> {
         prop::sample::select(vec![1u32, 3, 5]),
         any::<bool>(),
         any::<bool>(),
-        (any::<bool>(), prop::sample::select(vec![Up::Linear, Up::Blocks, Up::Overlapping])),
+        (
+            any::<bool>(),
+            prop::sample::select(vec![Up::Linear, Up::Blocks, Up::Overlapping]),
+            prop::sample::select(vec![NormKind::Batch, NormKind::Instance, NormKind::Layer]),
+        ),
     )
-        .prop_map(|(planar, levels, in_channels, classes, kernel, attention, gate, (strided, up))| Net {
+        .prop_map(|(planar, levels, in_channels, classes, kernel, attention, gate, (strided, up, norm))| Net {
             planar,
             levels,
             in_channels,
@@ -193,6 +210,7 @@ fn case() -> impl Strategy<Value = Case> {
             gate,
             strided,
             up,
+            norm,
         });
     let options =
         (12u32..22, any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(1u32..9), 0u64..1000, [any::<bool>(), any::<bool>()]);
@@ -233,7 +251,10 @@ fn try_case(case: &Case, tally: &mut Tally) {
     let caps = DeviceCaps::default().with_max_binding(case.binding);
     let mut options = PlanOptions::default().with_precision(case.elem).with_output(case.output);
     if case.tap {
-        options = options.with_tap("enc.0");
+        // stored, or what its readers normalise as they load, with the scale that is always f32
+        for tap in ["enc.0", "enc.0.conv", "enc.0.norm.scale"].into_iter().filter(|tap| graph.find(tap).is_some()) {
+            options = options.with_tap(tap);
+        }
     }
     if !case.spill {
         options = options.without_spill();
@@ -351,6 +372,7 @@ fn small() -> Net {
         gate: true,
         strided: false,
         up: Up::Linear,
+        norm: NormKind::Batch,
     }
 }
 
@@ -563,6 +585,40 @@ fn argmax(logits: &[f32], classes: usize) -> Vec<u16> {
     (0..voxels).map(|v| of(v) as u16).collect()
 }
 
+/// A value that its readers normalise as they load is stored where it is tapped; in f32 the logits keep their bits.
+#[test]
+fn a_tap_stores_what_a_pass_took_away() {
+    let Some(engine) = engine() else { return };
+    let card = r#"{"architecture": "plain_conv_unet", "config": {"dims": 3, "in_channels": 1, "classes": 3, "features": [5, 6],
+        "kernels": [[3, 3, 3], [3, 3, 3]], "strides": [[1, 1, 1], [2, 2, 2]], "convs_per_stage": 1}}"#;
+    let model = Model::random(card, 9).expect("the card is one");
+    let extent = Extent::new(6, 8, 10);
+    let data = Random::new(8).values(extent.voxels() as usize);
+    let run = |options: &PlanOptions| {
+        let plan = Plan::new(&model, extent, engine.caps(), options).expect("there is a plan");
+        check(&plan, engine.caps());
+        let mut session = pollster::block_on(Session::new(engine, &model, plan)).expect("the session is made");
+        let outputs = session.run_blocking(Input { channels: 1, extent, data: &data }, RunOptions::default()).expect("the network runs");
+        outputs.into_iter().map(|o| match o.data {
+            OutputData::Map(values) => values,
+            OutputData::Labels(_) => panic!("asked for logits"),
+        })
+    };
+    let options = PlanOptions::default().with_output(OutputMode::Logits);
+    let expected: Vec<_> = run(&options).collect();
+    let tapped: Vec<_> = run(&options.clone().with_tap("encoder.stages.0.0.convs.0")).collect();
+    assert!(tapped[0] == expected[0]);
+    // instance norm, then a leaky ReLU of slope 0.01: undone, the mean of each channel is its beta
+    let voxels = extent.voxels() as usize;
+    let beta = model.weights().floats("encoder.stages.0.0.convs.0.norm.bias").expect("it is there");
+    for (values, beta) in tapped[1].chunks_exact(voxels).zip(beta) {
+        let mean = values.iter().map(|&v| f64::from(if v < 0.0 { v / 0.01 } else { v })).sum::<f64>() / voxels as f64;
+        assert!((mean - beta).abs() < 1e-5, "{mean} for {beta}");
+    }
+    let missing = Plan::new(&model, extent, engine.caps(), &options.with_tap("nobody")).expect_err("there is no such node");
+    assert_eq!(missing.kind(), PlanErrorKind::Unsupported);
+}
+
 #[test]
 fn labels_are_those_of_the_logits_that_are_not_stored() {
     let Some(engine) = engine() else { return };
@@ -607,15 +663,28 @@ fn labels_are_those_of_the_logits_that_are_not_stored() {
 #[test]
 fn any_cut_gives_the_same_bits_in_the_bytes_planned() {
     let Some(engine) = engine() else { return };
-    let cases = [
+    let nnunet = |dims: usize, features: &[u32]| {
+        let stages = features.len();
+        let strides: Vec<Vec<u32>> = (0..stages).map(|s| vec![if s > 0 { 2 } else { 1 }; dims]).collect();
+        let card = serde_json::json!({
+            "architecture": "plain_conv_unet",
+            "config": {
+                "dims": dims, "in_channels": Card::IN, "classes": Card::CLASSES, "features": features, "convs_per_stage": 2,
+                "kernels": vec![vec![3; dims]; stages], "strides": strides,
+            },
+        });
+        Model::random(&card.to_string(), 7).expect("the card is one")
+    };
+    let of_cards = [
         (Card::new(3, &[6, 10, 12]), Extent::new(24, 16, 20)),
         (Card { mhsa: false, mhca_levels: 0, ..Card::new(3, &[8, 12]) }, Extent::new(22, 18, 14)),
         (Card { themyr: true, mhca_levels: 2, ..Card::new(3, &[4, 8, 8]) }, Extent::new(20, 16, 16)),
         (Card { mhca_levels: 2, ..Card::new(2, &[6, 8, 12]) }, Extent::new(17, 24, 20)),
         (Card { mhsa: false, mhca_levels: 0, ..Card::new(3, &[5]) }, Extent::new(23, 9, 11)),
     ];
-    for (seed, (card, extent)) in (1u64..).zip(cases) {
-        let model = random_model(&card, seed);
+    let nnunets = [(nnunet(3, &[6, 10, 9]), Extent::new(20, 16, 12)), (nnunet(2, &[5, 8]), Extent::new(11, 20, 24))];
+    let cases = (1u64..).zip(of_cards).map(|(seed, (card, extent))| (random_model(&card, seed), extent)).chain(nnunets);
+    for (seed, (model, extent)) in (1u64..).zip(cases) {
         let input = Random::new(seed + 100).values(extent.voxels() as usize * Card::IN as usize);
         let options = PlanOptions::default().with_output(OutputMode::Logits);
         let run = |caps: &DeviceCaps, options: &PlanOptions| -> (Vec<f32>, Plan) {
@@ -671,8 +740,9 @@ fn any_cut_gives_the_same_bits_in_the_bytes_planned() {
         }
         println!("{again} FLOPs recomputed over all plans");
         println!(
-            "{:?} {}D on {extent}: {nodes} values in up to {most} slabs, bindings down to {limit} bytes, {smallest} to {largest} bytes: the same bits",
-            card.channels, card.dims
+            "{} {} on {extent}: {nodes} values in up to {most} slabs, bindings down to {limit} bytes, {smallest} to {largest} bytes: the same bits",
+            model.card().architecture,
+            model.card().config
         );
         assert!(most >= 3 * nodes, "{most} slabs of {nodes} values is no cut");
     }

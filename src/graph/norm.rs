@@ -30,7 +30,7 @@ impl Norm {
         if self.channels != channels {
             return Err(format!("norm of {} channels given {channels}", self.channels));
         }
-        if self.groups == 0 || self.channels % self.groups != 0 {
+        if self.groups == 0 || !self.channels.is_multiple_of(self.groups) {
             return Err(format!("{} groups do not divide {} channels", self.groups, self.channels));
         }
         if !(self.eps.is_finite() && self.eps >= 0.0) {

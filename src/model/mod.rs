@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::pass::{self, Applied};
-use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, Norm, Op, WindowAttention};
+use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, NodeId, Norm, Op, WindowAttention};
 use crate::kernels::{outputs_first, pack_weights, pack_window_constant};
 
 mod card;
@@ -29,6 +29,8 @@ const PLAIN_CONV_UNET: &str = "plain_conv_unet";
 #[derive(Debug)]
 pub struct Model {
     card: Card,
+    /// Before any pass: what taps may name.
+    raw: Graph,
     graph: Graph,
     applied: Applied,
     weights: Weights,
@@ -67,7 +69,7 @@ impl Model {
         let canonical: fn(&str) -> String = if card.architecture == PLAIN_CONV_UNET { plain_conv_unet::canonical } else { str::to_owned };
         weights.check(&raw.parameters(), canonical)?;
         let (graph, applied) = pass::optimise(&raw, &[]);
-        Ok(Self { card, graph, applied, weights })
+        Ok(Self { card, raw, graph, applied, weights })
     }
 
     /// The card: architecture, configuration, what the input must be, names of labels.
@@ -80,6 +82,15 @@ impl Model {
     #[must_use]
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// The graph in which the values of these nodes are stored: where a pass took one away, folding and fusing stop short of it.
+    pub(crate) fn graph_with(&self, taps: &[String]) -> Cow<'_, Graph> {
+        if taps.iter().all(|tap| self.graph.find(tap).is_some()) {
+            return Cow::Borrowed(&self.graph);
+        }
+        let keep: Vec<NodeId> = taps.iter().filter_map(|tap| self.raw.find(tap)).collect();
+        Cow::Owned(pass::optimise(&self.raw, &keep).0)
     }
 
     /// What the graph passes did.

@@ -4,13 +4,13 @@
 use serde_json::Value;
 
 use super::*;
-use crate::graph::Op;
+use crate::graph::{Norm, Op};
 use crate::kernels::Activation;
-use crate::{DeviceCaps, Extent, Input, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
+use crate::{DeviceCaps, Elem, Extent, Input, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
 
-/// Tensors as `tests/vectors/make.py` wrote them, and the attributes of its cases.
-fn vectors() -> (Vec<u8>, Value) {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/conv_transpose.safetensors");
+/// Tensors as the scripts in `tests/vectors` wrote them, and the attributes of their cases.
+fn vectors(file: &str) -> (Vec<u8>, Value) {
+    let path = format!("{}/tests/vectors/{file}.safetensors", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(path).expect("the vectors are there");
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).expect("they are safetensors");
     let cases = header.metadata().as_ref().and_then(|m| m.get("cases")).expect("they have attributes");
@@ -20,7 +20,7 @@ fn vectors() -> (Vec<u8>, Value) {
 
 #[test]
 fn transposed_convolutions_equal_torch() {
-    let (bytes, cases) = vectors();
+    let (bytes, cases) = vectors("conv_transpose");
     for (name, case) in cases.as_object().expect("cases by name") {
         let weights = Weights::from_bytes(bytes.clone().into()).expect("they are safetensors");
         let shapes: std::collections::BTreeMap<_, _> = weights.list().into_iter().collect();
@@ -52,20 +52,96 @@ fn transposed_convolutions_equal_torch() {
             assert_eq!(shapes.get(&parameter), Some(&shape), "{parameter}");
         }
 
-        let extent = Extent::new(x[1], x[2], x[3]);
-        let expected = weights.floats(&format!("{name}.output")).expect("it is there");
-        let data: Vec<f32> = weights.floats(&format!("{name}.input")).expect("it is there").iter().map(|&v| v as f32).collect();
-        let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
-        let model = Model { card, graph, applied, weights };
-        for depth in [1, 16] {
-            let options = PlanOptions::default().with_output(OutputMode::Logits).with_slab_depth(depth);
-            let plan = Plan::of_graph(&model.graph, extent, &DeviceCaps::host(), &options).expect("there is a plan");
-            let mut session = Session::on_host(&model, plan).expect("the weights are those of the plan");
-            let outputs = session.run_blocking(Input { channels: x[0], extent, data: &data }, RunOptions::default()).expect("it runs");
-            assert_eq!(outputs[0].map.extent, Extent::new(y[1], y[2], y[3]), "{name}");
-            let OutputData::Map(values) = &outputs[0].data else { panic!("asked for a map") };
-            let worst = values.iter().zip(&expected).map(|(&a, &b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
-            assert!(worst < 2e-6, "{name}: differs by {worst:e}");
+        compare(name, weights, graph, applied);
+    }
+}
+
+#[test]
+fn norms_and_activations_equal_torch() {
+    let (bytes, cases) = vectors("norm");
+    for (name, case) in cases.as_object().expect("cases by name") {
+        let weights = Weights::from_bytes(bytes.clone().into()).expect("they are safetensors");
+        let channels = weights.list().iter().find(|(n, _)| *n == format!("{name}.input")).expect("it is there").1[0] as u32;
+        let (module, eps) = (format!("{name}.norm"), case["eps"].as_f64().expect("a number"));
+        let op = if case["norm"] == "batch" {
+            Op::BatchNorm(BatchNorm { module, channels, eps })
+        } else {
+            let groups = case["groups"].as_u64().expect("a number") as u32;
+            Op::Norm(Norm {
+                module: (case["affine"] == true).then_some(module),
+                channels,
+                groups,
+                eps,
+                per_plane: case["per_plane"] == true,
+            })
+        };
+        let slope = case["slope"].as_f64().expect("a number") as f32;
+        let activation = match case["activation"].as_str().expect("a name") {
+            "none" => Activation::None,
+            "relu" => Activation::Relu,
+            "leaky_relu" => Activation::LeakyRelu { slope },
+            "elu" => Activation::Elu { alpha: slope },
+            "gelu" => Activation::Gelu,
+            "sigmoid" => Activation::Sigmoid,
+            other => panic!("{other}"),
+        };
+        let mut graph = Graph::default();
+        let input = graph.add("input", Op::Input { channels }, &[]);
+        let y = graph.add("norm", op, &[input]);
+        graph.add("activation", Op::Activation(activation), &[y]);
+        let (graph, applied) = pass::optimise(&graph, &[]);
+        compare(name, weights, graph, applied);
+    }
+}
+
+/// Runs a graph on the host, whole and in slabs, on `{name}.input`, and compares with `{name}.output`.
+fn compare(name: &str, weights: Weights, graph: Graph, applied: Applied) {
+    let shapes: std::collections::BTreeMap<_, _> = weights.list().into_iter().collect();
+    let dims = |tensor: &str| shapes[&format!("{name}.{tensor}")].iter().map(|&n| n as u32).collect::<Vec<_>>();
+    let (x, y) = (dims("input"), dims("output"));
+    let extent = Extent::new(x[1], x[2], x[3]);
+    let expected = weights.floats(&format!("{name}.output")).expect("it is there");
+    let data: Vec<f32> = weights.floats(&format!("{name}.input")).expect("it is there").iter().map(|&v| v as f32).collect();
+    let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
+    let model = Model { card, raw: graph.clone(), graph, applied, weights };
+    for depth in [1, 16] {
+        let options = PlanOptions::default().with_output(OutputMode::Logits).with_slab_depth(depth);
+        let plan = Plan::of_graph(&model.graph, extent, &DeviceCaps::host(), &options).expect("there is a plan");
+        let mut session = Session::on_host(&model, plan).expect("the weights are those of the plan");
+        let outputs = session.run_blocking(Input { channels: x[0], extent, data: &data }, RunOptions::default()).expect("it runs");
+        assert_eq!(outputs[0].map.extent, Extent::new(y[1], y[2], y[3]), "{name}");
+        let OutputData::Map(values) = &outputs[0].data else { panic!("asked for a map") };
+        let worst = values.iter().zip(&expected).map(|(&a, &b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
+        assert!(worst < 2e-6, "{name}: differs by {worst:e}");
+    }
+}
+
+#[test]
+fn statistics_leave_the_device_in_f32() {
+    let mut graph = Graph::default();
+    let input = graph.add("input", Op::Input { channels: 3 }, &[]);
+    graph.add("norm", Op::Norm(Norm { module: None, channels: 3, groups: 3, eps: 0.0, per_plane: false }), &[input]);
+    let (graph, applied) = pass::optimise(&graph, &[]);
+    let bytes = weights::random(r#"{"architecture": "none", "config": {}}"#, &[], 1).expect("it is a file");
+    let weights = Weights::from_bytes(bytes.into()).expect("it is one");
+    let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
+    let model = Model { card, raw: graph.clone(), graph, applied, weights };
+    let extent = Extent::new(2, 10, 5);
+    // 100 voxels a channel, 1 to 100 beyond what f16 tells from its neighbours
+    let data: Vec<f32> = (0..300u16).map(|i| f32::from(i % 100 + 1)).collect();
+    for (precision, tap) in [(Elem::F32, "norm.scale"), (Elem::F16, "norm.scale"), (Elem::F16, "norm.plane_statistics")] {
+        let options = PlanOptions::default().with_precision(precision).with_tap(tap);
+        let plan =
+            Plan::of_graph(&model.graph, extent, &DeviceCaps { f16: true, ..DeviceCaps::host() }, &options).expect("there is a plan");
+        let mut session = Session::on_host(&model, plan).expect("there are no weights");
+        let outputs = session.run_blocking(Input { channels: 3, extent, data: &data }, RunOptions::default()).expect("it runs");
+        let OutputData::Map(values) = &outputs[1].data else { panic!("asked for a map") };
+        assert_eq!(outputs[1].map.channels, 8);
+        if tap == "norm.scale" {
+            let scale = (9999.0f64 / 12.0).sqrt().recip();
+            assert!((f64::from(values[0]) - scale).abs() < 1e-8 && (f64::from(values[4]) + 50.5 * scale).abs() < 1e-6, "{values:?}");
+        } else {
+            assert_eq!([values[0], values[1], values[8], values[9]], [25.5, 75.5, 208.25, 208.25]);
         }
     }
 }

@@ -133,7 +133,7 @@ impl Plan {
     /// device's limits rule the network out.
     pub fn new(model: &Model, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Self, PlanError> {
         check_stride(extent, model.stride())?;
-        Self::of_graph(model.graph(), extent, caps, options)
+        Self::of_graph(&model.graph_with(&options.taps), extent, caps, options)
     }
 
     /// Plans a graph without weights: what `organum plan` and tests need.

@@ -86,7 +86,7 @@ fn operands(call: &Call) -> (Vec<Operand>, Target, Vec<usize>) {
 fn needs(op: &Op, slot: usize, inputs: usize, n: u32, out: u32, z: u32) -> Vec<u32> {
     match op {
         // scale and shift come after the maps
-        Op::Conv(c) if slot >= c.maps(inputs) => vec![if n == 1 { 0 } else { z }],
+        Op::Conv(c) | Op::HeadArgmax(c) if slot >= c.maps(inputs) => vec![if n == 1 { 0 } else { z }],
         Op::Normalise(_) | Op::ConvTranspose(_) if slot == 1 => vec![if n == 1 { 0 } else { z }],
         Op::NormScale(norm) if !norm.per_plane => (0..n).collect(),
         Op::Conv(c) => (0..c.kernel[0]).filter_map(|k| (z * c.stride[0] + k).checked_sub(c.padding[0])).filter(|&s| s < n).collect(),
