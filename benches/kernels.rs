@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use organum::harness::{KernelRun, source_sizes};
 use organum::kernels::{
-    Activation, Call, ConvShape, ConvTransposeShape, Load, Target, Window, argmax, attention, conv_transpose3d, conv_transpose3d_general,
-    conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, position_add, upsample_linear,
+    Activation, Call, ConvShape, ConvTransposeShape, Load, Target, TokenChannels, Window, WindowShape, argmax, attention, conv_transpose3d,
+    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, position_add, upsample_linear,
+    window_attention,
 };
 use organum::{Elem, Engine, Extent, Map};
 
@@ -94,16 +95,44 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
         let call = attention::Attention {
             queries: extent,
             keys: extent,
-            qk_channels: channels,
-            v_channels: channels,
+            more_keys: None,
+            channels: TokenChannels { qk: channels, v: channels, first: [0; 3] },
+            stored: [channels; 3],
             heads,
             scale: 1.0 / ((channels / heads) as f32).sqrt(),
             per_plane: false,
+            masked: false,
+            elem,
+            windows: [Window::whole(0); 5],
+            target: whole(extent),
+        };
+        (format!("{}_tokens_{heads}x{}", extent.voxels(), channels / heads), Call::Attention(call))
+    };
+    let windows = |extent: Extent, channels: u32, heads: u32, window: [u32; 3], shift: [u32; 3]| {
+        let shape = WindowShape {
+            heads,
+            qk_channels: channels,
+            v_channels: channels,
+            first: [0, channels, 2 * channels],
+            scale: 1.0 / ((channels / heads) as f32).sqrt(),
+            q_window: window,
+            k_window: window,
+            shift,
+            tokens: 0,
+            token_queries: false,
+            bias_rows: 343,
+        };
+        let call = window_attention::WindowAttention {
+            shape,
+            queries: extent,
+            q_channels: 3 * channels,
+            keys: extent,
+            kv_channels: 3 * channels,
             elem,
             windows: [Window::whole(0); 3],
             target: whole(extent),
         };
-        (format!("{}_tokens_{heads}x{}", extent.voxels(), channels / heads), Call::Attention(call))
+        (format!("{}_tokens_{heads}x{}", extent.voxels(), channels / heads), Call::WindowAttention(call))
     };
     let (fine, coarse) = (cube(64), cube(32));
     let map = |channels: u32| Map::new(fine, channels);
@@ -177,6 +206,14 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
             )],
         ),
         // the bottleneck of the hippocampus network, and of an abdominal one
+        (
+            "window_attention",
+            vec![
+                windows(cube(32), 192, 6, [4; 3], [2; 3]),
+                windows(cube(8), 768, 24, [8; 3], [0; 3]),
+                windows(Extent::new(1, 56, 56), 96, 3, [1, 7, 7], [0, 3, 3]),
+            ],
+        ),
         ("attention", vec![attention(Extent::new(10, 14, 10), 48, 4), attention(cube(16), 256, 8)]),
     ]
 }

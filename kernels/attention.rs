@@ -2,13 +2,25 @@
 //!
 //! Source: "Attention is all you need" (arXiv 1706.03762) eq. 1; online softmax after Milakov & Gimelshein (arXiv
 //! 1805.02867). U-Transformer uses it as MHSA (queries, keys and values of the bottleneck) and MHCA (queries and keys of
-//! the deeper map, values of the skip).
+//! the deeper map, values of the skip), vision transformers over their tokens, GLAM over all window tokens, FINE over these
+//! and the current volume tokens (two sources of keys), and over the volume tokens, masking those never visited.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements, workgroup_size};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
+
+/// Which channels of their maps are queries, keys and values: a fused projection is not split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenChannels {
+    /// Channels of queries and keys, all heads.
+    pub qk: u32,
+    /// Channels of values and of the output, all heads; head h owns the channels `h * C / heads ..`.
+    pub v: u32,
+    /// First channels of the queries, of the keys and of the values, each in their map.
+    pub first: [u32; 3],
+}
 
 /// One dispatch of attention.
 #[derive(Clone, Debug)]
@@ -17,20 +29,24 @@ pub struct Attention {
     pub queries: Extent,
     /// Extent of K and V.
     pub keys: Extent,
-    /// Channels of Q and K, all heads.
-    pub qk_channels: u32,
-    /// Channels of V and of the output, all heads.
-    pub v_channels: u32,
-    /// Heads; head h owns the channels `h * C / heads ..`.
+    /// Extent of a second source of keys and values, which come after the first; its maps have the same channels.
+    pub more_keys: Option<Extent>,
+    /// The channels that take part.
+    pub channels: TokenChannels,
+    /// Channels of the maps of Q, K and V.
+    pub stored: [u32; 3],
+    /// Heads.
     pub heads: u32,
     /// Factor of the scores.
     pub scale: f32,
     /// Tokens attend within their plane only (2D networks over the slices of a volume).
     pub per_plane: bool,
+    /// A constant of one f32 a key is added to the scores.
+    pub masked: bool,
     /// Storage type.
     pub elem: Elem,
-    /// Where the sources' planes lie.
-    pub windows: [Window; 3],
+    /// Where the sources' planes lie: Q, K, V, and the second K and V.
+    pub windows: [Window; 5],
     /// What is written.
     pub target: Target,
 }
@@ -55,6 +71,13 @@ pub struct Params {
     out_begin: u32,
     out_stride: u32,
     scale: f32,
+    q_channel: u32,
+    k_channel: u32,
+    v_channel: u32,
+    more_tokens: u32,
+    more_k_first: u32,
+    more_v_first: u32,
+    pad: [u32; 2],
 }
 
 const VALUES: u32 = 16;
@@ -64,45 +87,65 @@ impl Attention {
         channels.div_ceil(4) * 4
     }
 
-    /// Keys that a query attends to.
+    /// Keys of a source that a query attends to.
+    fn tokens(&self, keys: Extent) -> u64 {
+        if self.per_plane { keys.plane() } else { keys.voxels() }
+    }
+
+    /// Keys of both sources that a query attends to.
     fn key_tokens(&self) -> u64 {
-        if self.per_plane { self.keys.plane() } else { self.keys.voxels() }
+        self.tokens(self.keys) + self.more_keys.map_or(0, |keys| self.tokens(keys))
     }
 
     fn value_blocks(&self) -> u32 {
-        (self.v_channels / self.heads).div_ceil(VALUES)
+        (self.channels.v / self.heads).div_ceil(VALUES)
+    }
+
+    fn source_count(&self) -> usize {
+        if self.more_keys.is_some() { 5 } else { 3 }
     }
 }
 
 impl Kernel for Attention {
     const NAME: &'static str = "attention";
     const SHADER: &'static str = include_str!("../shaders/attention.wgsl");
-    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::Read, Binding::Write];
+    const BINDINGS: &'static [Binding] =
+        &[Binding::Params, Binding::Read, Binding::Read, Binding::Read, Binding::Read, Binding::Read, Binding::ReadF32, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
-        Variant::new(self.elem, workgroup_size(caps)).set("PER_PLANE", u8::from(self.per_plane))
+        Variant::new(self.elem, workgroup_size(caps))
+            .set("PER_PLANE", u8::from(self.per_plane))
+            .set("SOURCES", if self.more_keys.is_some() { 2u8 } else { 1 })
+            .set("MASKED", u8::from(self.masked))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the planner refuses maps above u32 tokens")]
     fn params(&self) -> Params {
         Params {
             q_plane: self.queries.plane() as u32,
-            q_stride: Self::padded(self.qk_channels),
+            q_stride: Self::padded(self.stored[0]),
             q_first: self.windows[0].first,
-            q_dim: self.qk_channels / self.heads,
-            k_tokens: self.key_tokens() as u32,
-            k_stride: Self::padded(self.qk_channels),
+            q_dim: self.channels.qk / self.heads,
+            k_tokens: self.tokens(self.keys) as u32,
+            k_stride: Self::padded(self.stored[1]),
             k_first: self.windows[1].first,
-            v_stride: Self::padded(self.v_channels),
+            v_stride: Self::padded(self.stored[2]),
             v_first: self.windows[2].first,
-            v_dim: self.v_channels / self.heads,
+            v_dim: self.channels.v / self.heads,
             v_blocks: self.value_blocks(),
             heads: self.heads,
             out_first: self.target.first,
             out_begin: self.target.begin,
-            out_stride: Self::padded(self.v_channels),
+            out_stride: Self::padded(self.channels.v),
             scale: self.scale,
+            q_channel: self.channels.first[0],
+            k_channel: self.channels.first[1],
+            v_channel: self.channels.first[2],
+            more_tokens: self.more_keys.map_or(0, |keys| self.tokens(keys)) as u32,
+            more_k_first: self.windows[3].first,
+            more_v_first: self.windows[4].first,
+            pad: [0; 2],
         }
     }
 
@@ -115,60 +158,80 @@ impl Kernel for Attention {
         let pairs = queries * self.key_tokens();
         let keys = self.key_tokens() * if self.per_plane { u64::from(self.target.count) } else { 1 };
         Cost {
-            flops: 2 * pairs * u64::from(self.qk_channels + self.v_channels),
-            bytes: (queries + keys) * u64::from(self.qk_channels + self.v_channels) * self.elem.bytes(),
+            flops: 2 * pairs * u64::from(self.channels.qk + self.channels.v),
+            bytes: (queries + keys) * u64::from(self.channels.qk + self.channels.v) * self.elem.bytes(),
         }
     }
 
     fn sizes(&self) -> BindingSizes {
-        vec![
-            elements(self.queries, self.qk_channels, self.queries.d),
-            elements(self.keys, self.qk_channels, self.keys.d),
-            elements(self.keys, self.v_channels, self.keys.d),
-            elements(self.queries, self.v_channels, self.queries.d),
-        ]
+        let of = |keys: Extent, channels: u32| elements(keys, channels, keys.d);
+        let keys = |extent: Extent| [of(extent, self.stored[1]), of(extent, self.stored[2])];
+        let mask = if self.masked { self.key_tokens().next_multiple_of(4) } else { 4 };
+        let mut sizes = vec![of(self.queries, self.stored[0])];
+        sizes.extend(keys(self.keys));
+        sizes.extend(keys(self.more_keys.unwrap_or(self.keys)));
+        sizes.extend([mask, of(self.queries, self.channels.v)]);
+        sizes
     }
 
     fn sources(&self) -> Vec<Source> {
         let reach = if self.per_plane { Reach::Same } else { Reach::Whole };
-        let keys = Source { planes: self.keys.d, reach };
-        vec![Source { planes: self.queries.d, reach: Reach::Same }, keys, keys]
+        let keys = |extent: Extent| [Source { planes: extent.d, reach }; 2];
+        let more = self.more_keys.into_iter().flat_map(keys);
+        [Source { planes: self.queries.d, reach: Reach::Same }].into_iter().chain(keys(self.keys)).chain(more).collect()
     }
 
     fn operands(&mut self) -> (&mut [Window], &mut Target) {
-        (&mut self.windows, &mut self.target)
+        let n = self.source_count();
+        (&mut self.windows[..n], &mut self.target)
+    }
+
+    fn bind<T: Copy>(&self, sources: &[[T; 2]], constants: &[T]) -> Vec<T> {
+        // the shader binds a second source and a mask even where there are none
+        let of = |slot: usize| sources[if slot < sources.len() { slot } else { slot - 2 }][0];
+        let mask = constants.first().filter(|_| self.masked).copied();
+        vec![of(0), of(1), of(2), of(3), of(4), mask.unwrap_or(of(1))]
     }
 
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
         use rayon::prelude::*;
-        let [q, k, v] = inputs else { return };
-        let (qk, vs) = (Self::padded(self.qk_channels) as usize, Self::padded(self.v_channels) as usize);
-        let (q_dim, v_dim) = ((self.qk_channels / self.heads) as usize, (self.v_channels / self.heads) as usize);
+        let [q, k, v, more_k, more_v, mask] = inputs else { return };
+        let [q_stride, k_stride, v_stride] = self.stored.map(|c| Self::padded(c) as usize);
+        let out_stride = Self::padded(self.channels.v) as usize;
+        let (q_dim, v_dim) = ((self.channels.qk / self.heads) as usize, (self.channels.v / self.heads) as usize);
+        let [q_channel, k_channel, v_channel] = self.channels.first.map(|c| c as usize);
         let tokens = self.queries.plane() as usize;
-        let keys = self.key_tokens() as usize;
-        self.target.planes(output.floats(), tokens * vs).for_each(|(z, plane)| {
-            let queries = &q[(z - self.windows[0].first as usize) * tokens * qk..];
-            let (k, v) = if self.per_plane {
-                (&k[(z - self.windows[1].first as usize) * keys * qk..], &v[(z - self.windows[2].first as usize) * keys * vs..])
-            } else {
-                (*k, *v)
-            };
-            plane.par_chunks_exact_mut(vs).enumerate().for_each(|(t, out)| {
+        self.target.planes(output.floats(), tokens * out_stride).for_each(|(z, plane)| {
+            let queries = &q[(z - self.windows[0].first as usize) * tokens * q_stride..];
+            // the keys and the values of every token, one after the other
+            let (mut all_keys, mut all_values) = (Vec::new(), Vec::new());
+            let sources = [(*k, *v, Some(self.keys), 1), (*more_k, *more_v, self.more_keys, 3)];
+            for (k, v, extent, slot) in sources {
+                let Some(extent) = extent else { continue };
+                let n = self.tokens(extent) as usize;
+                let begin = |slot: usize| if self.per_plane { (z - self.windows[slot].first as usize) * n } else { 0 };
+                all_keys.extend(k[begin(slot) * k_stride..].chunks_exact(k_stride).take(n));
+                all_values.extend(v[begin(slot + 1) * v_stride..].chunks_exact(v_stride).take(n));
+            }
+            plane.par_chunks_exact_mut(out_stride).enumerate().for_each(|(t, out)| {
                 out.fill(0.0);
-                let mut scores = vec![0.0f64; keys];
+                let mut scores = vec![0.0f64; all_keys.len()];
                 for head in 0..self.heads as usize {
-                    let query = &queries[t * qk + head * q_dim..][..q_dim];
-                    for (j, s) in scores.iter_mut().enumerate() {
-                        let key = &k[j * qk + head * q_dim..][..q_dim];
+                    let query = &queries[t * q_stride + q_channel + head * q_dim..][..q_dim];
+                    for (j, (s, key)) in scores.iter_mut().zip(&all_keys).enumerate() {
+                        let key = &key[k_channel + head * q_dim..][..q_dim];
                         *s = f64::from(self.scale) * query.iter().zip(key).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+                        if self.masked {
+                            *s += f64::from(mask[j]);
+                        }
                     }
                     let high = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     let mut total = 0.0;
                     let mut acc = vec![0.0f64; v_dim];
-                    for (j, s) in scores.iter().enumerate() {
+                    for (s, value) in scores.iter().zip(&all_values) {
                         let p = (s - high).exp();
                         total += p;
-                        for (a, &x) in acc.iter_mut().zip(&v[j * vs + head * v_dim..]) {
+                        for (a, &x) in acc.iter_mut().zip(&value[v_channel + head * v_dim..]) {
                             *a += p * f64::from(x);
                         }
                     }
@@ -188,18 +251,35 @@ impl Kernel for Attention {
             let k = Self {
                 queries: extent,
                 keys: extent,
-                qk_channels: qk,
-                v_channels: v,
+                more_keys: None,
+                channels: TokenChannels { qk, v, first: [0; 3] },
+                stored: [qk, qk, v],
                 heads,
                 scale: 0.5,
                 per_plane,
+                masked: false,
                 elem,
-                windows: [Window::whole(0); 3],
+                windows: [Window::whole(0); 5],
                 target: Target { first: 0, begin: 0, count: extent.d },
             };
             (label.to_owned(), k)
         };
+        // a fused projection of 6, 6 and 9 channels from the third on
+        let fused = |label: &str, queries: Extent, keys: Extent, more_keys: Option<Extent>, elem| {
+            let (_, k) = case("", queries, 6, 9, 3, false, elem);
+            let channels = TokenChannels { first: [2, 8, 14], ..k.channels };
+            (label.to_owned(), Self { keys, more_keys, channels, stored: [26; 3], masked: more_keys.is_some(), ..k })
+        };
+        let (windows, volume) = (Extent::new(3, 2, 6), Extent::new(1, 1, 5));
+        let planes = {
+            let (_, k) = fused("", windows, windows, Some(Extent::new(3, 1, 5)), Elem::F32);
+            ("two_sources_per_plane".to_owned(), Self { per_plane: true, masked: false, ..k })
+        };
         vec![
+            fused("fused", Extent::new(3, 5, 7), Extent::new(3, 5, 7), None, Elem::F32),
+            fused("two_sources_masked", windows, volume, Some(windows), Elem::F32),
+            fused("masked_f16", volume, volume, Some(windows), Elem::F16),
+            planes,
             case("self_dim1", Extent::new(2, 3, 5), 8, 8, 8, false, Elem::F32),
             case("odd_dims", Extent::new(3, 5, 7), 6, 15, 3, false, Elem::F32),
             case("per_plane", Extent::new(3, 4, 5), 16, 8, 2, true, Elem::F32),

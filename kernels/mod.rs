@@ -15,6 +15,7 @@ pub mod conv3d_direct;
 pub mod conv3d_pointwise;
 pub mod conv_transpose3d;
 pub mod conv_transpose3d_general;
+pub mod deformable_sampling;
 pub mod head_argmax;
 pub mod max_pool3d;
 pub mod multiply;
@@ -32,6 +33,7 @@ mod load;
 mod slab;
 
 pub use activation::Activation;
+pub use attention::TokenChannels;
 pub use conv::{ConvShape, pack_weights, packed_len};
 pub use conv_transpose::{ConvTransposeShape, outputs_first};
 pub use load::{Load, Scope};
@@ -289,6 +291,7 @@ catalogue! {
     PositionAdd(position_add::PositionAdd),
     Attention(attention::Attention),
     WindowAttention(window_attention::WindowAttention),
+    DeformableSampling(deformable_sampling::DeformableSampling),
     Multiply(multiply::Multiply),
     ChannelStats(channel_stats::ChannelStats),
     PlaneStats(plane_stats::PlaneStats),

@@ -1,10 +1,12 @@
-// Multi-head attention softmax(Q K^T * scale) V, streamed over the keys: no score is ever stored.
+// Multi-head attention softmax(Q K^T * scale + mask) V, streamed over the keys of one or two sources: no score is ever stored.
 // One invocation computes VALUES value channels of one head of one query: x walks the queries of a plane of Q,
 // y the heads times blocks of value channels, z the planes of Q. Keys are those of plane z (PER_PLANE) or of the whole map.
 // Limits: the planes of each source that are read lie in one slab; heads divide the channels.
 
 override WORKGROUP: u32 = 64u;
 override PER_PLANE: bool = false;
+override SOURCES: u32 = 1u;
+override MASKED: bool = false;
 
 const VALUES: u32 = 16u;      // value channels of an invocation
 const KEYS: u32 = 8u;         // keys whose scores are rescaled together
@@ -27,13 +29,38 @@ struct Params {
     out_begin: u32,
     out_stride: u32,
     scale: f32,
+    q_channel: u32,           // first channel of Q, K and V in their maps
+    k_channel: u32,
+    v_channel: u32,
+    more_tokens: u32,         // keys of the second source
+    more_k_first: u32,
+    more_v_first: u32,
+    pad0: u32,
+    pad1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<Elem>;             // [tokens of Q, heads, q_dim], rows of q_stride
 @group(0) @binding(2) var<storage, read> k: array<Elem>;             // [tokens of K, heads, q_dim], rows of k_stride
 @group(0) @binding(3) var<storage, read> v: array<Elem>;             // [tokens of K, heads, v_dim], rows of v_stride
-@group(0) @binding(4) var<storage, read_write> dst: array<Elem>;     // [tokens of Q, heads, v_dim], rows of out_stride
+@group(0) @binding(4) var<storage, read> more_k: array<Elem>;        // as K, of the second source
+@group(0) @binding(5) var<storage, read> more_v: array<Elem>;
+@group(0) @binding(6) var<storage, read> mask: array<f32>;           // [tokens of K, then of the second K], added to the scores
+@group(0) @binding(7) var<storage, read_write> dst: array<Elem>;     // [tokens of Q, heads, v_dim], rows of out_stride
+
+fn key(source: u32, i: u32) -> f32 {
+    if SOURCES > 1u && source == 1u {
+        return f32(more_k[i]);
+    }
+    return f32(k[i]);
+}
+
+fn value(source: u32, i: u32) -> f32 {
+    if SOURCES > 1u && source == 1u {
+        return f32(more_v[i]);
+    }
+    return f32(v[i]);
+}
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
 fn attention(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -45,54 +72,59 @@ fn attention(@builtin(global_invocation_id) id: vec3<u32>) {
     let values = min(VALUES, params.v_dim - channel);
     let z = params.out_begin + id.z;
 
-    let q_at = ((z - params.q_first) * params.q_plane + id.x) * params.q_stride + head * params.q_dim;
+    let q_at = ((z - params.q_first) * params.q_plane + id.x) * params.q_stride + params.q_channel + head * params.q_dim;
     var query: array<f32, QUERY>;
     let held = min(params.q_dim, QUERY);
     for (var d = 0u; d < held; d++) {
         query[d] = f32(q[q_at + d]);
     }
 
-    var k_at = head * params.q_dim;
-    var v_at = head * params.v_dim + channel;
-    if PER_PLANE {
-        k_at += (z - params.k_first) * params.k_tokens * params.k_stride;
-        v_at += (z - params.v_first) * params.k_tokens * params.v_stride;
-    }
-
     var acc: array<f32, VALUES>;
     var high = -3.4e38;
     var total = 0.0;
     var score: array<f32, KEYS>;
-    for (var first = 0u; first < params.k_tokens; first += KEYS) {
-        let count = min(KEYS, params.k_tokens - first);
-        var next = high;
-        for (var i = 0u; i < count; i++) {
-            let row = k_at + (first + i) * params.k_stride;
-            var s = 0.0;
-            for (var d = 0u; d < held; d++) {
-                s = fma(query[d], f32(k[row + d]), s);
-            }
-            for (var d = held; d < params.q_dim; d++) {
-                s = fma(f32(q[q_at + d]), f32(k[row + d]), s);
-            }
-            score[i] = s * params.scale;
-            next = max(next, score[i]);
+    for (var source = 0u; source < SOURCES; source++) {
+        let tokens = select(params.k_tokens, params.more_tokens, source == 1u);
+        var k_at = params.k_channel + head * params.q_dim;
+        var v_at = params.v_channel + head * params.v_dim + channel;
+        if PER_PLANE {
+            k_at += (z - select(params.k_first, params.more_k_first, source == 1u)) * tokens * params.k_stride;
+            v_at += (z - select(params.v_first, params.more_v_first, source == 1u)) * tokens * params.v_stride;
         }
-        let rescale = exp(high - next);
-        var part = 0.0;
-        for (var i = 0u; i < count; i++) {
-            score[i] = exp(score[i] - next);
-            part += score[i];
-        }
-        total = fma(total, rescale, part);
-        for (var c = 0u; c < values; c++) {
-            var sum = 0.0;
+        for (var first = 0u; first < tokens; first += KEYS) {
+            let count = min(KEYS, tokens - first);
+            var next = high;
             for (var i = 0u; i < count; i++) {
-                sum = fma(score[i], f32(v[v_at + (first + i) * params.v_stride + c]), sum);
+                let row = k_at + (first + i) * params.k_stride;
+                var s = 0.0;
+                for (var d = 0u; d < held; d++) {
+                    s = fma(query[d], key(source, row + d), s);
+                }
+                for (var d = held; d < params.q_dim; d++) {
+                    s = fma(f32(q[q_at + d]), key(source, row + d), s);
+                }
+                score[i] = s * params.scale;
+                if MASKED {
+                    score[i] += mask[source * params.k_tokens + first + i];
+                }
+                next = max(next, score[i]);
             }
-            acc[c] = fma(acc[c], rescale, sum);
+            let rescale = exp(high - next);
+            var part = 0.0;
+            for (var i = 0u; i < count; i++) {
+                score[i] = exp(score[i] - next);
+                part += score[i];
+            }
+            total = fma(total, rescale, part);
+            for (var c = 0u; c < values; c++) {
+                var sum = 0.0;
+                for (var i = 0u; i < count; i++) {
+                    sum = fma(score[i], value(source, v_at + (first + i) * params.v_stride + c), sum);
+                }
+                acc[c] = fma(acc[c], rescale, sum);
+            }
+            high = next;
         }
-        high = next;
     }
 
     let out = ((z - params.out_first) * params.q_plane + id.x) * params.out_stride + head * params.v_dim + channel;

@@ -37,6 +37,13 @@ pub enum ConstantSource {
         /// Its channels.
         channels: u32,
     },
+    /// Biases, index and padding of attention in windows, or the mask of so many keys; always f32.
+    Attention {
+        /// The node.
+        node: NodeId,
+        /// Its keys, where it masks them.
+        keys: u32,
+    },
     /// Positional encoding of a map.
     PositionTable {
         /// The map.
@@ -51,7 +58,7 @@ impl ConstantSource {
     #[must_use]
     pub const fn elem(&self, elem: Elem) -> Elem {
         match self {
-            Self::ScaleShift { .. } => Elem::F32,
+            Self::ScaleShift { .. } | Self::Attention { .. } => Elem::F32,
             Self::Conv { .. } | Self::PositionTable { .. } => elem,
         }
     }

@@ -163,6 +163,12 @@ fn constant_values(model: &Model, plan: &Plan, source: &ConstantSource) -> Resul
     match source {
         ConstantSource::PositionTable { map, dims } => Ok(position_add::table(*map, *dims)),
         ConstantSource::ScaleShift { node, channels } => model.scale_shift(&plan.graph().node(*node).op, *channels).map_err(other),
+        ConstantSource::Attention { node, keys } => match &plan.graph().node(*node).op {
+            Op::WindowAttention(attention) => model.window_constant(attention),
+            Op::Attention(attention) => model.key_mask(attention.mask.as_ref(), *keys),
+            op => return Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan holds biases for {op}"))),
+        }
+        .map_err(other),
         ConstantSource::Conv { node, in_channels } => match &plan.graph().node(*node).op {
             Op::Conv(conv) | Op::HeadArgmax(conv) => model.pack(conv, *in_channels),
             Op::ConvTranspose(conv) => model.pack_transposed(conv),

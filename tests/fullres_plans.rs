@@ -1,7 +1,7 @@
 //! Plans at the sizes the project exists for. No device needed.
 #![allow(clippy::print_stdout, reason = "figures belong to a test's output")]
 
-use organum::graph::{Conv, Graph, NodeId, Op};
+use organum::graph::{Attention, Conv, Graph, NodeId, Op};
 use organum::model::architecture;
 use organum::{DeviceCaps, Elem, Extent, Plan, PlanOptions};
 
@@ -64,7 +64,8 @@ fn resident_plans_waste_little() {
     ];
     for (name, graph, extent) in nets {
         for elem in [Elem::F32, Elem::F16] {
-            let plan = Plan::of_graph(&graph, extent, &DeviceCaps::desktop(), &PlanOptions::default().with_precision(elem)).expect("there is a plan");
+            let plan = Plan::of_graph(&graph, extent, &DeviceCaps::desktop(), &PlanOptions::default().with_precision(elem))
+                .expect("there is a plan");
             let ratio = plan.report().activation_bytes as f64 / plan.report().max_live_bytes as f64;
             println!("{name} {}: {ratio:.3}x of the bytes alive", elem.name());
             assert!(ratio <= 1.05, "{name} {}: {ratio}", elem.name());
@@ -89,7 +90,7 @@ fn full_attention_over_a_whole_map_is_planned_within_half_a_gigabyte() {
     };
     let x = graph.add("input", Op::Input { channels: 256 }, &[]);
     let [q, k, v] = ["wq", "wk", "wv"].map(|name| linear(&mut graph, name, x));
-    let y = graph.add("attention", Op::Attention { heads: 8, scale: 0.176_776_69, per_plane: false }, &[q, k, v]);
+    let y = graph.add("attention", Op::Attention(Attention { heads: 8, scale: 0.176_776_69, ..Attention::default() }), &[q, k, v]);
     linear(&mut graph, "wo", y);
     let options = PlanOptions::default().with_budget(500_000_000).with_output(organum::OutputMode::Logits);
     let plan = Plan::of_graph(&graph, Extent::new(32, 64, 64), &DeviceCaps::default(), &options).expect("it fits");

@@ -6,7 +6,7 @@ mod checker;
 mod support;
 
 use checker::{Checker, check};
-use organum::graph::{BatchNorm, Conv, ConvTranspose, Graph, NodeId, Norm, Op, pass};
+use organum::graph::{Attention, BatchNorm, Conv, ConvTranspose, Graph, NodeId, Norm, Op, pass};
 use organum::kernels::{Activation, Load, Scope};
 use organum::record::Command;
 use organum::{
@@ -118,7 +118,7 @@ impl Builder {
         let q = self.conv(&format!("{name}.q"), &[x], c, c, [1; 3], [1; 3]);
         let k = self.conv(&format!("{name}.k"), &[x], c, c, [1; 3], [1; 3]);
         let v = self.conv(&format!("{name}.v"), &[v], cv, cv, [1; 3], [1; 3]);
-        self.graph.add(name, Op::Attention { heads: 1, scale: 0.5, per_plane: self.planar }, &[q, k, v])
+        self.graph.add(name, Op::Attention(Attention { heads: 1, scale: 0.5, per_plane: self.planar, ..Attention::default() }), &[q, k, v])
     }
 }
 
@@ -507,8 +507,8 @@ fn graphs_that_cannot_be_are_refused() {
         ("pool of more than there is", Op::MaxPool { kernel: [16; 3] }, 1),
         ("upsampling by nothing", Op::Upsample { factor: [0; 3] }, 1),
         ("upsampling beyond counting", Op::Upsample { factor: [u32::MAX; 3] }, 1),
-        ("no heads", Op::Attention { heads: 0, scale: 1.0, per_plane: false }, 3),
-        ("too many heads", Op::Attention { heads: 2, scale: 1.0, per_plane: false }, 3),
+        ("no heads", Op::Attention(Attention { heads: 0, scale: 1.0, ..Attention::default() }), 3),
+        ("too many heads", Op::Attention(Attention { heads: 2, scale: 1.0, ..Attention::default() }), 3),
         ("too few inputs", Op::Multiply, 1),
         ("an operation that no kernel covers", Op::Concat, 2),
         ("more groups than channels", Op::Norm(Norm { module: None, channels: 1, groups: 2, eps: 1e-5, per_plane: false }), 1),

@@ -5,9 +5,11 @@ use std::fmt;
 use crate::kernels::{Activation, Load, Scope, channel_stats};
 use crate::shape::{Extent, Map};
 
+mod attention;
 mod norm;
 pub mod pass;
 
+pub use attention::{Attention, Deformable, KeyMask, RelativeBias, WindowAttention};
 pub use norm::Norm;
 
 /// Index of a node; a node produces exactly one value, which has the same index.
@@ -216,15 +218,12 @@ pub enum Op {
         /// 2: each plane is an image; 3: the volume.
         dims: u32,
     },
-    /// softmax(Q K^T * scale) V; inputs Q, K, V.
-    Attention {
-        /// Heads.
-        heads: u32,
-        /// Factor of the scores.
-        scale: f32,
-        /// Tokens attend within their plane only.
-        per_plane: bool,
-    },
+    /// Attention between the tokens of maps.
+    Attention(Attention),
+    /// Attention within shifted windows of a map.
+    WindowAttention(WindowAttention),
+    /// Sampling at computed places.
+    Deformable(Deformable),
     /// Element-wise product.
     Multiply,
     /// Label of the highest channel.
@@ -398,9 +397,18 @@ impl Graph {
                 Op::Norm(Norm { module: Some(module), channels, .. }) | Op::NormScale(Norm { module: Some(module), channels, .. }) => {
                     vectors(&mut list, module, &["weight", "bias"], *channels);
                 }
+                Op::WindowAttention(WindowAttention { shape: s, bias: Some(bias), .. }) => {
+                    let voxels = |window: [u32; 3]| window.iter().map(|&n| n as usize).product();
+                    list.push((bias.table.clone(), vec![s.bias_rows as usize, s.heads as usize]));
+                    list.push((bias.index.clone(), vec![voxels(s.q_window), voxels(s.k_window)]));
+                }
+                Op::Attention(Attention { mask: Some(mask), .. }) => list.push((mask.counts.clone(), mask.shape.clone())),
                 _ => {}
             }
         }
+        // nodes may share a module
+        let mut seen = std::collections::HashSet::new();
+        list.retain(|(name, _)| seen.insert(name.clone()));
         list
     }
 }
@@ -426,7 +434,10 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
             1 + norms..=1 + norms
         }
         Op::Concat | Op::Multiply | Op::Normalise(_) => 2..=2,
-        Op::Attention { .. } => 3..=3,
+        Op::Attention(_) if inputs.len() == 4 => return Err("has keys without values".into()),
+        Op::Attention(_) => 3..=5,
+        Op::WindowAttention(_) => 2..=3,
+        Op::Deformable(_) => 3..=2 + Deformable::LEVELS,
         _ => 1..=1,
     };
     if !arity.contains(&inputs.len()) {
@@ -435,7 +446,7 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
     let same_extent = inputs.windows(2).all(|w| w[0].extent == w[1].extent);
     let beyond = || "the map is beyond 32-bit extents".to_owned();
     match op {
-        Op::Input { channels: 0 } | Op::InputAgain { channels: 0 } | Op::Attention { heads: 0, .. } => {
+        Op::Input { channels: 0 } | Op::InputAgain { channels: 0 } | Op::Attention(Attention { heads: 0, .. }) => {
             Err("has no channels or heads".into())
         }
         Op::Conv(c) if c.through.iter().flatten().any(|factor| factor.contains(&0)) => Err("is read through a factor of zero".into()),
@@ -532,16 +543,9 @@ fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
             Ok(Map::new(out.into(), inputs[0].channels))
         }
         Op::Upsample { factor } => Ok(Map::new(upsampled(inputs[0].extent, *factor)?, inputs[0].channels)),
-        Op::Attention { heads, .. } => {
-            let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
-            if q.channels != k.channels || k.extent != v.extent || q.channels % heads != 0 || v.channels % heads != 0 {
-                return Err(format!(
-                    "attention of {heads} heads given {} / {} / {} channels of {} / {} / {}",
-                    q.channels, k.channels, v.channels, q.extent, k.extent, v.extent
-                ));
-            }
-            Ok(Map::new(q.extent, v.channels))
-        }
+        Op::Attention(a) => a.infer(inputs),
+        Op::WindowAttention(a) => a.infer(inputs),
+        Op::Deformable(d) => d.infer(inputs),
         Op::Argmax => Ok(Map::new(inputs[0].extent, inputs[0].channels)),
     }
 }
@@ -622,7 +626,15 @@ impl fmt::Display for Op {
             Self::MaxPool { kernel } => write!(f, "max pool {}", x(kernel)),
             Self::Upsample { factor } => write!(f, "upsample {}", x(factor)),
             Self::PositionalEncoding { dims } => write!(f, "positional encoding {dims}D"),
-            Self::Attention { heads, per_plane, .. } => write!(f, "attention {heads} heads{}", if *per_plane { " per plane" } else { "" }),
+            Self::Attention(a) => write!(f, "attention {} heads{}", a.heads, if a.per_plane { " per plane" } else { "" }),
+            Self::WindowAttention(a) => {
+                write!(f, "attention {} heads in windows {}", a.shape.heads, x(&a.shape.k_window))?;
+                match a.shape.shift {
+                    [0, 0, 0] => Ok(()),
+                    shift => write!(f, " shifted {}", x(&shift)),
+                }
+            }
+            Self::Deformable(d) => write!(f, "deformable sampling {} heads {} points", d.heads, d.points),
             Self::Multiply => f.write_str("multiply"),
             Self::Argmax => f.write_str("argmax"),
             Self::HeadArgmax(c) => write!(f, "argmax of conv {}->{}", c.in_channels, c.out_channels),

@@ -5,14 +5,16 @@ use std::path::Path;
 
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::pass::{self, Applied};
-use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, NodeId, Norm, Op};
-use crate::kernels::{outputs_first, pack_weights};
+use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, NodeId, Norm, Op, WindowAttention};
+use crate::kernels::{outputs_first, pack_weights, pack_window_constant};
 
 mod card;
 mod plain_conv_unet;
 mod u_transformer;
 mod weights;
 
+#[cfg(test)]
+mod attention_tests;
 #[cfg(test)]
 mod tests;
 
@@ -124,6 +126,44 @@ impl Model {
         let mut bias = self.bias(conv.bias.then_some(&conv.module), conv.out_channels)?;
         self.fold(conv.norm.as_ref(), &mut weight, &mut bias)?;
         Ok(pack_weights(&weight, &bias, [conv.in_channels, 0], conv.out_channels, conv.kernel))
+    }
+
+    /// Biases, index and padding of attention in windows; see [`pack_window_constant`].
+    pub(crate) fn window_constant(&self, attention: &WindowAttention) -> Result<Vec<f32>, LoadError> {
+        let s = &attention.shape;
+        let (mut table, mut index) = (Vec::new(), Vec::new());
+        if let Some(bias) = &attention.bias {
+            table = self.weights.floats(&bias.table)?;
+            index = self.weights.floats(&bias.index)?;
+            let whole = (table.len() as u64, index.len() as u64) == (u64::from(s.bias_rows) * u64::from(s.heads), s.index_len());
+            let valid = |&row: &f64| row >= 0.0 && row < f64::from(s.bias_rows) && row.fract() == 0.0;
+            if !whole || !index.iter().all(valid) {
+                let text = format!("{} does not index the {} rows of {}", bias.index, s.bias_rows, bias.table);
+                return Err(LoadError::new(LoadErrorKind::Tensors, text));
+            }
+        }
+        let padding = attention.padding.as_ref().map(|name| self.weights.floats(name)).transpose()?;
+        let part = |first: u32, channels: u32| match &padding {
+            None => Ok(vec![0.0; channels as usize]),
+            Some(all) => all.get(first as usize..(first + channels) as usize).map(<[f64]>::to_vec).ok_or_else(|| {
+                let name = attention.padding.as_deref().unwrap_or_default();
+                LoadError::new(LoadErrorKind::Tensors, format!("{name} has {} elements, keys and values need more", all.len()))
+            }),
+        };
+        let (key, value) = (part(s.first[1], s.qk_channels)?, part(s.first[2], s.v_channels)?);
+        let keys = s.k_window.iter().map(|&n| n as usize).product();
+        Ok(pack_window_constant(&table, &index, s.heads, keys, [&key, &value]))
+    }
+
+    /// What is added to the scores of so many keys, a multiple of four.
+    pub(crate) fn key_mask(&self, mask: Option<&KeyMask>, keys: u32) -> Result<Vec<f32>, LoadError> {
+        let mut scores = vec![0.0; keys.next_multiple_of(4) as usize];
+        if let Some(mask) = mask {
+            for ((key, score), count) in (0u32..).zip(&mut scores).zip(self.weights.floats(&mask.counts)?) {
+                *score = if count >= 1.0 || mask.visited.contains(&key) { 0.0 } else { mask.hidden };
+            }
+        }
+        Ok(scores)
     }
 
     /// The bias of a module that has one, else zeros.

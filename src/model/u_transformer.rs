@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{BatchNorm, Conv, Graph, NodeId, Op};
+use crate::graph::{Attention, BatchNorm, Conv, Graph, NodeId, Op};
 use crate::kernels::Activation;
 
 /// Which of the two published conventions the attention follows.
@@ -171,7 +171,11 @@ impl Builder<'_> {
         #[expect(clippy::cast_possible_truncation, reason = "shaders compute in f32")]
         let scale = f64::from(width).powf(-0.5) as f32;
         let name = if paper { format!("{module}.scores") } else { module.to_owned() };
-        let y = self.graph.add(name, Op::Attention { heads, scale, per_plane: self.config.dims == 2 }, &[q, k, v]);
+        let y = self.graph.add(
+            name,
+            Op::Attention(Attention { heads, scale, per_plane: self.config.dims == 2, ..Attention::default() }),
+            &[q, k, v],
+        );
         if paper { self.linear(&format!("{module}.wo"), y, dv) } else { y }
     }
 

@@ -17,6 +17,9 @@ const CARD_KEY: &str = "organum";
 /// Tensor names that are part of a training checkpoint and mean nothing to inference.
 const IGNORED_SUFFIX: &str = "num_batches_tracked";
 
+/// Names of tensors of indices end like this.
+const INDEX_SUFFIX: &str = "_index";
+
 /// The tensors of a model file.
 #[derive(Debug)]
 pub struct Weights {
@@ -98,7 +101,7 @@ impl Weights {
         self.metadata
             .tensors()
             .iter()
-            .filter(|(name, _)| !name.contains("running_") && !name.ends_with(IGNORED_SUFFIX))
+            .filter(|(name, t)| !name.contains("running_") && !name.ends_with(IGNORED_SUFFIX) && is_float(t.dtype))
             .map(|(_, t)| count(&t.shape))
             .sum()
     }
@@ -107,7 +110,7 @@ impl Weights {
     /// of the other, is not extra.
     ///
     /// # Errors
-    /// Lists every tensor that is missing, extra, mis-shaped or not of a float type.
+    /// Lists every tensor that is missing, extra, mis-shaped or of a type that is not read.
     pub(super) fn check(&self, expected: &[(String, Vec<usize>)], canonical: fn(&str) -> String) -> Result<(), LoadError> {
         let present = self.metadata.tensors();
         let mut problems = Vec::new();
@@ -117,7 +120,7 @@ impl Weights {
                 Some(t) if t.shape != *shape => {
                     problems.push(format!("mis-shaped {name}: {:?} in the file, {shape:?} in the network", t.shape))
                 }
-                Some(t) if !matches!(t.dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64) => {
+                Some(t) if !is_float(t.dtype) && !matches!(t.dtype, Dtype::I32 | Dtype::I64) => {
                     problems.push(format!("unsupported type {:?} of {name}", t.dtype))
                 }
                 Some(_) => {}
@@ -142,7 +145,7 @@ impl Weights {
     /// A tensor's elements in row-major order, as f64.
     ///
     /// # Errors
-    /// When it is missing or not of a float type.
+    /// When it is missing or neither of a float nor of a signed integer type.
     pub fn floats(&self, name: &str) -> Result<Vec<f64>, LoadError> {
         let bad = |what: String| LoadError::new(LoadErrorKind::Tensors, what);
         let info = self.metadata.info(name).ok_or_else(|| bad(format!("missing {name}")))?;
@@ -165,13 +168,19 @@ pub(super) fn random(card: &str, tensors: &[(String, Vec<usize>)], seed: u64) ->
         f32::from_bits(0x4000_0000 | bits) - 3.0
     };
     let mut data = Vec::with_capacity(tensors.len());
+    let mut rows = 1u16;
     for (name, shape) in tensors {
         let n: usize = shape.iter().product();
         let fan_in: f32 = shape.iter().skip(1).map(|&k| f32::from(u16::try_from(k).unwrap_or(u16::MAX))).product();
         let positive = shape.len() == 1 && (name.ends_with("running_var") || name.ends_with("weight"));
+        // an index comes after the table that it points into
+        let indexed = std::mem::replace(&mut rows, shape.first().map_or(1, |&n| u16::try_from(n).unwrap_or(u16::MAX).max(1)));
+        let index = name.ends_with(INDEX_SUFFIX);
         let mut bytes = Vec::with_capacity(n * 4);
         for _ in 0..n {
-            let v = if positive {
+            let v = if index {
+                (f32::from(indexed) * 0.5 * (1.0 + unit())).floor().clamp(0.0, f32::from(indexed - 1))
+            } else if positive {
                 1.0 + 0.5 * unit()
             } else if shape.len() == 1 {
                 0.1 * unit()
@@ -191,7 +200,11 @@ pub(super) fn random(card: &str, tensors: &[(String, Vec<usize>)], seed: u64) ->
     safetensors::serialize(views, Some(metadata)).map_err(format)
 }
 
-/// Elements of a float tensor as f64; `None` for other types.
+fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64)
+}
+
+/// Elements of a tensor of floats, or of signed integers, as f64; `None` for other types.
 fn floats_of(dtype: Dtype, data: &[u8]) -> Option<Vec<f64>> {
     fn each<const N: usize>(data: &[u8], f: impl Fn([u8; N]) -> f64) -> Vec<f64> {
         data.as_chunks::<N>().0.iter().map(|&b| f(b)).collect()
@@ -201,6 +214,9 @@ fn floats_of(dtype: Dtype, data: &[u8]) -> Option<Vec<f64>> {
         Dtype::BF16 => each(data, |b| bf16::from_le_bytes(b).to_f64()),
         Dtype::F32 => each(data, |b| f64::from(f32::from_le_bytes(b))),
         Dtype::F64 => each(data, f64::from_le_bytes),
+        Dtype::I32 => each(data, |b| f64::from(i32::from_le_bytes(b))),
+        #[expect(clippy::cast_precision_loss, reason = "indices are far below 2^53")]
+        Dtype::I64 => each(data, |b| i64::from_le_bytes(b) as f64),
         _ => return None,
     })
 }

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use crate::error::{PlanError, PlanErrorKind};
-use crate::graph::{Conv, ConvTranspose, Graph, Node, NodeId, Op};
+use crate::graph::{self, Conv, ConvTranspose, Graph, Node, NodeId, Op};
 use crate::kernels::{
     Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Window, argmax, attention, channel_stats, conv_transpose3d,
-    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, norm_scale, normalise, packed_len,
-    plane_stats, position_add, upsample_linear,
+    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, deformable_sampling, head_argmax, max_pool3d, multiply, norm_scale,
+    normalise, packed_len, plane_stats, position_add, upsample_linear, window_attention,
 };
 use crate::record::ConstantSource;
 use crate::shape::{Elem, Extent, Map};
@@ -105,6 +105,12 @@ impl Network {
             Op::PositionalEncoding { dims } => {
                 let map = self.map(id);
                 Some((ConstantSource::PositionTable { map, dims: *dims }, position_add::table_len(map) * self.elem.bytes()))
+            }
+            Op::WindowAttention(a) => Some((ConstantSource::Attention { node: id, keys: 0 }, a.shape.constant_len() * 4)),
+            Op::Attention(graph::Attention { mask: Some(_), .. }) => {
+                let keys: u64 = self.node(id).inputs.iter().skip(1).step_by(2).map(|&k| self.map(k).extent.voxels()).sum();
+                let keys = u32::try_from(keys).unwrap_or(u32::MAX);
+                Some((ConstantSource::Attention { node: id, keys }, u64::from(keys).next_multiple_of(4) * 4))
             }
             Op::BatchNorm(_) | Op::Activation(_) => Some(self.scale_shift(id, self.map(id).channels)),
             Op::NormScale(norm) => Some(self.scale_shift(id, norm.channels)),
@@ -210,16 +216,16 @@ impl Network {
             Op::PositionalEncoding { .. } => {
                 Call::PositionAdd(position_add::PositionAdd { map, elem, windows: [Window::whole(0)], target })
             }
-            Op::Attention { heads, scale, per_plane } => Call::Attention(attention::Attention {
+            Op::Attention(a) => self.attention(id, a),
+            Op::WindowAttention(a) => return self.window_attention(id, a).map(Some),
+            Op::Deformable(d) => Call::DeformableSampling(deformable_sampling::DeformableSampling {
                 queries: map.extent,
-                keys: input(1).extent,
-                qk_channels: input(0).channels,
-                v_channels: map.channels,
-                heads: *heads,
-                scale: *scale,
-                per_plane: *per_plane,
+                levels: (2..node.inputs.len()).map(|slot| input(slot).extent).collect(),
+                channels: map.channels,
+                heads: d.heads,
+                points: d.points,
                 elem,
-                windows: [Window::whole(0); 3],
+                windows: [window; 6],
                 target,
             }),
             Op::Multiply => Call::Multiply(multiply::Multiply { map, elem, windows: [Window::whole(0); 2], target }),
@@ -253,6 +259,46 @@ impl Network {
         }))
     }
 
+    fn attention(&self, id: NodeId, a: &graph::Attention) -> Call {
+        let input = |slot: usize| self.node(id).inputs.get(slot).map(|&i| self.map(i));
+        let (q, k, v) = (input(0), input(1), input(2));
+        let (q, k, v) = (q.unwrap_or(self.map(id)), k.unwrap_or(self.map(id)), v.unwrap_or(self.map(id)));
+        Call::Attention(attention::Attention {
+            queries: q.extent,
+            keys: k.extent,
+            more_keys: input(3).map(|map| map.extent),
+            channels: a.channels(q, v),
+            stored: [q.channels, k.channels, v.channels],
+            heads: a.heads,
+            scale: a.scale,
+            per_plane: a.per_plane,
+            masked: a.mask.is_some(),
+            elem: self.elem,
+            windows: [Window::whole(0); 5],
+            target: Target::whole(self.planes(id)),
+        })
+    }
+
+    fn window_attention(&self, id: NodeId, a: &graph::WindowAttention) -> Result<Call, PlanError> {
+        let node = self.node(id);
+        let (q, kv) = (self.map(node.inputs[0]), self.map(node.inputs[1]));
+        let most = window_attention::MOST_HEAD_CHANNELS;
+        if a.shape.qk_channels / a.shape.heads > most {
+            let text = format!("heads of more than {most} channels are not supported in windows");
+            return Err(PlanError::new(PlanErrorKind::Unsupported, text).at(node.name.clone()));
+        }
+        Ok(Call::WindowAttention(window_attention::WindowAttention {
+            shape: a.shape.clone(),
+            queries: q.extent,
+            q_channels: q.channels,
+            keys: kv.extent,
+            kv_channels: kv.channels,
+            elem: self.elem,
+            windows: [Window::whole(0); 3],
+            target: Target::whole(self.planes(id)),
+        }))
+    }
+
     fn unsupported(&self, id: NodeId) -> PlanError {
         let node = self.node(id);
         PlanError::new(PlanErrorKind::Unsupported, format!("no kernel computes {} on its own", node.op)).at(node.name.clone())
@@ -274,7 +320,10 @@ impl Network {
 fn check_indices(graph: &Graph, maps: &[Map]) -> Result<(), PlanError> {
     for id in graph.ids() {
         let (node, map) = (graph.node(id), maps[id.index()]);
-        let tokens = if matches!(node.op, Op::Attention { .. }) { map.extent.voxels() * u64::from(map.blocks()) * 4 } else { 0 };
+        let elements = |map: &Map| map.extent.voxels().saturating_mul(u64::from(map.blocks()) * 4);
+        let gathers = matches!(node.op, Op::Attention(_) | Op::WindowAttention(_) | Op::Deformable(_));
+        let sources = node.inputs.iter().map(|i| &maps[i.index()]).chain([&map]);
+        let tokens = if gathers { sources.map(elements).max().unwrap_or(0) } else { 0 };
         if map.plane_elements() > u64::from(u32::MAX) || tokens > u64::from(u32::MAX) {
             return Err(PlanError::new(
                 PlanErrorKind::Extent,

@@ -106,7 +106,15 @@ fn needs(op: &Op, slot: usize, inputs: usize, n: u32, out: u32, z: u32) -> Vec<u
             let low = (num / den) as u32;
             if num % den == 0 { vec![low] } else { vec![low, low + 1] }
         }
-        Op::Attention { per_plane: false, .. } if slot > 0 => (0..n).collect(),
+        Op::Attention(a) if slot > 0 && !a.per_plane => (0..n).collect(),
+        Op::WindowAttention(a) if slot > 0 => {
+            let s = &a.shape;
+            let (window, shift) = (s.k_window[0], s.shift[0]);
+            let rolled = if slot == 1 { n.next_multiple_of(window) } else { n * window };
+            let own = if s.token_queries { z } else { (z + rolled * s.q_window[0] - shift) / s.q_window[0] % (rolled / window) };
+            if slot == 2 { vec![own] } else { (0..window).map(|i| (own * window + i + shift) % rolled).filter(|&p| p < n).collect() }
+        }
+        Op::Deformable(_) if slot > 1 => (0..n).collect(),
         _ => vec![z],
     }
 }
@@ -179,7 +187,9 @@ impl<'a> Checker<'a> {
         for constant in &self.recording.constants {
             self.region(constant.dst);
             let node = match constant.source {
-                ConstantSource::Conv { node, .. } | ConstantSource::ScaleShift { node, .. } => node,
+                ConstantSource::Conv { node, .. } | ConstantSource::ScaleShift { node, .. } | ConstantSource::Attention { node, .. } => {
+                    node
+                }
                 ConstantSource::PositionTable { .. } => {
                     let of = |id: &NodeId| matches!(self.plan.graph().node(*id).op, Op::PositionalEncoding { .. });
                     let tables: Vec<NodeId> = self.plan.graph().ids().filter(of).collect();
