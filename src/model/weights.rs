@@ -120,7 +120,7 @@ impl Weights {
                 Some(t) if t.shape != *shape => {
                     problems.push(format!("mis-shaped {name}: {:?} in the file, {shape:?} in the network", t.shape))
                 }
-                Some(t) if !is_float(t.dtype) && !matches!(t.dtype, Dtype::I32 | Dtype::I64) => {
+                Some(t) if !(is_float(t.dtype) || name.ends_with(INDEX_SUFFIX) && matches!(t.dtype, Dtype::I32 | Dtype::I64)) => {
                     problems.push(format!("unsupported type {:?} of {name}", t.dtype))
                 }
                 Some(_) => {}
