@@ -1,5 +1,6 @@
 //! Candidate plans, from resident to streamed with spilled or recomputed values, and the choice of the fastest that fits.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 use super::PlanOptions;
@@ -67,6 +68,13 @@ pub(super) struct Candidate {
     /// Bytes that no plan of this candidate can do without.
     least: u64,
     seconds: f64,
+    placement: OnceCell<Placement>,
+}
+
+impl Candidate {
+    fn placement(&self, caps: &DeviceCaps) -> &Placement {
+        self.placement.get_or_init(|| place::place(&self.lifetimes.lives, caps.max_buffer))
+    }
 }
 
 /// What the candidates are made from.
@@ -163,7 +171,8 @@ fn enumerate_form(request: &Request<'_>, form: &Rc<Form>, list: &mut Vec<Candida
             let computed = schedule.tasks.iter().filter(|t| !net.is_input(t.node)).count() as u64;
             let least = max_live + constants + computed * UNIFORM_STRIDE;
             let seconds = seconds(form, &lifetimes, schedule.tasks.len(), request.caps);
-            list.push(Candidate { form: Rc::clone(form), schedule: Rc::clone(&schedule), lifetimes, max_live, least, seconds });
+            let (form, schedule) = (Rc::clone(form), Rc::clone(&schedule));
+            list.push(Candidate { form, schedule, lifetimes, max_live, least, seconds, placement: OnceCell::new() });
         }
         seen.push(schedule);
     }
@@ -218,9 +227,9 @@ pub(super) fn choose(candidates: &[Candidate], caps: &DeviceCaps, budget: Option
     order.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let mut chosen = None;
     'candidates: for candidate in order.iter().filter(|c| budget.is_none_or(|b| c.least <= b)) {
-        let placement = place::place(&candidate.lifetimes.lives, caps.max_buffer);
+        let placement = candidate.placement(caps);
         for staging in STAGING {
-            let (recording, report) = assemble(candidate, &placement, caps, staging)?;
+            let (recording, report) = assemble(candidate, placement, caps, staging)?;
             if budget.is_none_or(|b| report.peak_bytes <= b) {
                 let occupancy = Occupancy::new(&candidate.lifetimes.lives, placement.chunks.iter().sum());
                 chosen = Some(Chosen { graph: candidate.form.net.graph.clone(), recording, report, occupancy });
@@ -235,8 +244,7 @@ pub(super) fn choose(candidates: &[Candidate], caps: &DeviceCaps, budget: Option
         if candidate.least >= smallest {
             break;
         }
-        let placement = place::place(&candidate.lifetimes.lives, caps.max_buffer);
-        let (_, report) = assemble(candidate, &placement, caps, STAGING[1])?;
+        let (_, report) = assemble(candidate, candidate.placement(caps), caps, STAGING[1])?;
         smallest = smallest.min(report.peak_bytes);
     }
     let Some(mut chosen) = chosen else {

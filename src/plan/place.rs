@@ -17,12 +17,6 @@ pub(super) struct Slab {
     pub apart: Vec<u32>,
 }
 
-impl Slab {
-    fn overlaps(&self, other: &Self) -> bool {
-        self.begin <= other.end && other.begin <= self.end
-    }
-}
-
 /// Where a slab lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -64,8 +58,9 @@ const ORDERS: [Key; 4] = [
     |s| (std::cmp::Reverse(s.size * u64::from(s.end - s.begin + 1)), s.begin, std::cmp::Reverse(0)),
 ];
 
-/// Slabs placed an order, in rounds; from round to round the slabs that hold up the chunks come first.
-const WORK: usize = 20_000;
+/// Rounds an order, each of work that grows with the square of the slabs; from round to round the slabs that hold up the chunks
+/// come first.
+const WORK: usize = 300_000;
 const ROUNDS: std::ops::RangeInclusive<usize> = 1..=40;
 
 /// Numbers of chunks over which slabs are spread.
@@ -86,11 +81,11 @@ pub(super) fn place(slabs: &[Slab], cap: u64) -> Placement {
     for key in ORDERS {
         let mut order: Vec<u32> = (0..u32::try_from(slabs.len()).unwrap_or(u32::MAX)).collect();
         order.sort_by_key(|&i| (key(&slabs[i as usize]), i));
-        for _ in 0..(WORK / slabs.len().max(1)).clamp(*ROUNDS.start(), *ROUNDS.end()) {
+        for _ in 0..(WORK / slabs.len().pow(2).max(1)).clamp(*ROUNDS.start(), *ROUNDS.end()) {
             if best.as_ref().is_some_and(|b| total(b) == bound) {
                 break;
             }
-            let p = greedy(slabs, cap, &order);
+            let p = greedy(slabs, cap, &order, 0);
             // stable: the others keep their order
             order.sort_by_key(|&i| p.places[i as usize].offset + slabs[i as usize].size != p.chunks[p.places[i as usize].chunk as usize]);
             if best.as_ref().is_none_or(|b| total(&p) < total(b)) {
@@ -101,45 +96,13 @@ pub(super) fn place(slabs: &[Slab], cap: u64) -> Placement {
     best.unwrap_or_default()
 }
 
-/// Places slabs in the given order, each where the chunks grow least.
-fn greedy(slabs: &[Slab], cap: u64, order: &[u32]) -> Placement {
-    let mut placed: Vec<Option<Place>> = vec![None; slabs.len()];
-    let mut members: Vec<Vec<u32>> = Vec::new();
-    let mut chunks: Vec<u64> = Vec::new();
-    for &i in order {
-        let slab = &slabs[i as usize];
-        let mut best: Option<(u64, u64, Place)> = None;
-        for (chunk, size) in chunks.iter().enumerate() {
-            let id = u32::try_from(chunk).unwrap_or(u32::MAX);
-            if slab.apart.iter().any(|&o| placed[o as usize].is_some_and(|p| p.chunk == id)) {
-                continue;
-            }
-            let mut taken: Vec<(u64, u64)> = members[chunk]
-                .iter()
-                .filter(|&&m| slabs[m as usize].overlaps(slab))
-                .filter_map(|&m| placed[m as usize].map(|p| (p.offset, p.offset + slabs[m as usize].size)))
-                .collect();
-            taken.sort_unstable();
-            let (offset, slack) = best_gap(&taken, slab.size, *size);
-            let growth = (offset + slab.size).saturating_sub(*size);
-            if offset + slab.size <= cap && best.is_none_or(|(g, s, _)| (growth, slack) < (g, s)) {
-                best = Some((growth, slack, Place { chunk: id, offset }));
-            }
-        }
-        let at = best.map_or_else(
-            || {
-                chunks.push(0);
-                members.push(Vec::new());
-                Place { chunk: u32::try_from(chunks.len() - 1).unwrap_or(u32::MAX), offset: 0 }
-            },
-            |(_, _, at)| at,
-        );
-        let chunk = at.chunk as usize;
-        chunks[chunk] = chunks[chunk].max(at.offset + slab.size);
-        members[chunk].push(i);
-        placed[i as usize] = Some(at);
-    }
-    Placement { places: placed.into_iter().flatten().collect(), chunks }
+/// A slab that lies in a chunk.
+#[derive(Clone, Copy)]
+struct Member {
+    offset: u64,
+    top: u64,
+    begin: u32,
+    end: u32,
 }
 
 /// Places slabs in the order in which they come alive, spread over `count` chunks to begin with: where a chain of operations
@@ -148,29 +111,43 @@ fn greedy(slabs: &[Slab], cap: u64, order: &[u32]) -> Placement {
 fn rolling(slabs: &[Slab], cap: u64, count: usize) -> Placement {
     let mut order: Vec<u32> = (0..u32::try_from(slabs.len()).unwrap_or(u32::MAX)).collect();
     order.sort_by_key(|&i| (slabs[i as usize].begin, std::cmp::Reverse(slabs[i as usize].size), i));
+    let mut placement = greedy(slabs, cap, &order, count);
+    placement.drop_empty();
+    placement
+}
+
+/// Places slabs in the given order, each where the chunks grow least. With `spread` chunks to begin with, the order must be
+/// that in which slabs come alive, and chunks grow in turn.
+fn greedy(slabs: &[Slab], cap: u64, order: &[u32], spread: usize) -> Placement {
     let mut placed: Vec<Option<Place>> = vec![None; slabs.len()];
-    // ranges in use of each chunk, ascending, with the step after which they are free
-    let mut used: Vec<Vec<(u64, u64, u32)>> = vec![Vec::new(); count];
-    let mut chunks: Vec<u64> = vec![0; count];
-    let mut taken = Vec::new();
-    for &i in &order {
+    // of each chunk, by offset
+    let mut members: Vec<Vec<Member>> = vec![Vec::new(); spread];
+    let mut chunks: Vec<u64> = vec![0; spread];
+    // the last slab that each chunk was barred to
+    let mut barred: Vec<u32> = vec![u32::MAX; spread];
+    for &i in order {
         let slab = &slabs[i as usize];
         let mut best: Option<((u64, u64), Place)> = None;
+        for other in &slab.apart {
+            if let Some(p) = placed[*other as usize] {
+                barred[p.chunk as usize] = i;
+            }
+        }
         for (chunk, &size) in chunks.iter().enumerate() {
             let id = u32::try_from(chunk).unwrap_or(u32::MAX);
-            used[chunk].retain(|&(.., end)| end >= slab.begin);
-            if slab.apart.iter().any(|&o| placed[o as usize].is_some_and(|p| p.chunk == id)) {
+            if barred[chunk] == i {
                 continue;
             }
-            taken.clear();
-            taken.extend(used[chunk].iter().map(|&(begin, end, _)| (begin, end)));
-            let (offset, slack) = best_gap(&taken, slab.size, size);
-            if offset > 0 && offset + slab.size > cap {
+            if spread > 0 {
+                members[chunk].retain(|m| m.end >= slab.begin);
+            }
+            let taken = members[chunk].iter().filter(|m| m.begin <= slab.end && slab.begin <= m.end).map(|m| (m.offset, m.top));
+            let (offset, slack) = best_gap(taken, slab.size, size);
+            if size > 0 && offset + slab.size > cap {
                 continue;
             }
             let growth = (offset + slab.size).saturating_sub(size);
-            // chunks grow in turn
-            let key = (growth, if growth > 0 { size } else { slack });
+            let key = (growth, if spread > 0 && growth > 0 { size } else { slack });
             if best.is_none_or(|(least, _)| key < least) {
                 best = Some((key, Place { chunk: id, offset }));
             }
@@ -178,27 +155,26 @@ fn rolling(slabs: &[Slab], cap: u64, count: usize) -> Placement {
         let at = best.map_or_else(
             || {
                 chunks.push(0);
-                used.push(Vec::new());
+                barred.push(u32::MAX);
+                members.push(Vec::new());
                 Place { chunk: u32::try_from(chunks.len() - 1).unwrap_or(u32::MAX), offset: 0 }
             },
             |(_, at)| at,
         );
-        let chunk = at.chunk as usize;
-        chunks[chunk] = chunks[chunk].max(at.offset + slab.size);
-        let position = used[chunk].partition_point(|&(begin, ..)| begin < at.offset);
-        used[chunk].insert(position, (at.offset, at.offset + slab.size, slab.end));
+        let (chunk, top) = (at.chunk as usize, at.offset + slab.size);
+        chunks[chunk] = chunks[chunk].max(top);
+        let position = members[chunk].partition_point(|m| m.offset < at.offset);
+        members[chunk].insert(position, Member { offset: at.offset, top, begin: slab.begin, end: slab.end });
         placed[i as usize] = Some(at);
     }
-    let mut placement = Placement { places: placed.into_iter().flatten().collect(), chunks };
-    placement.drop_empty();
-    placement
+    Placement { places: placed.into_iter().flatten().collect(), chunks }
 }
 
 /// Offset of the tightest gap between `taken` ranges that holds `size`, else the end; and how much it leaves unused.
-fn best_gap(taken: &[(u64, u64)], size: u64, chunk: u64) -> (u64, u64) {
+fn best_gap(taken: impl Iterator<Item = (u64, u64)>, size: u64, chunk: u64) -> (u64, u64) {
     let mut best: Option<(u64, u64)> = None;
     let mut at = 0;
-    for &(begin, end) in taken {
+    for (begin, end) in taken {
         if begin >= at + size && best.is_none_or(|(_, slack)| begin - at - size < slack) {
             best = Some((at, begin - at - size));
         }
@@ -229,6 +205,12 @@ pub(super) fn max_live(slabs: &[Slab]) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    impl Slab {
+        fn overlaps(&self, other: &Self) -> bool {
+            self.begin <= other.end && other.begin <= self.end
+        }
+    }
 
     fn check(slabs: &[Slab], cap: u64) -> Placement {
         let p = place(slabs, cap);
@@ -364,7 +346,7 @@ mod tests {
             prop_assert!(total(&p) >= max_live(&slabs));
             let mut by_size: Vec<u32> = (0..slabs.len() as u32).collect();
             by_size.sort_by_key(|&i| (ORDERS[0](&slabs[i as usize]), i));
-            prop_assert!(total(&p) <= total(&greedy(&slabs, 64 * 256, &by_size)), "worse than greedy by size");
+            prop_assert!(total(&p) <= total(&greedy(&slabs, 64 * 256, &by_size, 0)), "worse than greedy by size");
         }
     }
 }
