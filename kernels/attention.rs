@@ -101,6 +101,12 @@ impl Attention {
         (self.channels.v / self.heads).div_ceil(VALUES)
     }
 
+    /// Heads of an invocation: two where one would write half a word of 16-bit floats.
+    fn heads_at_once(&self) -> u32 {
+        let dim = self.channels.v / self.heads;
+        if self.elem == Elem::F16 && self.heads > 1 && dim % 2 == 1 && dim <= VALUES { 2 } else { 1 }
+    }
+
     fn source_count(&self) -> usize {
         if self.more_keys.is_some() { 5 } else { 3 }
     }
@@ -118,6 +124,12 @@ impl Kernel for Attention {
             .set("PER_PLANE", u8::from(self.per_plane))
             .set("SOURCES", if self.more_keys.is_some() { 2u8 } else { 1 })
             .set("MASKED", u8::from(self.masked))
+            .set("HEADS", self.heads_at_once())
+    }
+
+    fn packs(&self) -> bool {
+        let dim = self.channels.v / self.heads;
+        self.heads == 1 || dim.is_multiple_of(2) || dim <= VALUES
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the planner refuses maps above u32 tokens")]
@@ -150,7 +162,11 @@ impl Kernel for Attention {
     }
 
     fn grid(&self) -> [u64; 3] {
-        [self.queries.plane(), u64::from(self.heads) * u64::from(self.value_blocks()), self.target.count.into()]
+        [
+            self.queries.plane(),
+            u64::from(self.heads.div_ceil(self.heads_at_once())) * u64::from(self.value_blocks()),
+            self.target.count.into(),
+        ]
     }
 
     fn cost(&self) -> Cost {
@@ -281,6 +297,8 @@ impl Kernel for Attention {
             fused("masked_f16", volume, volume, Some(windows), Elem::F16),
             planes,
             case("self_dim1", Extent::new(2, 3, 5), 8, 8, 8, false, Elem::F32),
+            case("self_dim1_f16", Extent::new(2, 3, 5), 8, 8, 8, false, Elem::F16),
+            case("odd_heads_f16", Extent::new(1, 3, 5), 6, 15, 3, false, Elem::F16),
             case("odd_dims", Extent::new(3, 5, 7), 6, 15, 3, false, Elem::F32),
             case("per_plane", Extent::new(3, 4, 5), 16, 8, 2, true, Elem::F32),
             case("wide_heads", Extent::new(1, 3, 3), 160, 80, 2, false, Elem::F32),

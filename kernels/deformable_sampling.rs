@@ -84,6 +84,10 @@ impl Kernel for DeformableSampling {
             .set("POINTS", self.points)
     }
 
+    fn packs(&self) -> bool {
+        self.heads == 1 || (self.channels / self.heads).is_multiple_of(2)
+    }
+
     fn params(&self) -> Params {
         let mut levels = [[1; 4]; 4];
         for (level, extent) in levels.iter_mut().zip(&self.levels) {

@@ -68,18 +68,53 @@ impl Binding {
     }
 }
 
+/// How elements lie in a device's buffers: which prelude a shader begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Storage {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats of a device that has them (`shader-f16`).
+    F16,
+    /// 16-bit floats, two to a word, of a device that has none.
+    PackedF16,
+}
+
+impl Storage {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::PackedF16];
+
+    /// Name in tables and messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::PackedF16 => "f16 packed",
+        }
+    }
+}
+
 /// A pipeline of a kernel: element type, workgroup size and the values of the shader's `override` constants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variant {
-    /// Storage type, which selects the prelude.
-    pub elem: Elem,
+    /// How elements are stored.
+    pub storage: Storage,
     /// `override` constants by name.
     pub constants: Vec<(&'static str, f64)>,
 }
 
 impl Variant {
     fn new(elem: Elem, workgroup: u32) -> Self {
-        Self { elem, constants: vec![("WORKGROUP", f64::from(workgroup))] }
+        let storage = if elem == Elem::F32 { Storage::F32 } else { Storage::F16 };
+        Self { storage, constants: vec![("WORKGROUP", f64::from(workgroup))] }
+    }
+
+    /// The variant for a device that has 16-bit floats or not.
+    fn suited(mut self, caps: &DeviceCaps) -> Self {
+        if self.storage == Storage::F16 && !caps.f16 {
+            self.storage = Storage::PackedF16;
+        }
+        self
     }
 
     fn set(mut self, name: &'static str, value: impl Into<f64>) -> Self {
@@ -96,6 +131,15 @@ impl Variant {
         }
     }
 
+    /// Storage type of the elements.
+    #[must_use]
+    pub const fn elem(&self) -> Elem {
+        match self.storage {
+            Storage::F32 => Elem::F32,
+            Storage::F16 | Storage::PackedF16 => Elem::F16,
+        }
+    }
+
     /// Invocations of a workgroup, the constant `WORKGROUP` of every kernel.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "set from a u32 in `new`")]
@@ -106,7 +150,7 @@ impl Variant {
     /// A text that is equal exactly for equal variants.
     #[must_use]
     pub fn key(&self) -> String {
-        let mut key = self.elem.name().to_owned();
+        let mut key = self.storage.name().to_owned();
         for (name, value) in &self.constants {
             key.push_str(&format!(" {name}={value}"));
         }
@@ -168,6 +212,10 @@ pub trait Kernel: Sized {
 
     /// Element type and `override` constants.
     fn variant(&self, caps: &DeviceCaps) -> Variant;
+    /// Whether the shader can store 16-bit floats two to a word: what an invocation writes are whole words.
+    fn packs(&self) -> bool {
+        true
+    }
     /// The uniform block of this dispatch.
     fn params(&self) -> Self::Params;
     /// Invocations needed along x, y, z; x is divided by the workgroup size.
@@ -248,7 +296,10 @@ macro_rules! catalogue {
             pub fn bindings(&self) -> &'static [Binding] { match self { $(Self::$variant(_) => <$path as Kernel>::BINDINGS),+ } }
             /// The pipeline variant.
             #[must_use]
-            pub fn variant(&self, caps: &DeviceCaps) -> Variant { match self { $(Self::$variant(k) => k.variant(caps)),+ } }
+            pub fn variant(&self, caps: &DeviceCaps) -> Variant { match self { $(Self::$variant(k) => k.variant(caps).suited(caps)),+ } }
+            /// Whether the shader can store 16-bit floats two to a word.
+            #[must_use]
+            pub fn packs(&self) -> bool { match self { $(Self::$variant(k) => k.packs()),+ } }
             /// The uniform block as bytes.
             #[must_use]
             pub fn params(&self) -> Vec<u8> { match self { $(Self::$variant(k) => bytemuck::bytes_of(&k.params()).to_vec()),+ } }
@@ -301,12 +352,13 @@ catalogue! {
     HeadArgmax(head_argmax::HeadArgmax),
 }
 
-/// The complete WGSL text of a kernel for an element type: prelude, shared helpers, kernel.
+/// The complete WGSL text of a kernel for a way of storing elements: prelude, shared helpers, kernel.
 #[must_use]
-pub fn shader_source(kernel: &str, elem: Elem) -> String {
-    let prelude = match elem {
-        Elem::F32 => include_str!("../shaders/shared/elem_f32.wgsl"),
-        Elem::F16 => include_str!("../shaders/shared/elem_f16.wgsl"),
+pub fn shader_source(kernel: &str, storage: Storage) -> String {
+    let prelude = match storage {
+        Storage::F32 => include_str!("../shaders/shared/elem_f32.wgsl"),
+        Storage::F16 => include_str!("../shaders/shared/elem_f16.wgsl"),
+        Storage::PackedF16 => include_str!("../shaders/shared/elem_f16_packed.wgsl"),
     };
     let shared = [include_str!("../shaders/shared/activation.wgsl"), include_str!("../shaders/shared/load.wgsl")];
     [prelude, shared[0], shared[1], kernel].join("\n")

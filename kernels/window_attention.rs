@@ -233,6 +233,10 @@ impl Kernel for WindowAttention {
             .set("SHIFTED", u8::from(s.shifted()))
     }
 
+    fn packs(&self) -> bool {
+        self.shape.heads == 1 || (self.shape.v_channels / self.shape.heads).is_multiple_of(2)
+    }
+
     fn params(&self) -> Params {
         let s = &self.shape;
         Params {

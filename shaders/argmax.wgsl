@@ -21,10 +21,10 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> dst: array<u32>;      // [D, words]
 
 fn label_of(at: u32) -> u32 {
-    var best = f32(src[at].x);
+    var best = wide(src[at]).x;
     var label = 0u;
     for (var b = 0u; b < params.blocks; b++) {
-        let x = vec4<f32>(src[at + b]);
+        let x = wide(src[at + b]);
         for (var i = 0u; i < 4u; i++) {
             if b * 4u + i < params.classes && x[i] > best {
                 best = x[i];

@@ -1,12 +1,13 @@
 // Multi-head attention softmax(Q K^T * scale + mask) V, streamed over the keys of one or two sources: no score is ever stored.
-// One invocation computes VALUES value channels of one head of one query: x walks the queries of a plane of Q,
+// One invocation computes VALUES value channels of HEADS heads of one query: x walks the queries of a plane of Q,
 // y the heads times blocks of value channels, z the planes of Q. Keys are those of plane z (PER_PLANE) or of the whole map.
-// Limits: the planes of each source that are read lie in one slab; heads divide the channels.
+// Limits: the planes of each source that are read lie in one slab; heads divide the channels; two heads of at most VALUES channels.
 
 override WORKGROUP: u32 = 64u;
 override PER_PLANE: bool = false;
 override SOURCES: u32 = 1u;
 override MASKED: bool = false;
+override HEADS: u32 = 1u;     // of an invocation: 2 where only two together fill whole words
 
 const VALUES: u32 = 16u;      // value channels of an invocation
 const KEYS: u32 = 8u;         // keys whose scores are rescaled together
@@ -46,37 +47,30 @@ struct Params {
 @group(0) @binding(4) var<storage, read> more_k: array<Elem>;        // as K, of the second source
 @group(0) @binding(5) var<storage, read> more_v: array<Elem>;
 @group(0) @binding(6) var<storage, read> mask: array<f32>;           // [tokens of K, then of the second K], added to the scores
-@group(0) @binding(7) var<storage, read_write> dst: array<Elem>;     // [tokens of Q, heads, v_dim], rows of out_stride
+@group(0) @binding(7) var<storage, read_write> dst: array<Elem4>;    // [tokens of Q, heads, v_dim], rows of out_stride
 
 fn key(source: u32, i: u32) -> f32 {
     if SOURCES > 1u && source == 1u {
-        return f32(more_k[i]);
+        return pick(more_k[slot(i)], i);
     }
-    return f32(k[i]);
+    return pick(k[slot(i)], i);
 }
 
 fn value(source: u32, i: u32) -> f32 {
     if SOURCES > 1u && source == 1u {
-        return f32(more_v[i]);
+        return pick(more_v[slot(i)], i);
     }
-    return f32(v[i]);
+    return pick(v[slot(i)], i);
 }
 
-@compute @workgroup_size(WORKGROUP, 1, 1)
-fn attention(@builtin(global_invocation_id) id: vec3<u32>) {
-    if id.x >= params.q_plane {
-        return;
-    }
-    let head = id.y / params.v_blocks;
-    let channel = (id.y % params.v_blocks) * VALUES;
+// The values of channels `channel` to VALUES more of a head of query `token` of plane z.
+fn attend(z: u32, token: u32, head: u32, channel: u32) -> array<f32, VALUES> {
     let values = min(VALUES, params.v_dim - channel);
-    let z = params.out_begin + id.z;
-
-    let q_at = ((z - params.q_first) * params.q_plane + id.x) * params.q_stride + params.q_channel + head * params.q_dim;
+    let q_at = ((z - params.q_first) * params.q_plane + token) * params.q_stride + params.q_channel + head * params.q_dim;
     var query: array<f32, QUERY>;
     let held = min(params.q_dim, QUERY);
     for (var d = 0u; d < held; d++) {
-        query[d] = f32(q[q_at + d]);
+        query[d] = pick(q[slot(q_at + d)], q_at + d);
     }
 
     var acc: array<f32, VALUES>;
@@ -101,7 +95,7 @@ fn attention(@builtin(global_invocation_id) id: vec3<u32>) {
                     s = fma(query[d], key(source, row + d), s);
                 }
                 for (var d = held; d < params.q_dim; d++) {
-                    s = fma(f32(q[q_at + d]), key(source, row + d), s);
+                    s = fma(pick(q[slot(q_at + d)], q_at + d), key(source, row + d), s);
                 }
                 score[i] = s * params.scale;
                 if MASKED {
@@ -126,16 +120,45 @@ fn attention(@builtin(global_invocation_id) id: vec3<u32>) {
             high = next;
         }
     }
+    for (var c = 0u; c < VALUES; c++) {
+        acc[c] = acc[c] / total;
+    }
+    return acc;
+}
 
-    let out = ((z - params.out_first) * params.q_plane + id.x) * params.out_stride + head * params.v_dim + channel;
-    for (var c = 0u; c < values; c++) {
-        dst[out + c] = Elem(acc[c] / total);
+@compute @workgroup_size(WORKGROUP, 1, 1)
+fn attention(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x >= params.q_plane {
+        return;
+    }
+    let head = id.y / params.v_blocks * HEADS;
+    let channel = (id.y % params.v_blocks) * VALUES;
+    let z = params.out_begin + id.z;
+    let row = ((z - params.out_first) * params.q_plane + id.x) * params.out_stride;
+    let at = row + head * params.v_dim + channel;
+    let one = attend(z, id.x, head, channel);
+    var values = min(VALUES, params.v_dim - channel);
+    if HEADS == 2u && head + 1u < params.heads {
+        let two = attend(z, id.x, head + 1u, 0u);
+        for (var c = 0u; c < 2u * values; c += PACKED) {
+            let second = c + 1u < values;
+            let x = select(two[c - min(c, values)], one[min(c, VALUES - 1u)], c < values);
+            let y = select(two[(c + 1u) - min(c + 1u, values)], one[min(c + 1u, VALUES - 1u)], second);
+            dst[(at + c) / 4u][(at + c) % 4u / PACKED] = packed(x, y);
+        }
+        values = 2u * values;
+    } else {
+        for (var c = 0u; c < values; c += PACKED) {
+            dst[(at + c) / 4u][(at + c) % 4u / PACKED] = packed(one[c], one[min(c + 1u, VALUES - 1u)]);
+        }
     }
     // the padding of the last block of channels is written by the last head
-    let channels = params.heads * params.v_dim;
-    if head + 1u == params.heads && channel + values == params.v_dim {
-        for (var c = channels; c < params.out_stride; c++) {
-            dst[out + values + c - channels] = Elem(0.0);
+    let end = at + values;
+    if end == row + params.heads * params.v_dim {
+        for (var c = end; c < row + params.out_stride; c++) {
+            if c % PACKED == 0u {
+                dst[c / 4u][c % 4u / PACKED] = packed(0.0, 0.0);
+            }
         }
     }
 }

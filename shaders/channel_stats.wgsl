@@ -46,9 +46,9 @@ fn channel_stats(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgr
         var pivot = vec4<f32>(0.0);
         if busy {
             // deviations from the first voxel: next to a large mean, rounding would drown the differences
-            pivot = vec4<f32>(src[source + block]);
+            pivot = wide(src[source + block]);
             for (var v = walker; v < voxels; v += walkers) {
-                let x = vec4<f32>(src[source + v * params.blocks + block]) - pivot;
+                let x = wide(src[source + v * params.blocks + block]) - pivot;
                 count += 1.0;
                 let delta = x - mean;
                 mean = fma(delta, vec4<f32>(1.0 / count), mean);

@@ -71,15 +71,15 @@ fn load_voxel(z: u32, plane: u32, voxel: u32, c: u32) -> vec4<f32> {
     if CONCAT && c >= params.a_blocks {
         let at = voxel * params.b_blocks + c - params.a_blocks;
         if z < params.b_split {
-            return vec4<f32>(b_lo[(z - params.b_first) * plane * params.b_blocks + at]);
+            return wide(b_lo[(z - params.b_first) * plane * params.b_blocks + at]);
         }
-        return vec4<f32>(b_hi[(z - params.b_split) * plane * params.b_blocks + at]);
+        return wide(b_hi[(z - params.b_split) * plane * params.b_blocks + at]);
     }
     let at = voxel * params.a_blocks + c;
     if z < params.a_split {
-        return vec4<f32>(a_lo[(z - params.a_first) * plane * params.a_blocks + at]);
+        return wide(a_lo[(z - params.a_first) * plane * params.a_blocks + at]);
     }
-    return vec4<f32>(a_hi[(z - params.a_split) * plane * params.a_blocks + at]);
+    return wide(a_hi[(z - params.a_split) * plane * params.a_blocks + at]);
 }
 
 fn load_source(z: u32, y: u32, x: u32, c: u32, norm: mat2x4<f32>) -> vec4<f32> {
@@ -124,8 +124,8 @@ fn conv3d_direct(@builtin(global_invocation_id) id: vec3<u32>) {
     let bias = (params.out_blocks + 1u) / 2u * KD * KH * KW * blocks * 8u + id.y * 2u;
     var acc: array<array<vec4<f32>, 2>, VOXELS>;
     for (var v = 0u; v < VOXELS; v++) {
-        acc[v][0] = vec4<f32>(weight[bias]);
-        acc[v][1] = vec4<f32>(weight[bias + 1u]);
+        acc[v][0] = wide(weight[bias]);
+        acc[v][1] = wide(weight[bias + 1u]);
     }
 
     for (var i = 0u; i < KD; i++) {
@@ -150,14 +150,14 @@ fn conv3d_direct(@builtin(global_invocation_id) id: vec3<u32>) {
                 }
                 var w = (((id.y * KD + i) * KH + j) * KW + k) * blocks * 8u;
                 for (var c = 0u; c < blocks; c++) {
-                    let w0 = vec4<f32>(weight[w]);
-                    let w1 = vec4<f32>(weight[w + 1u]);
-                    let w2 = vec4<f32>(weight[w + 2u]);
-                    let w3 = vec4<f32>(weight[w + 3u]);
-                    let w4 = vec4<f32>(weight[w + 4u]);
-                    let w5 = vec4<f32>(weight[w + 5u]);
-                    let w6 = vec4<f32>(weight[w + 6u]);
-                    let w7 = vec4<f32>(weight[w + 7u]);
+                    let w0 = wide(weight[w]);
+                    let w1 = wide(weight[w + 1u]);
+                    let w2 = wide(weight[w + 2u]);
+                    let w3 = wide(weight[w + 3u]);
+                    let w4 = wide(weight[w + 4u]);
+                    let w5 = wide(weight[w + 5u]);
+                    let w6 = wide(weight[w + 6u]);
+                    let w7 = wide(weight[w + 7u]);
                     w += 8u;
                     let norm = norm_of(z, c);
                     for (var v = 0u; v < VOXELS; v++) {
@@ -182,9 +182,9 @@ fn conv3d_direct(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var v = 0u; v < VOXELS; v++) {
         if ox + v < out.z {
             let at = (row + ox + v) * params.out_blocks + id.y * 2u;
-            dst[at] = Elem4(activate(acc[v][0]));
+            dst[at] = narrow(activate(acc[v][0]));
             if id.y * 2u + 1u < params.out_blocks {
-                dst[at + 1u] = Elem4(activate(acc[v][1]));
+                dst[at + 1u] = narrow(activate(acc[v][1]));
             }
         }
     }

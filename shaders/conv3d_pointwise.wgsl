@@ -58,31 +58,31 @@ fn conv3d_pointwise(@builtin(global_invocation_id) id: vec3<u32>) {
     let bias = (params.out_blocks + 1u) / 2u * blocks * 8u + id.y * 2u;
     var acc: array<array<vec4<f32>, 2>, VOXELS>;
     for (var v = 0u; v < VOXELS; v++) {
-        acc[v][0] = vec4<f32>(weight[bias]);
-        acc[v][1] = vec4<f32>(weight[bias + 1u]);
+        acc[v][0] = wide(weight[bias]);
+        acc[v][1] = wide(weight[bias + 1u]);
     }
 
     let a_voxel = (z - params.a_first) * params.plane + voxel;
     let b_voxel = (z - params.b_first) * params.plane + voxel;
     var w = id.y * blocks * 8u;
     for (var c = 0u; c < blocks; c++) {
-        let w0 = vec4<f32>(weight[w]);
-        let w1 = vec4<f32>(weight[w + 1u]);
-        let w2 = vec4<f32>(weight[w + 2u]);
-        let w3 = vec4<f32>(weight[w + 3u]);
-        let w4 = vec4<f32>(weight[w + 4u]);
-        let w5 = vec4<f32>(weight[w + 5u]);
-        let w6 = vec4<f32>(weight[w + 6u]);
-        let w7 = vec4<f32>(weight[w + 7u]);
+        let w0 = wide(weight[w]);
+        let w1 = wide(weight[w + 1u]);
+        let w2 = wide(weight[w + 2u]);
+        let w3 = wide(weight[w + 3u]);
+        let w4 = wide(weight[w + 4u]);
+        let w5 = wide(weight[w + 5u]);
+        let w6 = wide(weight[w + 6u]);
+        let w7 = wide(weight[w + 7u]);
         w += 8u;
         let norm = norm_of(z, c);
         for (var v = 0u; v < VOXELS; v++) {
             let step = min(v, inside - 1u);
             var s: vec4<f32>;
             if CONCAT && c >= params.a_blocks {
-                s = load_b(vec4<f32>(b[(b_voxel + step) * params.b_blocks + c - params.a_blocks]), norm);
+                s = load_b(wide(b[(b_voxel + step) * params.b_blocks + c - params.a_blocks]), norm);
             } else {
-                s = load_a(vec4<f32>(a[(a_voxel + step) * params.a_blocks + c]), norm);
+                s = load_a(wide(a[(a_voxel + step) * params.a_blocks + c]), norm);
             }
             acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
             acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
@@ -92,9 +92,9 @@ fn conv3d_pointwise(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = (z - params.out_first) * params.plane + voxel;
     for (var v = 0u; v < inside; v++) {
         let at = (row + v) * params.out_blocks + id.y * 2u;
-        dst[at] = Elem4(activate(acc[v][0]));
+        dst[at] = narrow(activate(acc[v][0]));
         if id.y * 2u + 1u < params.out_blocks {
-            dst[at + 1u] = Elem4(activate(acc[v][1]));
+            dst[at + 1u] = narrow(activate(acc[v][1]));
         }
     }
 }

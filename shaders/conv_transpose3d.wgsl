@@ -43,7 +43,7 @@ fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
 
 // Block `c` of the channels of a source voxel.
 fn load_source(voxel: u32, c: u32, scale: mat2x4<f32>) -> vec4<f32> {
-    return load_a(vec4<f32>(src[voxel * params.in_blocks + c]), scale);
+    return load_a(wide(src[voxel * params.in_blocks + c]), scale);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -60,21 +60,21 @@ fn conv_transpose3d(@builtin(global_invocation_id) id: vec3<u32>) {
     let bias = out_eights * KD * KH * KW * params.in_blocks * 8u + o * 2u;
     var acc: array<array<vec4<f32>, 2>, VOXELS>;
     for (var v = 0u; v < VOXELS; v++) {
-        acc[v][0] = vec4<f32>(weight[bias]);
-        acc[v][1] = vec4<f32>(weight[bias + 1u]);
+        acc[v][0] = wide(weight[bias]);
+        acc[v][1] = wide(weight[bias + 1u]);
     }
 
     let voxel = (oz / KD - params.first) * params.in_plane + first_voxel;
     var w = ((o * KD + oz % KD) * KH * KW + place) * params.in_blocks * 8u;
     for (var c = 0u; c < params.in_blocks; c++) {
-        let w0 = vec4<f32>(weight[w]);
-        let w1 = vec4<f32>(weight[w + 1u]);
-        let w2 = vec4<f32>(weight[w + 2u]);
-        let w3 = vec4<f32>(weight[w + 3u]);
-        let w4 = vec4<f32>(weight[w + 4u]);
-        let w5 = vec4<f32>(weight[w + 5u]);
-        let w6 = vec4<f32>(weight[w + 6u]);
-        let w7 = vec4<f32>(weight[w + 7u]);
+        let w0 = wide(weight[w]);
+        let w1 = wide(weight[w + 1u]);
+        let w2 = wide(weight[w + 2u]);
+        let w3 = wide(weight[w + 3u]);
+        let w4 = wide(weight[w + 4u]);
+        let w5 = wide(weight[w + 5u]);
+        let w6 = wide(weight[w + 6u]);
+        let w7 = wide(weight[w + 7u]);
         w += 8u;
         let scale = norm_of(oz / KD, c);
         for (var v = 0u; v < VOXELS; v++) {
@@ -89,9 +89,9 @@ fn conv_transpose3d(@builtin(global_invocation_id) id: vec3<u32>) {
         let y = (first_voxel + v) / params.in_row * KH + place / KW;
         let x = (first_voxel + v) % params.in_row * KW + place % KW;
         let at = (plane + y * params.out_row + x) * params.out_blocks + o * 2u;
-        dst[at] = Elem4(activate(acc[v][0]));
+        dst[at] = narrow(activate(acc[v][0]));
         if o * 2u + 1u < params.out_blocks {
-            dst[at + 1u] = Elem4(activate(acc[v][1]));
+            dst[at + 1u] = narrow(activate(acc[v][1]));
         }
     }
 }

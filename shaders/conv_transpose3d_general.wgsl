@@ -53,9 +53,9 @@ fn load_source(z: u32, y: u32, x: u32, c: u32, scale: mat2x4<f32>) -> vec4<f32> 
     let voxel = y * params.in_extent.z + x;
     let plane = params.in_extent.y * params.in_extent.z;
     if z < params.split {
-        return load_a(vec4<f32>(lo[((z - params.first) * plane + voxel) * params.in_blocks + c]), scale);
+        return load_a(wide(lo[((z - params.first) * plane + voxel) * params.in_blocks + c]), scale);
     }
-    return load_a(vec4<f32>(hi[((z - params.split) * plane + voxel) * params.in_blocks + c]), scale);
+    return load_a(wide(hi[((z - params.split) * plane + voxel) * params.in_blocks + c]), scale);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -74,8 +74,8 @@ fn conv_transpose3d_general(@builtin(global_invocation_id) id: vec3<u32>) {
     let bias = (params.out_blocks + 1u) / 2u * KD * KH * KW * blocks * 8u + id.y * 2u;
     var acc: array<array<vec4<f32>, 2>, VOXELS>;
     for (var v = 0u; v < VOXELS; v++) {
-        acc[v][0] = vec4<f32>(weight[bias]);
-        acc[v][1] = vec4<f32>(weight[bias + 1u]);
+        acc[v][0] = wide(weight[bias]);
+        acc[v][1] = wide(weight[bias + 1u]);
     }
 
     // source index below zero wraps above the extent
@@ -89,14 +89,14 @@ fn conv_transpose3d_general(@builtin(global_invocation_id) id: vec3<u32>) {
                     for (var k = (phase + PW) % SW; k < KW; k += SW) {
                         var w = (((id.y * KD + i) * KH + j) * KW + k) * blocks * 8u;
                         for (var c = 0u; c < blocks; c++) {
-                            let w0 = vec4<f32>(weight[w]);
-                            let w1 = vec4<f32>(weight[w + 1u]);
-                            let w2 = vec4<f32>(weight[w + 2u]);
-                            let w3 = vec4<f32>(weight[w + 3u]);
-                            let w4 = vec4<f32>(weight[w + 4u]);
-                            let w5 = vec4<f32>(weight[w + 5u]);
-                            let w6 = vec4<f32>(weight[w + 6u]);
-                            let w7 = vec4<f32>(weight[w + 7u]);
+                            let w0 = wide(weight[w]);
+                            let w1 = wide(weight[w + 1u]);
+                            let w2 = wide(weight[w + 2u]);
+                            let w3 = wide(weight[w + 3u]);
+                            let w4 = wide(weight[w + 4u]);
+                            let w5 = wide(weight[w + 5u]);
+                            let w6 = wide(weight[w + 6u]);
+                            let w7 = wide(weight[w + 7u]);
                             w += 8u;
                             let scale = norm_of(z, c);
                             for (var v = 0u; v < VOXELS; v++) {
@@ -120,9 +120,9 @@ fn conv_transpose3d_general(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var v = 0u; v < VOXELS; v++) {
         if ox + v * SW < out.z {
             let at = (row + ox + v * SW) * params.out_blocks + id.y * 2u;
-            dst[at] = Elem4(activate(acc[v][0]));
+            dst[at] = narrow(activate(acc[v][0]));
             if id.y * 2u + 1u < params.out_blocks {
-                dst[at + 1u] = Elem4(activate(acc[v][1]));
+                dst[at + 1u] = narrow(activate(acc[v][1]));
             }
         }
     }

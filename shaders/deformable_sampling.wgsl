@@ -34,14 +34,22 @@ struct Params {
 @group(0) @binding(4) var<storage, read> level1: array<Elem>;
 @group(0) @binding(5) var<storage, read> level2: array<Elem>;
 @group(0) @binding(6) var<storage, read> level3: array<Elem>;
-@group(0) @binding(7) var<storage, read_write> dst: array<Elem>;     // [D, H, W, heads, dim]
+@group(0) @binding(7) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, heads, dim]
+
+fn offset_of(i: u32) -> f32 {
+    return pick(offsets[slot(i)], i);
+}
+
+fn weight_of(i: u32) -> f32 {
+    return pick(weights[slot(i)], i);
+}
 
 fn value(level: u32, i: u32) -> f32 {
     switch level {
-        case 0u: { return f32(level0[i]); }
-        case 1u: { return f32(level1[i]); }
-        case 2u: { return f32(level2[i]); }
-        default: { return f32(level3[i]); }
+        case 0u: { return pick(level0[slot(i)], i); }
+        case 1u: { return pick(level1[slot(i)], i); }
+        case 2u: { return pick(level2[slot(i)], i); }
+        default: { return pick(level3[slot(i)], i); }
     }
 }
 
@@ -62,9 +70,9 @@ fn deformable_sampling(@builtin(global_invocation_id) id: vec3<u32>) {
     let own = vec3<f32>(vec3<u32>(z, id.x % params.queries.z, id.x / params.queries.z)) + 0.5;
     let place = own / vec3<f32>(params.queries.xzy);
 
-    var high = f32(weights[weight_at]);
+    var high = weight_of(weight_at);
     for (var i = 1u; i < LEVELS * POINTS; i++) {
-        high = max(high, f32(weights[weight_at + i]));
+        high = max(high, weight_of(weight_at + i));
     }
     var acc: array<f32, VALUES>;
     var total = 0.0;
@@ -74,10 +82,10 @@ fn deformable_sampling(@builtin(global_invocation_id) id: vec3<u32>) {
         let unit = size / vec3<f32>(n.xzy);
         for (var p = 0u; p < POINTS; p++) {
             let i = level * POINTS + p;
-            let share = exp(f32(weights[weight_at + i]) - high);
+            let share = exp(weight_of(weight_at + i) - high);
             total += share;
             let o = offset_at + i * 3u;
-            let shift = vec3<f32>(f32(offsets[o]), f32(offsets[o + 1u]), f32(offsets[o + 2u]));
+            let shift = vec3<f32>(offset_of(o), offset_of(o + 1u), offset_of(o + 2u));
             // beyond one voxel outside there are only zeros
             let at = clamp(fma(place, size, fma(shift, unit, vec3<f32>(-0.5))), vec3<f32>(-2.0), size + 1.0);
             let low = floor(at);
@@ -99,14 +107,17 @@ fn deformable_sampling(@builtin(global_invocation_id) id: vec3<u32>) {
     }
 
     let out = ((z - params.out_first) * plane + id.x) * params.value_stride + head * params.dim + channel;
-    for (var c = 0u; c < values; c++) {
-        dst[out + c] = Elem(acc[c] / total);
+    for (var c = 0u; c < values; c += PACKED) {
+        dst[(out + c) / 4u][(out + c) % 4u / PACKED] = packed(acc[c] / total, acc[min(c + 1u, VALUES - 1u)] / total);
     }
     // the padding of the last block of channels is written by the last head
     let channels = params.heads * params.dim;
     if head + 1u == params.heads && channel + values == params.dim {
         for (var c = channels; c < params.value_stride; c++) {
-            dst[out + values + c - channels] = Elem(0.0);
+            let at = out + values + c - channels;
+            if at % PACKED == 0u {
+                dst[at / 4u][at % 4u / PACKED] = packed(0.0, 0.0);
+            }
         }
     }
 }

@@ -50,9 +50,9 @@ fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
 // Block `c` of the channels of a voxel.
 fn load_source(z: u32, voxel: u32, c: u32, norm: mat2x4<f32>) -> vec4<f32> {
     if CONCAT && c >= params.a_blocks {
-        return load_b(vec4<f32>(b[((z - params.b_first) * params.plane + voxel) * params.b_blocks + c - params.a_blocks]), norm);
+        return load_b(wide(b[((z - params.b_first) * params.plane + voxel) * params.b_blocks + c - params.a_blocks]), norm);
     }
-    return load_a(vec4<f32>(a[((z - params.a_first) * params.plane + voxel) * params.a_blocks + c]), norm);
+    return load_a(wide(a[((z - params.a_first) * params.plane + voxel) * params.a_blocks + c]), norm);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -71,19 +71,19 @@ fn head_argmax(@builtin(global_invocation_id) id: vec3<u32>) {
         let bias = eights * blocks * 8u + o * 2u;
         var acc: array<array<vec4<f32>, 2>, VOXELS>;
         for (var v = 0u; v < LABELS; v++) {
-            acc[v][0] = vec4<f32>(weight[bias]);
-            acc[v][1] = vec4<f32>(weight[bias + 1u]);
+            acc[v][0] = wide(weight[bias]);
+            acc[v][1] = wide(weight[bias + 1u]);
         }
         var w = o * blocks * 8u;
         for (var c = 0u; c < blocks; c++) {
-            let w0 = vec4<f32>(weight[w]);
-            let w1 = vec4<f32>(weight[w + 1u]);
-            let w2 = vec4<f32>(weight[w + 2u]);
-            let w3 = vec4<f32>(weight[w + 3u]);
-            let w4 = vec4<f32>(weight[w + 4u]);
-            let w5 = vec4<f32>(weight[w + 5u]);
-            let w6 = vec4<f32>(weight[w + 6u]);
-            let w7 = vec4<f32>(weight[w + 7u]);
+            let w0 = wide(weight[w]);
+            let w1 = wide(weight[w + 1u]);
+            let w2 = wide(weight[w + 2u]);
+            let w3 = wide(weight[w + 3u]);
+            let w4 = wide(weight[w + 4u]);
+            let w5 = wide(weight[w + 5u]);
+            let w6 = wide(weight[w + 6u]);
+            let w7 = wide(weight[w + 7u]);
             w += 8u;
             let norm = norm_of(z, c);
             for (var v = 0u; v < LABELS; v++) {

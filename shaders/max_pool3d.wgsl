@@ -26,9 +26,9 @@ struct Params {
 fn load_source(z: u32, at: u32) -> vec4<f32> {
     let plane = params.in_extent.y * params.in_extent.z * params.blocks;
     if z < params.split {
-        return vec4<f32>(lo[(z - params.first) * plane + at]);
+        return wide(lo[(z - params.first) * plane + at]);
     }
-    return vec4<f32>(hi[(z - params.split) * plane + at]);
+    return wide(hi[(z - params.split) * plane + at]);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -50,5 +50,5 @@ fn max_pool3d(@builtin(global_invocation_id) id: vec3<u32>) {
             }
         }
     }
-    dst[((z - params.out_first) * params.out_extent.y + id.y) * row + id.x] = Elem4(acc);
+    dst[((z - params.out_first) * params.out_extent.y + id.y) * row + id.x] = narrow(acc);
 }

@@ -26,7 +26,7 @@ fn multiply(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     let z = params.out_begin + id.z;
-    let x = vec4<f32>(a[((z - params.a_first) * params.rows + id.y) * params.row + id.x]);
-    let y = vec4<f32>(b[((z - params.b_first) * params.rows + id.y) * params.row + id.x]);
-    dst[((z - params.out_first) * params.rows + id.y) * params.row + id.x] = Elem4(x * y);
+    let x = wide(a[((z - params.a_first) * params.rows + id.y) * params.row + id.x]);
+    let y = wide(b[((z - params.b_first) * params.rows + id.y) * params.row + id.x]);
+    dst[((z - params.out_first) * params.rows + id.y) * params.row + id.x] = narrow(x * y);
 }

@@ -27,7 +27,7 @@ fn normalise(@builtin(global_invocation_id) id: vec3<u32>) {
     }
     let z = params.out_begin + id.z;
     let at = select(0u, z - params.norm_first, A_NORM == 2u) * 2u * params.blocks + id.x % params.blocks;
-    let x = vec4<f32>(src[((z - params.first) * params.rows + id.y) * params.row + id.x]);
+    let x = wide(src[((z - params.first) * params.rows + id.y) * params.row + id.x]);
     let y = load_a(x, mat2x4<f32>(norm[at], norm[at + params.blocks]));
-    dst[((z - params.out_first) * params.rows + id.y) * params.row + id.x] = Elem4(y);
+    dst[((z - params.out_first) * params.rows + id.y) * params.row + id.x] = narrow(y);
 }

@@ -28,7 +28,7 @@ fn position_add(@builtin(global_invocation_id) id: vec3<u32>) {
     let z = params.out_begin + id.z;
     let y = params.extent.x + id.y;
     let x = params.extent.x + params.extent.y + id.x / params.blocks;
-    let position = vec4<f32>(table[z * params.blocks + c]) + vec4<f32>(table[y * params.blocks + c]) + vec4<f32>(table[x * params.blocks + c]);
+    let position = wide(table[z * params.blocks + c]) + wide(table[y * params.blocks + c]) + wide(table[x * params.blocks + c]);
     let source = ((z - params.first) * params.extent.y + id.y) * row + id.x;
-    dst[((z - params.out_first) * params.extent.y + id.y) * row + id.x] = Elem4(vec4<f32>(src[source]) + position);
+    dst[((z - params.out_first) * params.extent.y + id.y) * row + id.x] = narrow(wide(src[source]) + position);
 }

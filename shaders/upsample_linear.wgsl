@@ -25,9 +25,9 @@ struct Params {
 fn load_source(z: u32, at: u32) -> vec4<f32> {
     let plane = params.in_extent.y * params.in_extent.z * params.blocks;
     if z < params.split {
-        return vec4<f32>(lo[(z - params.first) * plane + at]);
+        return wide(lo[(z - params.first) * plane + at]);
     }
-    return vec4<f32>(hi[(z - params.split) * plane + at]);
+    return wide(hi[(z - params.split) * plane + at]);
 }
 
 fn bilinear(z: u32, y: LinearTap, x: LinearTap, c: u32) -> vec4<f32> {
@@ -53,5 +53,5 @@ fn upsample_linear(@builtin(global_invocation_id) id: vec3<u32>) {
     if z.weight > 0.0 {
         acc = linear_mix(acc, bilinear(z.high, y, x, c), z.weight);
     }
-    dst[((oz - params.out_first) * params.out_extent.y + id.y) * row + id.x] = Elem4(rounded(acc));
+    dst[((oz - params.out_first) * params.out_extent.y + id.y) * row + id.x] = narrow(rounded(acc));
 }

@@ -58,7 +58,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> kv_hi: array<Elem>;
 @group(0) @binding(4) var<storage, read> tokens: array<Elem>;        // [windows along D, along H, along W * tokens, channels]
 @group(0) @binding(5) var<storage, read> fixed: array<f32>;          // table [heads, rows], index [keys, queries], key and value of padding
-@group(0) @binding(6) var<storage, read_write> dst: array<Elem>;     // as Q, [heads, v_dim], rows of out_stride
+@group(0) @binding(6) var<storage, read_write> dst: array<Elem4>;    // as Q, [heads, v_dim], rows of out_stride
 
 var<workgroup> tile: array<vec4<f32>, TILE>;                         // [keys, Q_BLOCKS + V_BLOCKS]
 var<workgroup> places: array<u32, TILE_KEYS>;                        // row of a key in its source
@@ -84,9 +84,9 @@ fn inside_window(i: u32, window: vec3<u32>) -> vec3<u32> {
 
 fn load(kind: u32, at: u32, i: u32) -> f32 {
     switch kind {
-        case LO: { return f32(kv_lo[at + i]); }
-        case HI: { return f32(kv_hi[at + i]); }
-        case TOKENS: { return f32(tokens[at + i]); }
+        case LO: { return pick(kv_lo[slot(at + i)], at + i); }
+        case HI: { return pick(kv_hi[slot(at + i)], at + i); }
+        case TOKENS: { return pick(tokens[slot(at + i)], at + i); }
         default: { return fixed[at + i]; }
     }
 }
@@ -137,7 +137,7 @@ fn window_attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
         let channel = row * params.q_stride + params.q_channel + head * params.q_dim;
         for (var b = 0u; b < Q_BLOCKS; b++) {
             for (var i = 0u; i < min(4u, params.q_dim - b * 4u); i++) {
-                query[b][i] = f32(q[channel + b * 4u + i]);
+                query[b][i] = pick(q[slot(channel + b * 4u + i)], channel + b * 4u + i);
             }
         }
     }
@@ -224,13 +224,16 @@ fn window_attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
         let channel = head * params.v_dim + value;
         let held = min(V_BLOCKS * 4u, params.v_dim - value);
         let to = (((at.x - params.out_first) * params.queries.y + at.y) * params.queries.z + at.z) * params.out_stride;
-        for (var c = 0u; c < held; c++) {
-            dst[to + channel + c] = Elem(acc[c / 4u][c % 4u] / total);
+        for (var c = 0u; c < held; c += PACKED) {
+            let four = acc[c / 4u] / total;
+            dst[(to + channel + c) / 4u][(to + channel + c) % 4u / PACKED] = packed(four[c % 4u], four[min(c % 4u + 1u, 3u)]);
         }
         // the padding of the last block of channels is written by the last head
         if channel + held == params.heads * params.v_dim {
             for (var c = channel + held; c < params.out_stride; c++) {
-                dst[to + c] = Elem(0.0);
+                if c % PACKED == 0u {
+                    dst[(to + c) / 4u][(to + c) % 4u / PACKED] = packed(0.0, 0.0);
+                }
             }
         }
     }

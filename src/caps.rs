@@ -81,6 +81,13 @@ impl DeviceCaps {
         self
     }
 
+    /// The same without 16-bit floats: those in storage are packed two to a word.
+    #[must_use]
+    pub fn without_f16(mut self) -> Self {
+        self.f16 = false;
+        self
+    }
+
     /// Rates of a middling GPU behind PCIe 4, or of a few CPU cores: nobody tells those of a device.
     pub(crate) fn rates(&self) -> Rates {
         if self.cpu {

@@ -43,7 +43,7 @@ impl KernelRun {
     /// # Errors
     /// When the device refuses the kernel or a buffer.
     pub async fn new(engine: &Engine, call: &Call, inputs: &[Vec<f32>]) -> Result<Self, EngineError> {
-        let elem = call.variant(engine.caps()).elem;
+        let elem = call.variant(engine.caps()).elem();
         let storage = &call.bindings()[1..];
         let bindings: Vec<Region> = (0u32..)
             .zip(call.sizes().iter().zip(storage))

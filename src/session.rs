@@ -123,7 +123,7 @@ impl Session {
 fn check_caps(plan: &Plan, caps: &DeviceCaps) -> Result<(), EngineError> {
     let recording = plan.recording();
     let unfit = |what: String| Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan was made for another device: {what}")));
-    if recording.elem == Elem::F16 && !caps.f16 {
+    if recording.elem == Elem::F16 && !caps.f16 && recording.dispatches().any(|(call, _)| !call.packs()) {
         return unfit("this one has no 16-bit floats".into());
     }
     if let Some(size) = recording.chunks.iter().find(|&&size| size > caps.max_buffer) {

@@ -9,13 +9,13 @@ use naga::back::{glsl, hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::proc::BoundsCheckPolicies;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
-use organum::kernels::{self, Binding, Call, Variant, shader_source};
-use organum::{DeviceCaps, Elem};
+use organum::DeviceCaps;
+use organum::kernels::{self, Binding, Call, Storage, Variant, shader_source};
 
 /// A translation and how it is done: the writer's text or words, or why it refuses.
 struct Backend {
     name: &'static str,
-    write: fn(&Module, &ModuleInfo, &str, Elem) -> Result<(), String>,
+    write: fn(&Module, &ModuleInfo, &str, Storage) -> Result<(), String>,
 }
 
 const BACKENDS: [Backend; 5] = [
@@ -26,10 +26,10 @@ const BACKENDS: [Backend; 5] = [
     Backend { name: "GLSL ES 310", write: |m, i, name, _| to_glsl(m, i, name, glsl::Version::new_gles(310)) },
 ];
 
-/// What may fail, and why: (backend, element type, reason).
-const EXCEPTIONS: [(&str, Elem, &str); 2] = [
-    ("GLSL 430", Elem::F16, "naga's GLSL writer has no 16-bit floats; wgpu offers no f16 on GL either"),
-    ("GLSL ES 310", Elem::F16, "naga's GLSL writer has no 16-bit floats; wgpu offers no f16 on GL either"),
+/// What may fail, and why: (backend, storage, reason).
+const EXCEPTIONS: [(&str, Storage, &str); 2] = [
+    ("GLSL 430", Storage::F16, "naga's GLSL writer has no 16-bit floats; packed ones take their place"),
+    ("GLSL ES 310", Storage::F16, "naga's GLSL writer has no 16-bit floats; packed ones take their place"),
 ];
 
 /// Storage buffers that every WebGPU device binds in a stage.
@@ -37,13 +37,13 @@ const STORAGE_BUFFERS: usize = 8;
 /// Workgroup memory that every WebGPU device has.
 const WORKGROUP_BYTES: u32 = 16 << 10;
 
-fn to_spirv(module: &Module, info: &ModuleInfo, name: &str, _: Elem) -> Result<(), String> {
+fn to_spirv(module: &Module, info: &ModuleInfo, name: &str, _: Storage) -> Result<(), String> {
     let options = spv::Options { lang_version: (1, 3), force_loop_bounding: false, ..spv::Options::default() };
     let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: name.to_owned() };
     spv::write_vec(module, info, &options, Some(&pipeline)).map(|words| assert_eq!(words[0], 0x0723_0203)).map_err(|e| e.to_string())
 }
 
-fn to_msl(module: &Module, info: &ModuleInfo, name: &str, _: Elem) -> Result<(), String> {
+fn to_msl(module: &Module, info: &ModuleInfo, name: &str, _: Storage) -> Result<(), String> {
     let options = msl::Options { lang_version: (2, 0), force_loop_bounding: false, ..msl::Options::default() };
     let pipeline = msl::PipelineOptions { entry_point: Some((ShaderStage::Compute, name.to_owned())), ..msl::PipelineOptions::default() };
     let (text, translated) = msl::write_string(module, info, &options, &pipeline).map_err(|e| e.to_string())?;
@@ -53,9 +53,9 @@ fn to_msl(module: &Module, info: &ModuleInfo, name: &str, _: Elem) -> Result<(),
     Ok(())
 }
 
-fn to_hlsl(module: &Module, info: &ModuleInfo, name: &str, elem: Elem) -> Result<(), String> {
+fn to_hlsl(module: &Module, info: &ModuleInfo, name: &str, storage: Storage) -> Result<(), String> {
     // naga does not check that 16-bit types need shader model 6.2
-    let shader_model = if elem == Elem::F16 { hlsl::ShaderModel::V6_2 } else { hlsl::ShaderModel::V5_1 };
+    let shader_model = if storage == Storage::F16 { hlsl::ShaderModel::V6_2 } else { hlsl::ShaderModel::V5_1 };
     let options = hlsl::Options { shader_model, force_loop_bounding: false, ..hlsl::Options::default() };
     let pipeline = hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, name.to_owned())) };
     let mut text = String::new();
@@ -77,21 +77,25 @@ fn to_glsl(module: &Module, info: &ModuleInfo, name: &str, version: glsl::Versio
 }
 
 /// Parses and validates; nothing but core WebGPU and, with its prelude, f16 is allowed.
-fn parse(name: &str, shader: &str, elem: Elem) -> (Module, ModuleInfo) {
-    let source = shader_source(shader, elem);
-    let module = naga::front::wgsl::parse_str(&source).unwrap_or_else(|e| panic!("{name} {}: {}", elem.name(), e.emit_to_string(&source)));
-    let capabilities = if elem == Elem::F16 { Capabilities::SHADER_FLOAT16 } else { Capabilities::empty() };
+fn parse(name: &str, shader: &str, storage: Storage) -> (Module, ModuleInfo) {
+    let source = shader_source(shader, storage);
+    let module =
+        naga::front::wgsl::parse_str(&source).unwrap_or_else(|e| panic!("{name} {}: {}", storage.name(), e.emit_to_string(&source)));
+    // pack2x16float and its inverse, which every WebGPU device has
+    let core = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities = if storage == Storage::F16 { core | Capabilities::SHADER_FLOAT16 } else { core };
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
-        .unwrap_or_else(|e| panic!("{name} {}: {}", elem.name(), e.emit_to_string(&source)));
+        .unwrap_or_else(|e| panic!("{name} {}: {}", storage.name(), e.emit_to_string(&source)));
     (module, info)
 }
 
 /// A call of every variant of every kernel, on a GPU and on a CPU, once.
 fn variants() -> Vec<(Call, Variant)> {
     let mut all = BTreeMap::new();
-    for caps in [DeviceCaps::default(), DeviceCaps::host()] {
-        for (_, call) in kernels::cases() {
+    let packed = DeviceCaps::default().without_f16();
+    for caps in [DeviceCaps::default(), DeviceCaps::host(), packed] {
+        for (_, call) in kernels::cases().into_iter().filter(|(_, call)| caps.f16 || call.packs()) {
             let variant = call.variant(&caps);
             all.entry(format!("{} {}", call.name(), variant.key())).or_insert((call, variant));
         }
@@ -100,12 +104,12 @@ fn variants() -> Vec<(Call, Variant)> {
 }
 
 fn translate(call: &Call, variant: &Variant, backend: &Backend) -> Result<(), String> {
-    let (module, info) = parse(call.name(), call.shader(), variant.elem);
+    let (module, info) = parse(call.name(), call.shader(), variant.storage);
     let constants: HashMap<String, f64> = variant.constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
     let point = (ShaderStage::Compute, call.name());
     let (module, info) =
         process_overrides(&module, &info, Some(point), &constants.into_iter().collect()).map_err(|e| format!("overrides: {e}"))?;
-    catch_unwind(AssertUnwindSafe(|| (backend.write)(&module, &info, call.name(), variant.elem)))
+    catch_unwind(AssertUnwindSafe(|| (backend.write)(&module, &info, call.name(), variant.storage)))
         .unwrap_or_else(|e| Err(e.downcast_ref::<String>().cloned().unwrap_or_else(|| "the writer panicked".into())))
 }
 
@@ -114,10 +118,10 @@ fn every_variant_translates_to_every_backend() {
     let mut table: BTreeMap<(&str, &str), Vec<(usize, usize)>> = BTreeMap::new();
     let mut failures = Vec::new();
     for (call, variant) in variants() {
-        let row = table.entry((call.name(), variant.elem.name())).or_insert_with(|| vec![(0, 0); BACKENDS.len()]);
+        let row = table.entry((call.name(), variant.storage.name())).or_insert_with(|| vec![(0, 0); BACKENDS.len()]);
         for (cell, backend) in row.iter_mut().zip(&BACKENDS) {
             let result = translate(&call, &variant, backend);
-            let exception = EXCEPTIONS.iter().find(|(b, elem, _)| *b == backend.name && *elem == variant.elem);
+            let exception = EXCEPTIONS.iter().find(|(b, storage, _)| *b == backend.name && *storage == variant.storage);
             cell.0 += usize::from(result.is_ok());
             cell.1 += 1;
             match (result, exception) {
@@ -133,26 +137,26 @@ fn every_variant_translates_to_every_backend() {
             }
         }
     }
-    println!("{:<18} {:<4} {}", "kernel", "elem", BACKENDS.map(|b| format!("{:>13}", b.name)).join(""));
-    for ((kernel, elem), row) in &table {
+    println!("{:<24} {:<10} {}", "kernel", "storage", BACKENDS.map(|b| format!("{:>13}", b.name)).join(""));
+    for ((kernel, storage), row) in &table {
         let cells: String =
             row.iter().map(|(ok, of)| format!("{:>13}", if ok == of { format!("{of} ok") } else { format!("{ok} of {of}") })).collect();
-        println!("{kernel:<18} {elem:<4} {cells}");
+        println!("{kernel:<24} {storage:<10} {cells}");
     }
-    for (backend, elem, reason) in EXCEPTIONS {
-        println!("{} on {backend}: {reason}", elem.name());
+    for (backend, storage, reason) in EXCEPTIONS {
+        println!("{} on {backend}: {reason}", storage.name());
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
-fn every_kernel_takes_both_element_types() {
+fn every_kernel_takes_every_element_type() {
     let mut seen = Vec::new();
     for (_, call) in kernels::cases() {
         if !seen.contains(&call.name()) {
             seen.push(call.name());
-            for elem in [Elem::F32, Elem::F16] {
-                parse(call.name(), call.shader(), elem);
+            for storage in Storage::ALL {
+                parse(call.name(), call.shader(), storage);
             }
         }
     }
@@ -160,7 +164,7 @@ fn every_kernel_takes_both_element_types() {
 }
 
 /// What the shader declares at group 0, by binding number.
-fn declared(name: &str, module: &Module, elem: Elem) -> Vec<Binding> {
+fn declared(name: &str, module: &Module, storage: Storage) -> Vec<Binding> {
     let of = |ty, wanted: naga::Scalar| {
         let naga::TypeInner::Array { base, .. } = module.types[ty].inner else { return false };
         matches!(module.types[base].inner, naga::TypeInner::Scalar(s) | naga::TypeInner::Vector { scalar: s, .. } if s == wanted)
@@ -168,21 +172,18 @@ fn declared(name: &str, module: &Module, elem: Elem) -> Vec<Binding> {
     let f32s = |ty| of(ty, naga::Scalar::F32);
     let mut found = BTreeMap::new();
     for (_, variable) in module.global_variables.iter() {
-        let kind = match variable.space {
-            AddressSpace::Uniform => Binding::Params,
-            AddressSpace::Storage { access } if !access.contains(StorageAccess::STORE) => {
-                if elem == Elem::F16 && f32s(variable.ty) {
-                    Binding::ReadF32
-                } else {
-                    Binding::Read
+        let kind =
+            match variable.space {
+                AddressSpace::Uniform => Binding::Params,
+                AddressSpace::Storage { access } if !access.contains(StorageAccess::STORE) => {
+                    if storage == Storage::F16 && f32s(variable.ty) { Binding::ReadF32 } else { Binding::Read }
                 }
-            }
-            AddressSpace::Storage { .. } if of(variable.ty, naga::Scalar::U32) => Binding::WriteWords,
-            AddressSpace::Storage { .. } if elem == Elem::F16 && f32s(variable.ty) => Binding::WriteF32,
-            AddressSpace::Storage { .. } => Binding::Write,
-            AddressSpace::WorkGroup | AddressSpace::Private => continue,
-            other => panic!("{name}: {other:?} is not for compute kernels"),
-        };
+                AddressSpace::Storage { .. } if of(variable.ty, naga::Scalar::U32) => Binding::WriteWords,
+                AddressSpace::Storage { .. } if storage == Storage::F16 && f32s(variable.ty) => Binding::WriteF32,
+                AddressSpace::Storage { .. } => Binding::Write,
+                AddressSpace::WorkGroup | AddressSpace::Private => continue,
+                other => panic!("{name}: {other:?} is not for compute kernels"),
+            };
         let at = variable.binding.unwrap_or_else(|| panic!("{name}: a resource without a binding"));
         assert_eq!(at.group, 0, "{name}: one bind group");
         assert!(found.insert(at.binding, kind).is_none(), "{name}: binding {} twice", at.binding);
@@ -195,15 +196,15 @@ fn declared(name: &str, module: &Module, elem: Elem) -> Vec<Binding> {
 fn shaders_declare_what_their_rust_halves_bind() {
     for (call, variant) in variants() {
         let name = call.name();
-        let (module, info) = parse(name, call.shader(), variant.elem);
+        let (module, info) = parse(name, call.shader(), variant.storage);
         let points: Vec<_> = module.entry_points.iter().map(|p| (p.stage, p.name.as_str())).collect();
         assert_eq!(points, [(ShaderStage::Compute, name)], "one entry point, named as the kernel");
 
         // only with f16 elements can what is always f32 be told apart
-        let (f16, _) = parse(name, call.shader(), Elem::F16);
-        let bindings = declared(name, &f16, Elem::F16);
+        let (f16, _) = parse(name, call.shader(), Storage::F16);
+        let bindings = declared(name, &f16, Storage::F16);
         assert_eq!(bindings, call.bindings(), "{name}");
-        assert_eq!(bindings.len(), declared(name, &module, variant.elem).len(), "{name}");
+        assert_eq!(bindings.len(), declared(name, &module, variant.storage).len(), "{name}");
         assert_eq!(bindings.iter().filter(|&&b| b == Binding::Params).count(), 1, "{name}: one uniform block");
         let storage = bindings.len() - 1;
         assert!(storage <= STORAGE_BUFFERS, "{name} binds {storage} storage buffers");

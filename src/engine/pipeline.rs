@@ -37,7 +37,7 @@ impl Pipeline {
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
-        let source = wgpu::ShaderSource::Wgsl(shader_source(call.shader(), variant.elem).into());
+        let source = wgpu::ShaderSource::Wgsl(shader_source(call.shader(), variant.storage).into());
         let module = module(device, wgpu::ShaderModuleDescriptor { label: Some(name), source });
         let compute = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),

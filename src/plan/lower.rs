@@ -10,6 +10,7 @@ use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::NodeId;
 use crate::kernels::{Binding, Call, Target, Window};
 use crate::record::{Command, Constant, Output, OutputKind, Recording, Region};
+use crate::shape::Elem;
 
 /// Work after which a batch is submitted: a fraction of a second on the device meant.
 fn batch_flops(caps: &DeviceCaps) -> u64 {
@@ -81,6 +82,10 @@ impl Lowering<'_> {
                 if storage > self.caps.max_storage_buffers as usize {
                     let text = format!("{} binds {storage} storage buffers, the device {}", call.name(), self.caps.max_storage_buffers);
                     return Err(PlanError::new(PlanErrorKind::Limits, text).at(s.net.node(task.node).name.clone()));
+                }
+                if s.net.elem == Elem::F16 && !self.caps.f16 && !call.packs() {
+                    let text = "heads of an odd number of channels need a device with 16-bit floats (shader-f16), or f32";
+                    return Err(PlanError::new(PlanErrorKind::Unsupported, text).at(s.net.node(task.node).name.clone()));
                 }
                 call.workgroups(self.caps)
                     .map_err(|e| PlanError::new(PlanErrorKind::Limits, e.0).at(s.net.node(task.node).name.clone()))?;

@@ -142,9 +142,6 @@ impl Plan {
     /// As [`Plan::new`].
     pub fn of_graph(graph: &Graph, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Self, PlanError> {
         check_axes(extent)?;
-        if options.precision == Elem::F16 && !caps.f16 {
-            return Err(PlanError::new(PlanErrorKind::Unsupported, "the device has no 16-bit floats (shader-f16); use f32"));
-        }
         let mut graph = graph.clone();
         let mut outputs = Vec::new();
         for tap in &options.taps {

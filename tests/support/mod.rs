@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use organum::Engine;
+use organum::{Engine, wgpu};
 
 /// The device under test, or `None` with a note when this machine has no adapter; one engine a process, so that each
 /// kernel is compiled once.
@@ -16,6 +16,22 @@ pub(crate) fn engine() -> Option<&'static Engine> {
         println!("skipped: no GPU adapter on this machine");
     }
     engine
+}
+
+/// The same adapter without 16-bit floats: they are packed two to a word there.
+pub(crate) fn engine_without_f16() -> Option<&'static Engine> {
+    static ENGINE: OnceLock<Option<Engine>> = OnceLock::new();
+    engine()?;
+    ENGINE
+        .get_or_init(|| {
+            let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+            let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+            let adapter = adapters.into_iter().find(|a| Some(a.get_info().name) == engine().map(|e| e.summary().name.clone()))?;
+            let descriptor = wgpu::DeviceDescriptor { required_limits: adapter.limits(), ..Default::default() };
+            let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).ok()?;
+            Some(Engine::new(&device, &queue))
+        })
+        .as_ref()
 }
 
 /// A file of the shared folder beside the checkout, or `None` with a note.

@@ -1,0 +1,81 @@
+//! Graphs and operations as text.
+
+use std::fmt;
+
+use super::{Graph, Op};
+use crate::kernels::Activation;
+
+impl fmt::Display for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for node in &self.nodes {
+            let inputs: Vec<&str> = node.inputs.iter().map(|&i| self.node(i).name.as_str()).collect();
+            writeln!(f, "{:<28} {:<40} {}", node.name, node.op.to_string(), inputs.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let x = |k: &[u32; 3]| format!("{}x{}x{}", k[0], k[1], k[2]);
+        match self {
+            Self::Input { channels } => write!(f, "input {channels}"),
+            Self::InputAgain { channels } => write!(f, "input {channels} again"),
+            Self::Conv(c) => {
+                write!(f, "conv {} {}->{}", x(&c.kernel), c.in_channels, c.out_channels)?;
+                if c.stride != [1; 3] {
+                    write!(f, " stride {}", x(&c.stride))?;
+                }
+                if let Some(factor) = c.through.iter().flatten().next() {
+                    write!(f, " through upsample {}", x(factor))?;
+                }
+                if c.norm.is_some() {
+                    f.write_str(" norm")?;
+                }
+                if c.loads.iter().any(|load| load.norm.is_some()) {
+                    f.write_str(" of normalised")?;
+                }
+                match c.activation {
+                    Activation::None => Ok(()),
+                    a => write!(f, " {a}"),
+                }
+            }
+            Self::ConvTranspose(c) => {
+                write!(f, "conv transpose {} {}->{}", x(&c.kernel), c.in_channels, c.out_channels)?;
+                if c.stride != c.kernel {
+                    write!(f, " stride {}", x(&c.stride))?;
+                }
+                if c.norm.is_some() {
+                    f.write_str(" norm")?;
+                }
+                match c.activation {
+                    Activation::None => Ok(()),
+                    a => write!(f, " {a}"),
+                }
+            }
+            Self::BatchNorm(n) => write!(f, "batch norm {}", n.channels),
+            Self::Norm(n) => write!(f, "norm {} in {} groups{}", n.channels, n.groups, if n.per_plane { " per plane" } else { "" }),
+            Self::ChannelStats => f.write_str("channel statistics"),
+            Self::PlaneStats => f.write_str("plane statistics"),
+            Self::NormScale(n) => write!(f, "norm scale {} in {} groups", n.channels, n.groups),
+            Self::Normalise(load) => write!(f, "normalise {}", load.activation),
+            Self::Activation(a) => write!(f, "{a}"),
+            Self::Concat => f.write_str("concat"),
+            Self::MaxPool { kernel } => write!(f, "max pool {}", x(kernel)),
+            Self::Upsample { factor } => write!(f, "upsample {}", x(factor)),
+            Self::PositionalEncoding { dims } => write!(f, "positional encoding {dims}D"),
+            Self::Attention(a) => write!(f, "attention {} heads{}", a.heads, if a.per_plane { " per plane" } else { "" }),
+            Self::WindowAttention(a) => {
+                write!(f, "attention {} heads in windows {}", a.shape.heads, x(&a.shape.k_window))?;
+                match a.shape.shift {
+                    [0, 0, 0] => Ok(()),
+                    shift => write!(f, " shifted {}", x(&shift)),
+                }
+            }
+            Self::Deformable(d) => write!(f, "deformable sampling {} heads {} points", d.heads, d.points),
+            Self::Multiply => f.write_str("multiply"),
+            Self::Argmax => f.write_str("argmax"),
+            Self::HeadArgmax(c) => write!(f, "argmax of conv {}->{}", c.in_channels, c.out_channels),
+        }
+    }
+}
