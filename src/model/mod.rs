@@ -25,6 +25,9 @@ pub use weights::Weights;
 
 const PLAIN_CONV_UNET: &str = "plain_conv_unet";
 
+/// The card of a network that was built node by node.
+const GRAPH_CARD: &str = r#"{"architecture":"graph","config":{}}"#;
+
 /// A network ready to be planned. Holds no device memory; outlives any device.
 #[derive(Debug)]
 pub struct Model {
@@ -63,9 +66,31 @@ impl Model {
         Self::from_bytes(bytes)
     }
 
+    /// A network of one's own, built node by node, with the weights of a safetensors file in memory; the file needs no card.
+    /// A value that no pass should take away is named by the taps of [`crate::PlanOptions`].
+    ///
+    /// # Errors
+    /// When the file is damaged, or its tensors are not those of [`Graph::parameters`].
+    pub fn from_graph(graph: Graph, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, LoadError> {
+        Self::of(Card::parse(GRAPH_CARD)?, graph, Weights::from_bytes(bytes.into())?)
+    }
+
+    /// The same with reproducible random weights.
+    ///
+    /// # Errors
+    /// As [`Model::from_graph`].
+    pub fn random_graph(graph: Graph, seed: u64) -> Result<Self, LoadError> {
+        let bytes = weights::random(GRAPH_CARD, &graph.parameters(), seed)?;
+        Self::from_graph(graph, bytes)
+    }
+
     fn from_weights(weights: Weights) -> Result<Self, LoadError> {
         let card = Card::parse(weights.card()?)?;
         let raw = build(&card)?;
+        Self::of(card, raw, weights)
+    }
+
+    fn of(card: Card, raw: Graph, weights: Weights) -> Result<Self, LoadError> {
         let canonical: fn(&str) -> String = if card.architecture == PLAIN_CONV_UNET { plain_conv_unet::canonical } else { str::to_owned };
         weights.check(&raw.parameters(), canonical)?;
         let (graph, applied) = pass::optimise(&raw, &[]);
