@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "figures belong to a test's output")]
 
 use organum::graph::{Attention, Conv, Graph, NodeId, Op};
+use organum::kernels::Activation;
 use organum::model::architecture;
 use organum::{DeviceCaps, Elem, Extent, Plan, PlanOptions};
 
@@ -73,27 +74,66 @@ fn resident_plans_waste_little() {
     }
 }
 
-/// Queries, keys and values of 131,072 tokens: stride 8 of 256x512x512, 256 channels, 8 heads.
+fn pointwise(graph: &mut Graph, name: &str, x: NodeId, [cin, cout]: [u32; 2]) -> NodeId {
+    let conv = Conv {
+        module: name.into(),
+        in_channels: cin,
+        out_channels: cout,
+        kernel: [1; 3],
+        weight_shape: vec![cout as usize, cin as usize],
+        ..Conv::default()
+    };
+    graph.add(name, Op::Conv(conv), &[x])
+}
+
+fn attention(graph: &mut Graph, [q, k, v]: [NodeId; 3], channels: u16) -> NodeId {
+    let scale = (f32::from(channels) / 8.0).powf(-0.5);
+    graph.add("attention", Op::Attention(Attention { heads: 8, scale, ..Attention::default() }), &[q, k, v])
+}
+
+/// Self-attention in the bottleneck over 131,072 tokens: stride 8 of 256x512x512, 256 channels, 8 heads.
+fn self_attention() -> (Graph, Extent) {
+    let mut graph = Graph::default();
+    let x = graph.add("input", Op::Input { channels: 256 }, &[]);
+    let qkv = ["wq", "wk", "wv"].map(|name| pointwise(&mut graph, name, x, [256; 2]));
+    let y = attention(&mut graph, qkv, 256);
+    pointwise(&mut graph, "wo", y, [256; 2]);
+    (graph, Extent::new(32, 64, 64))
+}
+
+/// The gate of a skip of 64 channels at stride 4 by as many tokens at stride 8: values from the skip, queries and keys from
+/// the deeper map.
+fn cross_attention() -> (Graph, Extent) {
+    let mut graph = Graph::default();
+    let skip = graph.add("input", Op::Input { channels: 64 }, &[]);
+    let pooled = graph.add("pool", Op::MaxPool { kernel: [2; 3] }, &[skip]);
+    let deep = pointwise(&mut graph, "deep", pooled, [64, 128]);
+    let y = pointwise(&mut graph, "conv_y", deep, [128, 64]);
+    let s = pointwise(&mut graph, "conv_s", pooled, [64; 2]);
+    let qkv = [("wq", y), ("wk", y), ("wv", s)].map(|(name, x)| pointwise(&mut graph, name, x, [64; 2]));
+    let z = attention(&mut graph, qkv, 64);
+    let z = pointwise(&mut graph, "wo", z, [64; 2]);
+    let gate = graph.add("gate", Op::Activation(Activation::Sigmoid), &[z]);
+    let gate = graph.add("up", Op::Upsample { factor: [2; 3] }, &[gate]);
+    graph.add("gated", Op::Multiply, &[gate, skip]);
+    (graph, Extent::new(64, 128, 128))
+}
+
 #[test]
 fn full_attention_over_a_whole_map_is_planned_within_half_a_gigabyte() {
-    let mut graph = Graph::default();
-    let linear = |graph: &mut Graph, name: &str, x: NodeId| {
-        let conv = Conv {
-            module: name.into(),
-            in_channels: 256,
-            out_channels: 256,
-            kernel: [1; 3],
-            weight_shape: vec![256; 2],
-            ..Conv::default()
-        };
-        graph.add(name, Op::Conv(conv), &[x])
-    };
-    let x = graph.add("input", Op::Input { channels: 256 }, &[]);
-    let [q, k, v] = ["wq", "wk", "wv"].map(|name| linear(&mut graph, name, x));
-    let y = graph.add("attention", Op::Attention(Attention { heads: 8, scale: 0.176_776_69, ..Attention::default() }), &[q, k, v]);
-    linear(&mut graph, "wo", y);
-    let options = PlanOptions::default().with_budget(500_000_000).with_output(organum::OutputMode::Logits);
-    let plan = Plan::of_graph(&graph, Extent::new(32, 64, 64), &DeviceCaps::default(), &options).expect("it fits");
-    println!("f32: {} bytes", plan.report().peak_bytes);
-    assert!(plan.report().peak_bytes <= 500_000_000);
+    for (name, (graph, extent)) in [("self", self_attention()), ("cross", cross_attention())] {
+        let options = PlanOptions::default().with_budget(500_000_000).with_output(organum::OutputMode::Logits);
+        let plan = Plan::of_graph(&graph, extent, &DeviceCaps::default(), &options).expect("it fits");
+        let r = plan.report();
+        println!("{name}-attention, f32: {} bytes, {} spilled, smallest {}", r.peak_bytes, r.spilled_bytes, r.smallest_budget);
+        assert!(r.peak_bytes <= 500_000_000);
+    }
+}
+
+#[test]
+fn a_whole_u_transformer_at_full_resolution_is_planned_within_four_gigabytes() {
+    let card = r#"{"architecture":"u_transformer","config":{"dims":3,"in_channels":1,"classes":14,"channels":[32,64,128,256],
+        "mhsa":true,"mhca_levels":1}}"#;
+    let graph = architecture(card).expect("the card is one").1;
+    plan(&graph, Elem::F16, 4_000_000_000, 1.2, PlanOptions::default());
 }

@@ -9,10 +9,10 @@ mod support;
 
 use checker::check;
 use nets::{Case, case};
-use organum::graph::{Graph, pass};
+use organum::graph::{Attention, Conv, Graph, NodeId, Op, pass};
 use organum::{DeviceCaps, Elem, Extent, Input, Model, OutputData, OutputMode, OutputVolume, Plan, PlanOptions, RunOptions, Session};
 use proptest::prelude::*;
-use support::{Random, engine, nnunet_card};
+use support::{Random, engine, nnunet_card, relative_error};
 
 /// A u_transformer with random weights.
 struct Card {
@@ -203,6 +203,43 @@ fn any_cut_gives_the_same_bits_in_the_bytes_planned() {
         );
         assert!(most >= 3 * nodes, "{most} slabs of {nodes} values is no cut");
     }
+}
+
+/// Full attention of 4096 tokens: exact, and the same bits where queries and results pass in slabs.
+#[test]
+fn full_attention_is_exact_in_every_budget() {
+    let Some(engine) = engine() else { return };
+    let extent = Extent::new(16, 16, 16);
+    let mut graph = Graph::default();
+    let x = graph.add("input", Op::Input { channels: 24 }, &[]);
+    let linear = |graph: &mut Graph, name: &str, x: NodeId| {
+        let conv = Conv { module: name.into(), in_channels: 24, out_channels: 24, weight_shape: vec![24; 2], ..Conv::default() };
+        graph.add(name, Op::Conv(conv), &[x])
+    };
+    let qkv = ["wq", "wk", "wv"].map(|name| linear(&mut graph, name, x));
+    let y = graph.add("attention", Op::Attention(Attention { heads: 3, scale: 8f32.powf(-0.5), ..Attention::default() }), &qkv);
+    linear(&mut graph, "wo", y);
+    let model = Model::random_graph(graph.clone(), 3).expect("the graph has parameters");
+    let data = Random::new(8).values(24 * extent.voxels() as usize);
+    let values = |mut session: Session| {
+        let outputs = session.run_blocking(Input { channels: 24, extent, data: &data }, RunOptions::default()).expect("it runs");
+        match outputs.into_iter().next().expect("an output").data {
+            OutputData::Map(values) => values,
+            OutputData::Labels(_) => panic!("asked for logits"),
+        }
+    };
+    let options = PlanOptions::default().with_output(OutputMode::Logits);
+    let plan = |caps: &DeviceCaps, options: &PlanOptions| Plan::of_graph(&graph, extent, caps, options).expect("there is a plan");
+    let host = values(Session::on_host(&model, plan(&DeviceCaps::host(), &options)).expect("the session is made"));
+    let resident = plan(engine.caps(), &options);
+    let smallest = resident.report().smallest_budget;
+    let run = |plan: Plan| values(pollster::block_on(Session::new(engine, &model, plan)).expect("the session is made"));
+    let expected = run(resident);
+    let error = relative_error(&expected, &host.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
+    println!("relative error {error:.1e}, smallest budget {smallest} bytes");
+    assert!(error <= 1e-6, "{error:e}");
+    assert!(run(plan(engine.caps(), &options.clone().with_budget(smallest))) == expected, "other bits in the smallest budget");
+    assert!(run(plan(engine.caps(), &options.with_slab_depth(1))) == expected, "other bits plane by plane");
 }
 
 /// Runs a random network in every way that the case allows.
