@@ -5,7 +5,14 @@
 
 use std::time::Instant;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use organum::{Elem, Engine, Extent, Input, Model, OutputData, Plan, PlanOptions, RunOptions, Session};
+
+/// Progress is counted in so many FLOPs.
+const MEGA: u64 = 1_000_000;
+
+/// Host bytes beyond those of the plan: code, drivers, weights, buffers that the allocator keeps.
+const HOST_SLACK: u64 = 768 << 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -33,8 +40,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data: Vec<f32> = (0..extent.voxels()).map(|i| ((i.wrapping_mul(0x9E37_79B9) >> 7) % 2001) as f32 / 1000.0 - 1.0).collect();
     let started = Instant::now();
     let mut last = Instant::now();
+    // hidden where stderr is no terminal: lines take its place
+    let bar = ProgressBar::new(report.flops / MEGA);
+    bar.set_style(ProgressStyle::with_template("{bar:50} {percent:>3} %  {elapsed_precise}, {eta_precise} to go")?);
     let mut show = |p: organum::Progress| {
-        if last.elapsed().as_secs() >= 5 {
+        bar.set_position(p.done / MEGA);
+        if bar.is_hidden() && last.elapsed().as_secs() >= 5 {
             last = Instant::now();
             let share = p.done as f64 / p.total as f64;
             let elapsed = started.elapsed().as_secs_f64();
@@ -43,6 +54,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let outputs = session.run_blocking(Input { channels: 1, extent, data: &data }, RunOptions::default().with_progress(&mut show))?;
     let seconds = started.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    // what a CPU driver allocates as device memory is resident too
+    let device = if engine.caps().cpu { report.peak_bytes } else { 0 };
+    let bound = report.host_bytes + device + HOST_SLACK;
+    let resident = peak_rss().unwrap_or(0);
+    assert!(resident <= bound, "{resident} resident bytes, of which {bound} are accounted for");
     let OutputData::Labels(labels) = &outputs[0].data else { return Err("no labels came back".into()) };
     // FNV-1a: equal for every budget on one device
     let hash = labels.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, &l| (h ^ u64::from(l)).wrapping_mul(0x100_0000_01b3));
@@ -50,7 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "{}",
         serde_json::json!({
             "plan": report, "device": engine.summary().name, "driver": engine.summary().driver, "allocated_bytes": session.allocated_bytes(),
-            "seconds": seconds, "gflops": report.flops as f64 / seconds / 1e9, "labels_fnv1a": format!("{hash:016x}"), "peak_rss_bytes": peak_rss(),
+            "seconds": seconds, "gflops": report.flops as f64 / seconds / 1e9, "labels_fnv1a": format!("{hash:016x}"), "peak_rss_bytes": peak_rss(), "host_bytes_bound": bound,
         })
     );
     Ok(())

@@ -1,24 +1,32 @@
-//! Time to plan the 3D U-Net 32/64/128/256/320/320 on a large volume, resident and streamed. No device needed.
+//! Time to plan 3D U-Nets 32/64/128/256/320/320, with batch and with instance norm, on a large volume, resident and streamed.
+//! No device needed.
 #![allow(clippy::print_stdout, reason = "a program")]
 
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use organum::graph::Graph;
 use organum::{DeviceCaps, Extent, Plan, PlanOptions, format_bytes};
 
-/// The architecture with neither kind of attention: a plain 3D U-Net.
-const CARD: &str = r#"{"architecture":"u_transformer","config":{"dims":3,"in_channels":1,"classes":14,
-    "channels":[32,64,128,256,320,320],"mhsa":false,"mhca_levels":0}}"#;
+const CARDS: [(&str, &str); 2] = [("u_net", include_str!("cards/u_net_32.json")), ("nnu_net", include_str!("cards/nnu_net_32.json"))];
 
 fn planner(c: &mut Criterion) {
-    let Ok((_, graph)) = organum::model::architecture(CARD) else { return };
+    for (name, card) in CARDS {
+        match organum::model::architecture(card) {
+            Ok((_, graph)) => plans(c, name, &graph),
+            Err(e) => println!("{name}: {e}"),
+        }
+    }
+}
+
+fn plans(c: &mut Criterion, name: &str, graph: &Graph) {
     let extent = Extent::new(256, 512, 512);
-    let mut group = c.benchmark_group("planner/unet_256x512x512");
+    let mut group = c.benchmark_group(format!("planner/{name}_256x512x512"));
     group.sample_size(10).measurement_time(Duration::from_secs(3));
     for (device, caps) in
         [("2GiB_bindings", DeviceCaps::default().with_max_binding((2 << 30) - 4)), ("webgpu_defaults", DeviceCaps::default())]
     {
-        let resident = match Plan::of_graph(&graph, extent, &caps, &PlanOptions::default()) {
+        let resident = match Plan::of_graph(graph, extent, &caps, &PlanOptions::default()) {
             Ok(plan) => plan,
             Err(e) => {
                 println!("{device}: {e}");
@@ -33,7 +41,7 @@ fn planner(c: &mut Criterion) {
             ("refused", PlanOptions::default().with_budget(smallest - 1)),
             ("one_plane_slabs", PlanOptions::default().with_slab_depth(1)),
         ] {
-            if let Ok(plan) = Plan::of_graph(&graph, extent, &caps, &options) {
+            if let Ok(plan) = Plan::of_graph(graph, extent, &caps, &options) {
                 let r = plan.report();
                 let ratio = r.activation_bytes as f64 / r.max_live_bytes as f64;
                 println!(
@@ -44,7 +52,7 @@ fn planner(c: &mut Criterion) {
                 );
             }
             group.bench_function(format!("{device}/{kind}"), |b| {
-                b.iter(|| Plan::of_graph(&graph, extent, &caps, &options).map(|p| p.report().peak_bytes))
+                b.iter(|| Plan::of_graph(graph, extent, &caps, &options).map(|p| p.report().peak_bytes))
             });
         }
         println!("{device}: {} to {}", format_bytes(smallest), format_bytes(largest));

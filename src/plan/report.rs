@@ -1,5 +1,6 @@
 //! The figures of a plan, for people and as JSON.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
@@ -42,6 +43,8 @@ pub struct Report {
     pub slabs: u64,
     /// Planes of the input in a slab.
     pub slab_depth: u32,
+    /// Planes in a slab of each value, by the name of its node.
+    pub slab_depths: BTreeMap<String, u32>,
     /// The smallest budget with which a plan exists.
     pub smallest_budget: u64,
 }
@@ -83,6 +86,7 @@ impl Report {
             dispatches,
             slabs: s.slab_count() as u64,
             slab_depth: s.depths[0],
+            slab_depths: s.net.graph.nodes().iter().map(|n| n.name.clone()).zip(s.depths.iter().copied()).collect(),
             smallest_budget: recording.device_bytes(),
         }
     }
@@ -111,7 +115,13 @@ impl fmt::Display for Report {
             format_bytes(self.traffic_bytes),
             format_bytes(self.spilled_bytes)
         )?;
-        writeln!(f, "dispatches          {} over {} slabs, {} input planes each", self.dispatches, self.slabs, self.slab_depth)?;
+        let depths = || self.slab_depths.values();
+        let (least, most) = (depths().min().unwrap_or(&0), depths().max().unwrap_or(&0));
+        writeln!(
+            f,
+            "dispatches          {} over {} slabs of {least} to {most} planes, {} of the input",
+            self.dispatches, self.slabs, self.slab_depth
+        )?;
         write!(f, "smallest budget     {} ({} bytes)", format_bytes(self.smallest_budget), self.smallest_budget)
     }
 }
