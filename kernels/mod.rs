@@ -10,6 +10,10 @@ use crate::shape::{Elem, Extent};
 
 pub mod argmax;
 pub mod attention;
+pub mod bench;
+pub mod ceiling;
+pub mod ceiling_copy;
+pub mod ceiling_fma;
 pub mod channel_stats;
 pub mod conv3d_direct;
 pub mod conv3d_pointwise;
@@ -350,6 +354,8 @@ catalogue! {
     Normalise(normalise::Normalise),
     Argmax(argmax::Argmax),
     HeadArgmax(head_argmax::HeadArgmax),
+    CeilingCopy(ceiling_copy::CeilingCopy),
+    CeilingFma(ceiling_fma::CeilingFma),
 }
 
 /// The complete WGSL text of a kernel for a way of storing elements: prelude, shared helpers, kernel.

@@ -1,6 +1,7 @@
 //! One kernel call alone on a device: what tests compare with the twin and benches time.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, GpuMemory, Pipeline};
 use crate::error::{EngineError, EngineErrorKind, RunError};
@@ -97,6 +98,42 @@ impl KernelRun {
             None => KernelOutput::Words(Vec::new()),
         })
     }
+}
+
+/// Seconds of a call, ascending: at least `samples` of them, each over as many runs as make it long enough to be timed.
+///
+/// # Errors
+/// When the device refuses the kernel or fails.
+pub async fn measure(engine: &Engine, call: &Call, samples: usize) -> Result<Vec<f64>, EngineError> {
+    let inputs: Vec<Vec<f32>> = source_sizes(call).into_iter().map(values).collect();
+    let mut run = KernelRun::new(engine, call, &inputs).await?;
+    let failed = |e: RunError| EngineError::new(EngineErrorKind::NoDevice, "the kernel could not be timed").caused_by(e);
+    let mut times = 1;
+    let mut seconds = Vec::with_capacity(samples);
+    // the first run compiles
+    run.run(1).await.map_err(failed)?;
+    while seconds.len() < samples {
+        let begin = Instant::now();
+        run.run(times).await.map_err(failed)?;
+        let elapsed = begin.elapsed();
+        if elapsed < SHORTEST_SAMPLE && times < MOST_RUNS {
+            times *= 2;
+        } else {
+            seconds.push(elapsed.as_secs_f64() / f64::from(times));
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds)
+}
+
+/// A sample that is shorter says more about the queue than about the kernel.
+const SHORTEST_SAMPLE: Duration = Duration::from_millis(20);
+const MOST_RUNS: u32 = 1 << 12;
+
+/// Values in -1..1 that cost nothing to make.
+#[must_use]
+pub fn values(n: u64) -> Vec<f32> {
+    (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1u32 << 23) as f32 - 1.0).collect()
 }
 
 /// Sizes of the sources of a call in elements.

@@ -301,3 +301,17 @@ fn the_library_and_the_program_agree() {
     let (_, theirs) = nifti::read_labels(&labels).expect("the labels are read");
     assert!(ours == theirs);
 }
+
+#[test]
+fn bench_measures_cases_against_the_ceilings() {
+    let value = done_json(&["bench", "argmax/14", "--small"]);
+    has_keys(&value, &["device", "driver", "ceilings", "cases"]);
+    let positive = |v: &Value| v.as_f64().is_some_and(|n| n > 0.0);
+    assert!(positive(&value["ceilings"]["gbytes"]) && positive(&value["ceilings"]["gflops"]));
+    let cases = value["cases"].as_array().expect("a list");
+    assert_eq!(cases.len(), 2, "one case in two storage types: {value}");
+    assert!(cases.iter().all(|c| positive(&c["seconds"]) && positive(&c["gbytes"]) && positive(&c["share_of_bytes"])), "{value}");
+    let desk = Desk::new();
+    desk.fails(2, &["nobody"], &["bench", "nobody"]);
+    desk.fails(2, &["adapter"], &["bench", "--device", "cpu"]);
+}

@@ -74,7 +74,7 @@ fn try_case(case: &Case, tally: &mut Tally) {
     let plan = plan_of(&options.clone().with_budget(between)).expect("more than the smallest works");
     assert!(plan.report().peak_bytes <= between);
     assert_eq!(plan.report().smallest_budget, smallest);
-    let few = if case.share % 8 == 0 { 3 } else { 1 };
+    let few = if case.share.is_multiple_of(8) { 3 } else { 1 };
     for below in [smallest - 1, smallest / 2, 0].into_iter().take(few) {
         let e = plan_of(&options.clone().with_budget(below)).expect_err("less than the smallest does not");
         assert_eq!((e.kind(), e.smallest_budget()), (PlanErrorKind::Budget, Some(smallest)));

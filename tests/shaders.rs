@@ -137,16 +137,37 @@ fn every_variant_translates_to_every_backend() {
             }
         }
     }
-    println!("{:<24} {:<10} {}", "kernel", "storage", BACKENDS.map(|b| format!("{:>13}", b.name)).join(""));
-    for ((kernel, storage), row) in &table {
-        let cells: String =
-            row.iter().map(|(ok, of)| format!("{:>13}", if ok == of { format!("{of} ok") } else { format!("{ok} of {of}") })).collect();
-        println!("{kernel:<24} {storage:<10} {cells}");
-    }
-    for (backend, storage, reason) in EXCEPTIONS {
-        println!("{} on {backend}: {reason}", storage.name());
-    }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let text = page(&table);
+    println!("{text}");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/docs/backends.md");
+    if std::env::var_os("ORGANUM_BLESS").is_some() {
+        std::fs::write(path, &text).expect("the page can be written");
+    }
+    let stored = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(stored == text, "src/docs/backends.md is not what the catalogue says; ORGANUM_BLESS=1 cargo test --test shaders writes it");
+}
+
+/// The table as a page of the documentation.
+fn page(table: &BTreeMap<(&str, &str), Vec<(usize, usize)>>) -> String {
+    let mut text = "# Kernels and backends\n\nWritten by `tests/shaders.rs` from the catalogue of kernels: how many variants of each shader naga parses, validates and translates to each \
+        backend.\nThe same variants are run through Vulkan and compared with their scalar twins by `tests/kernels.rs`.\n\n| kernel | storage |"
+        .to_owned();
+    text.extend(BACKENDS.iter().map(|b| format!(" {} |", b.name)));
+    text.push_str(&format!("\n|---|---|{}\n", "---|".repeat(BACKENDS.len())));
+    for ((kernel, storage), row) in table {
+        let cells = row.iter().zip(&BACKENDS).map(|((ok, of), backend)| match ok == of {
+            true => format!(" {of} |"),
+            false if EXCEPTIONS.iter().any(|(b, s, _)| *b == backend.name && s.name() == *storage) => " - |".to_owned(),
+            false => format!(" {ok} of {of} |"),
+        });
+        text.push_str(&format!("| `{kernel}` | {storage} |{}\n", cells.collect::<String>()));
+    }
+    text.push_str("\nExceptions:\n");
+    for (backend, storage, reason) in EXCEPTIONS {
+        text.push_str(&format!("- {} on {backend}: {reason}.\n", storage.name()));
+    }
+    text
 }
 
 #[test]

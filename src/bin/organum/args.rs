@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Devices(Devices),
     /// Dice and HD95 of each label
     Evaluate(Evaluate),
+    /// Times the kernels at the shapes of real networks
+    Bench(Bench),
 }
 
 /// Where and in how much memory to run.
@@ -182,6 +184,21 @@ pub(crate) struct Evaluate {
     pub(crate) prediction: PathBuf,
     /// Label map to judge by
     pub(crate) reference: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// Only cases with this in their name
+    pub(crate) filter: Option<String>,
+    /// Index or part of a name from `organum devices`
+    #[arg(long, value_name = "D")]
+    pub(crate) device: Option<String>,
+    /// Half the extents, as on software adapters
+    #[arg(long)]
+    pub(crate) small: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,6 +1,7 @@
 //! The command line `organum`; its interface is fixed by the contract that CHANGELOG.md refers to.
 
 mod args;
+mod bench;
 mod demo;
 mod device;
 mod fail;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Inspect(a) => info::inspect(a),
         Command::Devices(a) => info::devices(a),
         Command::Evaluate(a) => info::evaluate(a),
+        Command::Bench(a) => bench::run(a),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

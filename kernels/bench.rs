@@ -1,0 +1,199 @@
+//! Every kernel at the shapes of real networks: what `organum bench` and criterion measure.
+
+use super::ceiling::Blocks;
+use super::ceiling_copy::CeilingCopy;
+use super::ceiling_fma::CeilingFma;
+use super::{
+    Activation, Call, ConvShape, ConvTransposeShape, Load, Scope, Target, TokenChannels, Window, WindowShape, argmax, attention,
+    channel_stats, conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_pointwise, deformable_sampling, head_argmax,
+    max_pool3d, multiply, normalise, position_add, upsample_linear, window_attention,
+};
+use crate::shape::{Elem, Extent, Map};
+
+/// The copy that measures a device's traffic, and the loop that measures its arithmetic.
+#[must_use]
+pub fn ceilings(small: bool) -> [Call; 2] {
+    let planes = if small { 8 } else { 64 };
+    let (copy, loops) = (Blocks::whole([planes, 64, 4096]), Blocks::whole([8, 64, 256]));
+    [Call::CeilingCopy(CeilingCopy(copy)), Call::CeilingFma(CeilingFma { blocks: loops, loops: if small { 64 } else { 512 } })]
+}
+
+fn whole(extent: Extent) -> Target {
+    Target { first: 0, begin: 0, count: extent.d }
+}
+
+fn conv(input: Extent, in_channels: [u32; 2], out_channels: u32, k: u32, elem: Elem) -> ConvShape {
+    ConvShape {
+        input,
+        in_channels,
+        out_channels,
+        kernel: [k; 3],
+        stride: [1; 3],
+        padding: [k / 2; 3],
+        loads: [Load::default(); 2],
+        upsampled: [None; 2],
+        activation: Activation::Relu,
+        elem,
+        windows: [Window::whole(0); 4],
+        target: whole(input),
+    }
+}
+
+/// Labelled cases; `small` halves the extents for software adapters.
+#[must_use]
+pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
+    let cube = |n: u32| {
+        let n = if small { n / 2 } else { n };
+        Extent::new(n, n, n)
+    };
+    let direct = |n: u32, in_channels: [u32; 2], out: u32| {
+        let [a, b] = in_channels;
+        let source = if b > 0 { format!("{a}+{b}") } else { a.to_string() };
+        let shape = conv(cube(n), in_channels, out, 3, elem);
+        (format!("k3_{source}-{out}_{}", shape.input), Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)))
+    };
+    // the last source through upsampling that is not stored
+    let through = |n: u32, in_channels: [u32; 2], out: u32| {
+        let mut shape = conv(cube(n), in_channels, out, 3, elem);
+        shape.upsampled[usize::from(in_channels[1] > 0)] = Some(cube(n / 2));
+        let source = in_channels.map(|c| c.to_string()).join("+");
+        (format!("k3_through_{source}-{out}_{}", shape.input), Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)))
+    };
+    let pointwise = |n: u32, in_channels: [u32; 2], out: u32| {
+        let shape = conv(cube(n), in_channels, out, 1, elem);
+        (
+            format!("{}+{}-{out}_{}", in_channels[0], in_channels[1], shape.input),
+            Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape)),
+        )
+    };
+    let transposed = |k: u32, general: bool| {
+        let input = cube(32);
+        let mut shape = ConvTransposeShape {
+            input,
+            in_channels: 64,
+            out_channels: 32,
+            kernel: [k; 3],
+            stride: [2; 3],
+            padding: [u32::from(general); 3],
+            output_padding: [u32::from(general); 3],
+            load: Load::default(),
+            activation: Activation::None,
+            elem,
+            windows: [Window::whole(0); 2],
+            target: Target::whole(0),
+        };
+        shape.target = Target::whole(shape.output().d);
+        let label = format!("k{k}_stride2_64-32_{input}");
+        if general {
+            (label, Call::ConvTranspose3dGeneral(conv_transpose3d_general::ConvTranspose3dGeneral(shape)))
+        } else {
+            (label, Call::ConvTranspose3d(conv_transpose3d::ConvTranspose3d(shape)))
+        }
+    };
+    let attention = |extent: Extent, channels: u32, heads: u32| {
+        let call = attention::Attention {
+            queries: extent,
+            keys: extent,
+            more_keys: None,
+            channels: TokenChannels { qk: channels, v: channels, first: [0; 3] },
+            stored: [channels; 3],
+            heads,
+            scale: 1.0 / ((channels / heads) as f32).sqrt(),
+            per_plane: false,
+            masked: false,
+            elem,
+            windows: [Window::whole(0); 5],
+            target: whole(extent),
+        };
+        (format!("{}_tokens_{heads}x{}", extent.voxels(), channels / heads), Call::Attention(call))
+    };
+    let windows = |extent: Extent, channels: u32, heads: u32, window: [u32; 3], shift: [u32; 3]| {
+        let shape = WindowShape {
+            heads,
+            qk_channels: channels,
+            v_channels: channels,
+            first: [0, channels, 2 * channels],
+            scale: 1.0 / ((channels / heads) as f32).sqrt(),
+            q_window: window,
+            k_window: window,
+            shift,
+            tokens: 0,
+            token_queries: false,
+            bias_rows: 343,
+        };
+        let call = window_attention::WindowAttention {
+            shape,
+            queries: extent,
+            q_channels: 3 * channels,
+            keys: extent,
+            kv_channels: 3 * channels,
+            elem,
+            windows: [Window::whole(0); 3],
+            target: whole(extent),
+        };
+        (format!("{}_tokens_{heads}x{}", extent.voxels(), channels / heads), Call::WindowAttention(call))
+    };
+    let (fine, coarse) = (cube(64), cube(32));
+    let map = |channels: u32| Map::new(fine, channels);
+    let pooled = Extent::new(fine.d / 2, fine.h / 2, fine.w / 2);
+    let one = [Window::whole(0)];
+    let deformable = deformable_sampling::DeformableSampling {
+        queries: Extent::new(12, 24, 24),
+        levels: vec![Extent::new(12, 24, 24), Extent::new(6, 12, 12)],
+        channels: 384,
+        heads: 6,
+        points: 4,
+        elem,
+        windows: [Window::whole(0); 6],
+        target: Target::whole(12),
+    };
+    let norm = Load { norm: Some(Scope::Volume), activation: Activation::LeakyRelu { slope: 0.01 } };
+    let list = vec![
+        direct(64, [16, 0], 16),
+        direct(64, [32, 0], 32),
+        direct(32, [64, 0], 64),
+        direct(64, [16, 16], 16),
+        through(64, [32, 0], 32),
+        through(64, [16, 16], 16),
+        pointwise(64, [64, 0], 64),
+        pointwise(64, [16, 16], 16),
+        transposed(2, false),
+        transposed(3, true),
+        (
+            format!("k2_32_{fine}"),
+            Call::MaxPool3d(max_pool3d::MaxPool3d { input: fine, channels: 32, kernel: [2; 3], elem, windows: one, target: whole(pooled) }),
+        ),
+        (
+            format!("x2_32_{fine}"),
+            Call::UpsampleLinear(upsample_linear::UpsampleLinear {
+                input: coarse,
+                output: fine,
+                channels: 32,
+                elem,
+                windows: one,
+                target: whole(fine),
+            }),
+        ),
+        (format!("32_{fine}"), Call::PositionAdd(position_add::PositionAdd { map: map(32), elem, windows: one, target: whole(fine) })),
+        (
+            format!("32_{fine}"),
+            Call::Multiply(multiply::Multiply { map: map(32), elem, windows: [Window::whole(0); 2], target: whole(fine) }),
+        ),
+        (format!("32_{fine}"), Call::ChannelStats(channel_stats::ChannelStats { map: map(32), elem, windows: one, target: whole(fine) })),
+        (
+            format!("32_{fine}"),
+            Call::Normalise(normalise::Normalise { map: map(32), load: norm, elem, windows: [Window::whole(0); 2], target: whole(fine) }),
+        ),
+        (format!("32-14_{fine}"), Call::HeadArgmax(head_argmax::HeadArgmax(conv(fine, [32, 0], 14, 1, elem)))),
+        (format!("14_{fine}"), Call::Argmax(argmax::Argmax { map: map(14), elem, windows: one, target: whole(fine) })),
+        // a stage of a windowed transformer, its deepest one, and an image
+        windows(cube(32), 192, 6, [4; 3], [2; 3]),
+        windows(cube(8), 768, 24, [8; 3], [0; 3]),
+        windows(Extent::new(1, 56, 56), 96, 3, [1, 7, 7], [0, 3, 3]),
+        // the bottleneck of the hippocampus network, and of an abdominal one
+        attention(Extent::new(10, 14, 10), 48, 4),
+        attention(cube(16), 256, 8),
+        ("two_levels_6x64".to_owned(), Call::DeformableSampling(deformable)),
+    ];
+    list.into_iter().map(|(label, call)| (format!("{}/{label}", call.name()), call)).collect()
+}
