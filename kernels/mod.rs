@@ -17,12 +17,14 @@ pub mod conv_transpose3d;
 pub mod conv_transpose3d_general;
 pub mod deformable_sampling;
 pub mod head_argmax;
+pub mod layer_norm;
 pub mod max_pool3d;
 pub mod multiply;
 pub mod norm_scale;
 pub mod normalise;
 pub mod plane_stats;
 pub mod position_add;
+pub mod softmax;
 pub mod upsample_linear;
 pub mod window_attention;
 
@@ -30,6 +32,7 @@ mod activation;
 mod conv;
 mod conv_transpose;
 mod load;
+mod rows;
 mod slab;
 
 pub use activation::Activation;
@@ -348,6 +351,8 @@ catalogue! {
     PlaneStats(plane_stats::PlaneStats),
     NormScale(norm_scale::NormScale),
     Normalise(normalise::Normalise),
+    LayerNorm(layer_norm::LayerNorm),
+    Softmax(softmax::Softmax),
     Argmax(argmax::Argmax),
     HeadArgmax(head_argmax::HeadArgmax),
 }
