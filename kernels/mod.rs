@@ -25,6 +25,8 @@ pub mod normalise;
 pub mod plane_stats;
 pub mod position_add;
 pub mod softmax;
+pub mod tile_accumulate;
+pub mod tile_normalise;
 pub mod upsample_linear;
 pub mod window_attention;
 
@@ -58,6 +60,8 @@ pub enum Binding {
     WriteF32,
     /// As `Write`, but of u32 words.
     WriteWords,
+    /// As `WriteF32`, but also read: what is there is added to.
+    Update,
 }
 
 impl Binding {
@@ -65,7 +69,7 @@ impl Binding {
     #[must_use]
     pub const fn bytes(self, elem: Elem) -> u64 {
         match self {
-            Self::Params | Self::ReadF32 | Self::WriteF32 | Self::WriteWords => 4,
+            Self::Params | Self::ReadF32 | Self::WriteF32 | Self::WriteWords | Self::Update => 4,
             Self::Read | Self::Write => elem.bytes(),
         }
     }
@@ -236,7 +240,8 @@ pub trait Kernel: Sized {
         let slabs = self.sources().into_iter().zip(sources).flat_map(|(source, pair)| pair[..source.reach.bindings()].to_vec());
         slabs.chain(constants.iter().copied()).collect()
     }
-    /// The same arithmetic on the host, accumulated in f64; `inputs` are the `Read` bindings in order.
+    /// The same arithmetic on the host, accumulated in f64; `inputs` are the `Read` bindings in order. A destination that is
+    /// an [`Binding::Update`] holds what is added to.
     fn reference(&self, inputs: &[&[f32]], output: HostSlice<'_>);
     /// Shapes that exercise the kernel: odd extents, one-voxel axes, unpadded channels, windows, element types.
     fn cases() -> Vec<(String, Self)>;
@@ -353,6 +358,8 @@ catalogue! {
     Normalise(normalise::Normalise),
     LayerNorm(layer_norm::LayerNorm),
     Softmax(softmax::Softmax),
+    TileAccumulate(tile_accumulate::TileAccumulate),
+    TileNormalise(tile_normalise::TileNormalise),
     Argmax(argmax::Argmax),
     HeadArgmax(head_argmax::HeadArgmax),
 }

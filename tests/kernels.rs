@@ -4,7 +4,7 @@
 mod support;
 
 use half::f16;
-use organum::harness::{KernelOutput, KernelRun, source_sizes, twin};
+use organum::harness::{KernelOutput, KernelRun, source_sizes, twin, updates};
 use organum::kernels::{
     self, Activation, Call, Load, Scope, Storage, Target, Window, argmax, channel_stats, conv3d_direct, conv3d_pointwise, layer_norm,
     norm_scale, normalise, plane_stats, upsample_linear,
@@ -330,7 +330,13 @@ fn slabs_equal_the_whole_bit_for_bit() {
             let begin = below(&mut random, planes);
             let z = begin..begin + 1 + below(&mut random, planes - begin);
             let mut part = call.clone();
-            let slabs = cut(&mut part, &inputs, &z, planes, &mut random);
+            let mut slabs = cut(&mut part, &inputs, &z, planes, &mut random);
+            if updates(&call) {
+                let filled = &inputs[inputs.len() - 1];
+                let mut slab = filled[part.operands().1.first as usize * elements..].to_vec();
+                slab.resize(filled.len(), f32::NAN);
+                slabs.push(slab);
+            }
             let got = run(engine, &part, &slabs);
             let skip = (z.start - z.start.saturating_sub(1)) as usize * elements;
             let expected = &whole[z.start as usize * elements..z.end as usize * elements];
@@ -343,7 +349,7 @@ fn slabs_equal_the_whole_bit_for_bit() {
 fn whole_sources(call: &Call, mut inputs: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
     let tags: Vec<[usize; 2]> = (0..call.sources().len()).map(|s| [s, s]).collect();
     let bound = call.bind(&tags, &[usize::MAX]);
-    for i in 0..inputs.len() {
+    for i in 0..bound.len() {
         if let Some(first) = (0..i).find(|&j| bound[j] == bound[i] && bound[i] != usize::MAX && inputs[j].len() == inputs[i].len()) {
             inputs[i] = inputs[first].clone();
         }
