@@ -9,8 +9,8 @@ use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_grou
 use organum::harness::{KernelRun, source_sizes};
 use organum::kernels::{
     Activation, Call, ConvShape, ConvTransposeShape, Load, Target, TokenChannels, Window, WindowShape, argmax, attention, conv_transpose3d,
-    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, position_add, upsample_linear,
-    window_attention,
+    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, layer_norm, max_pool3d, multiply, position_add, softmax,
+    upsample_linear, window_attention,
 };
 use organum::{Elem, Engine, Extent, Map};
 
@@ -203,6 +203,30 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
             vec![(
                 format!("14_{fine}"),
                 Call::Argmax(argmax::Argmax { map: map(14), elem, windows: [Window::whole(0)], target: whole(fine) }),
+            )],
+        ),
+        (
+            "layer_norm",
+            [(cube(64), 96), (cube(32), 192), (cube(16), 768)]
+                .map(|(extent, channels)| {
+                    let call = layer_norm::LayerNorm {
+                        map: Map::new(extent, channels),
+                        eps: 1e-5,
+                        before: Activation::None,
+                        after: Activation::None,
+                        elem,
+                        windows: [Window::whole(0)],
+                        target: whole(extent),
+                    };
+                    (format!("{channels}_{extent}"), Call::LayerNorm(call))
+                })
+                .to_vec(),
+        ),
+        (
+            "softmax",
+            vec![(
+                format!("14_{fine}"),
+                Call::Softmax(softmax::Softmax { map: map(14), elem, windows: [Window::whole(0)], target: whole(fine) }),
             )],
         ),
         // the bottleneck of the hippocampus network, and of an abdominal one
