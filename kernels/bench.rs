@@ -6,7 +6,7 @@ use super::ceiling_fma::CeilingFma;
 use super::{
     Activation, Call, ConvShape, ConvTransposeShape, Load, Scope, Target, TokenChannels, Window, WindowShape, argmax, attention,
     channel_stats, conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_pointwise, deformable_sampling, head_argmax,
-    max_pool3d, multiply, normalise, position_add, upsample_linear, window_attention,
+    layer_norm, max_pool3d, multiply, normalise, position_add, softmax, upsample_linear, window_attention,
 };
 use crate::shape::{Elem, Extent, Map};
 
@@ -137,6 +137,18 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
     let map = |channels: u32| Map::new(fine, channels);
     let pooled = Extent::new(fine.d / 2, fine.h / 2, fine.w / 2);
     let one = [Window::whole(0)];
+    let layer_norm = |extent: Extent, channels: u32| {
+        let call = layer_norm::LayerNorm {
+            map: Map::new(extent, channels),
+            eps: 1e-5,
+            before: Activation::None,
+            after: Activation::None,
+            elem,
+            windows: one,
+            target: whole(extent),
+        };
+        (format!("{channels}_{extent}"), Call::LayerNorm(call))
+    };
     let deformable = deformable_sampling::DeformableSampling {
         queries: Extent::new(12, 24, 24),
         levels: vec![Extent::new(12, 24, 24), Extent::new(6, 12, 12)],
@@ -182,10 +194,21 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
         (format!("32_{fine}"), Call::ChannelStats(channel_stats::ChannelStats { map: map(32), elem, windows: one, target: whole(fine) })),
         (
             format!("32_{fine}"),
-            Call::Normalise(normalise::Normalise { map: map(32), load: norm, elem, windows: [Window::whole(0); 2], target: whole(fine) }),
+            Call::Normalise(normalise::Normalise {
+                map: map(32),
+                load: norm,
+                prelu: false,
+                elem,
+                windows: [Window::whole(0); 2],
+                target: whole(fine),
+            }),
         ),
         (format!("32-14_{fine}"), Call::HeadArgmax(head_argmax::HeadArgmax(conv(fine, [32, 0], 14, 1, elem)))),
         (format!("14_{fine}"), Call::Argmax(argmax::Argmax { map: map(14), elem, windows: one, target: whole(fine) })),
+        layer_norm(cube(64), 96),
+        layer_norm(cube(32), 192),
+        layer_norm(cube(16), 768),
+        (format!("14_{fine}"), Call::Softmax(softmax::Softmax { map: map(14), elem, windows: one, target: whole(fine) })),
         // a stage of a windowed transformer, its deepest one, and an image
         windows(cube(32), 192, 6, [4; 3], [2; 3]),
         windows(cube(8), 768, 24, [8; 3], [0; 3]),

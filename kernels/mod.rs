@@ -21,12 +21,16 @@ pub mod conv_transpose3d;
 pub mod conv_transpose3d_general;
 pub mod deformable_sampling;
 pub mod head_argmax;
+pub mod layer_norm;
 pub mod max_pool3d;
 pub mod multiply;
 pub mod norm_scale;
 pub mod normalise;
 pub mod plane_stats;
 pub mod position_add;
+pub mod softmax;
+pub mod tile_accumulate;
+pub mod tile_normalise;
 pub mod upsample_linear;
 pub mod window_attention;
 
@@ -34,6 +38,7 @@ mod activation;
 mod conv;
 mod conv_transpose;
 mod load;
+mod rows;
 mod slab;
 
 pub use activation::Activation;
@@ -59,6 +64,8 @@ pub enum Binding {
     WriteF32,
     /// As `Write`, but of u32 words.
     WriteWords,
+    /// As `WriteF32`, but also read: what is there is added to.
+    Update,
 }
 
 impl Binding {
@@ -66,7 +73,7 @@ impl Binding {
     #[must_use]
     pub const fn bytes(self, elem: Elem) -> u64 {
         match self {
-            Self::Params | Self::ReadF32 | Self::WriteF32 | Self::WriteWords => 4,
+            Self::Params | Self::ReadF32 | Self::WriteF32 | Self::WriteWords | Self::Update => 4,
             Self::Read | Self::Write => elem.bytes(),
         }
     }
@@ -237,7 +244,8 @@ pub trait Kernel: Sized {
         let slabs = self.sources().into_iter().zip(sources).flat_map(|(source, pair)| pair[..source.reach.bindings()].to_vec());
         slabs.chain(constants.iter().copied()).collect()
     }
-    /// The same arithmetic on the host, accumulated in f64; `inputs` are the `Read` bindings in order.
+    /// The same arithmetic on the host, accumulated in f64; `inputs` are the `Read` bindings in order. A destination that is
+    /// an [`Binding::Update`] holds what is added to.
     fn reference(&self, inputs: &[&[f32]], output: HostSlice<'_>);
     /// Shapes that exercise the kernel: odd extents, one-voxel axes, unpadded channels, windows, element types.
     fn cases() -> Vec<(String, Self)>;
@@ -352,6 +360,10 @@ catalogue! {
     PlaneStats(plane_stats::PlaneStats),
     NormScale(norm_scale::NormScale),
     Normalise(normalise::Normalise),
+    LayerNorm(layer_norm::LayerNorm),
+    Softmax(softmax::Softmax),
+    TileAccumulate(tile_accumulate::TileAccumulate),
+    TileNormalise(tile_normalise::TileNormalise),
     Argmax(argmax::Argmax),
     HeadArgmax(head_argmax::HeadArgmax),
     CeilingCopy(ceiling_copy::CeilingCopy),

@@ -1,4 +1,5 @@
-//! A norm, or an activation, that no reader applies as it loads: scale, shift and activation stored as a map.
+//! A norm, or an activation, that no reader applies as it loads: scale, shift and activation stored as a map. A PReLU, whose
+//! slopes are parameters, is always applied here.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -10,13 +11,15 @@ use super::{
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent, Map};
 
-/// One dispatch of `activation(scale x + shift)`.
+/// One dispatch of `activation(scale x + shift)`. The constant is scale, shift, and the slopes of a PReLU.
 #[derive(Clone, Debug)]
 pub struct Normalise {
     /// Shape of source and output.
     pub map: Map,
     /// Where scale and shift come from, and what follows; without a norm they are the node's constant.
     pub load: Load,
+    /// A PReLU comes last; its slopes are in the node's constant.
+    pub prelu: bool,
     /// Storage type.
     pub elem: Elem,
     /// Where the planes of the source, and of scale and shift, lie.
@@ -49,11 +52,11 @@ impl Normalise {
 impl Kernel for Normalise {
     const NAME: &'static str = "normalise";
     const SHADER: &'static str = include_str!("../shaders/normalise.wgsl");
-    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::ReadF32, Binding::Write];
+    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::ReadF32, Binding::ReadF32, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
-        Variant::new(self.elem, workgroup_size(caps)).load(LOAD_A, self.scaled())
+        Variant::new(self.elem, workgroup_size(caps)).load(LOAD_A, self.scaled()).set("PRELU", u8::from(self.prelu))
     }
 
     fn params(&self) -> Params {
@@ -80,7 +83,8 @@ impl Kernel for Normalise {
 
     fn sizes(&self) -> BindingSizes {
         let n = elements(self.map.extent, self.map.channels, self.map.extent.d);
-        vec![n, self.scaled().table_len(self.map.extent.d, self.map.blocks()), n]
+        let slopes = if self.prelu { u64::from(self.map.blocks()) * 12 } else { 4 };
+        vec![n, self.scaled().table_len(self.map.extent.d, self.map.blocks()), slopes, n]
     }
 
     fn sources(&self) -> Vec<Source> {
@@ -95,16 +99,19 @@ impl Kernel for Normalise {
     }
 
     fn bind<T: Copy>(&self, sources: &[[T; 2]], constants: &[T]) -> Vec<T> {
-        let norms = sources[1..].iter().map(|pair| pair[0]);
-        std::iter::once(sources[0][0]).chain(norms.chain(constants.iter().copied()).take(1)).collect()
+        let constant = constants.first().copied().unwrap_or(sources[0][0]);
+        let norm = sources.get(1).map_or(constant, |pair| pair[0]);
+        // something is bound even where there are no slopes
+        vec![sources[0][0], norm, if self.prelu { constant } else { norm }]
     }
 
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
         use rayon::prelude::*;
-        let [src, norm] = inputs else { return };
+        let [src, norm, constant] = inputs else { return };
         let channels = self.map.blocks() as usize * 4;
         let n = elements(self.map.extent, self.map.channels, 1) as usize;
         let load = self.scaled();
+        let slopes = if self.prelu { &constant[2 * channels..][..channels] } else { &[] };
         self.target.planes(output.floats(), n).for_each(|(z, plane)| {
             let source = &src[(z - self.windows[0].first as usize) * n..];
             let table = load.table(norm, self.windows[1], z, channels);
@@ -112,6 +119,7 @@ impl Kernel for Normalise {
             for (out, x) in plane.chunks_exact_mut(channels).zip(source.chunks_exact(channels)) {
                 voxel.clear();
                 load.apply(x, table, &mut voxel);
+                voxel.iter_mut().zip(slopes).filter(|(v, _)| **v < 0.0).for_each(|(v, &slope)| *v *= f64::from(slope));
                 #[expect(clippy::cast_possible_truncation, reason = "the twin stores what the shader stores")]
                 out.iter_mut().zip(&voxel).for_each(|(y, &v)| *y = v as f32);
             }
@@ -122,6 +130,7 @@ impl Kernel for Normalise {
         let base = Self {
             map: Map::new(Extent::new(3, 5, 7), 6),
             load: Load::default(),
+            prelu: false,
             elem: Elem::F32,
             windows: [Window::whole(0); 2],
             target: Target::whole(3),
@@ -136,6 +145,9 @@ impl Kernel for Normalise {
             ("planes_elu", with(plane, Activation::Elu { alpha: 1.5 })),
             ("planes_sigmoid", with(plane, Activation::Sigmoid)),
             ("one_voxel_relu", Self { map: one, target: Target::whole(1), ..with(volume, Activation::Relu) }),
+            ("prelu", Self { prelu: true, ..with(None, Activation::None) }),
+            ("volume_prelu", Self { prelu: true, ..with(volume, Activation::None) }),
+            ("planes_prelu_f16", Self { prelu: true, elem: Elem::F16, ..with(plane, Activation::None) }),
             ("volume_f16", Self { elem: Elem::F16, ..with(volume, Activation::Gelu) }),
         ];
         list.into_iter().map(|(label, k)| (label.to_owned(), k)).collect()

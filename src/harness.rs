@@ -39,7 +39,8 @@ fn stored(binding: Binding, elem: Elem) -> Elem {
 const POISON: f32 = 1234.0;
 
 impl KernelRun {
-    /// Creates one buffer a binding, fills the sources and poisons the destination.
+    /// Creates one buffer a binding, fills the sources and poisons the destination. One that is updated is filled with the
+    /// last of the inputs.
     ///
     /// # Errors
     /// When the device refuses the kernel or a buffer.
@@ -66,7 +67,9 @@ impl KernelRun {
         for ((region, binding), values) in bindings.iter().zip(storage).zip(inputs) {
             memory.write(*region, 0, &encode(values, stored(*binding, elem))).await.map_err(failed)?;
         }
-        if let (Some(dst), Some(&binding)) = (bindings.last(), storage.last()) {
+        if let (Some(dst), Some(&binding)) = (bindings.last(), storage.last())
+            && binding != Binding::Update
+        {
             let poison = encode(&vec![POISON; (dst.size / binding.bytes(elem)) as usize], stored(binding, elem));
             memory.write(*dst, 0, &poison[..dst.size as usize]).await.map_err(failed)?;
         }
@@ -136,15 +139,23 @@ pub fn values(n: u64) -> Vec<f32> {
     (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1u32 << 23) as f32 - 1.0).collect()
 }
 
-/// Sizes of the sources of a call in elements.
+/// Whether the destination is added to.
+#[must_use]
+pub fn updates(call: &Call) -> bool {
+    call.bindings().last() == Some(&Binding::Update)
+}
+
+/// Sizes of the sources of a call in elements, and of a destination that is added to.
 #[must_use]
 pub fn source_sizes(call: &Call) -> Vec<u64> {
     let mut sizes = call.sizes();
-    sizes.pop();
+    if !updates(call) {
+        sizes.pop();
+    }
     sizes
 }
 
-/// The twin's result for the same inputs; the destination is poisoned alike.
+/// The twin's result for the same inputs; the destination is poisoned or filled alike.
 #[must_use]
 pub fn twin(call: &Call, inputs: &[Vec<f32>]) -> KernelOutput {
     let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
@@ -154,7 +165,10 @@ pub fn twin(call: &Call, inputs: &[Vec<f32>]) -> KernelOutput {
         call.reference(&inputs, HostSlice::Words(&mut out));
         KernelOutput::Words(out)
     } else {
-        let mut out = vec![POISON; n];
+        let (mut out, inputs) = match inputs.split_last() {
+            Some((filled, sources)) if updates(call) => (filled.to_vec(), sources.to_vec()),
+            _ => (vec![POISON; n], inputs),
+        };
         call.reference(&inputs, HostSlice::Floats(&mut out));
         KernelOutput::Floats(out)
     }

@@ -41,6 +41,8 @@ mod reference;
 mod run;
 mod session;
 mod shape;
+#[expect(clippy::cast_possible_truncation, reason = "extents below 2^31, and sums that are stored in f32")]
+pub mod tiling;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 mod transfer;
 pub mod volume;

@@ -30,7 +30,7 @@ pub enum ConstantSource {
         /// Channels of its sources.
         in_channels: [u32; 2],
     },
-    /// Scale and shift of the channels of a node, or gamma and beta of its norm; always f32.
+    /// Scale and shift of the channels of a node, or gamma and beta of its norm, and the slopes of a PReLU; always f32.
     ScaleShift {
         /// The node.
         node: NodeId,

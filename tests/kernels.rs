@@ -4,10 +4,10 @@
 mod support;
 
 use half::f16;
-use organum::harness::{KernelOutput, KernelRun, source_sizes, twin};
+use organum::harness::{KernelOutput, KernelRun, source_sizes, twin, updates};
 use organum::kernels::{
-    self, Activation, Call, Load, Scope, Storage, Target, Window, argmax, channel_stats, conv3d_direct, conv3d_pointwise, norm_scale,
-    normalise, plane_stats, upsample_linear,
+    self, Activation, Call, Load, Scope, Storage, Target, Window, argmax, channel_stats, conv3d_direct, conv3d_pointwise, layer_norm,
+    norm_scale, normalise, plane_stats, upsample_linear,
 };
 use organum::{DeviceCaps, Elem, Engine, Extent, Map};
 use support::{Random, engine, engine_without_f16};
@@ -175,19 +175,63 @@ fn statistics_survive_a_large_mean() {
 }
 
 #[test]
-fn gelu_is_within_a_millionth() {
+fn activations_are_within_a_millionth() {
     let Some(engine) = engine() else { return };
     let map = Map::new(Extent::new(1, 64, 256), 4);
-    let load = Load { norm: None, activation: Activation::Gelu };
-    let call =
-        Call::Normalise(normalise::Normalise { map, load, elem: Elem::F32, windows: [Window::whole(0); 2], target: Target::whole(1) });
-    let x: Vec<f32> = (0..65_536u32).map(|i| i as f32 / 4096.0 - 8.0).collect();
-    let inputs = [x.clone(), vec![1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]];
-    let KernelOutput::Floats(y) = on_device(engine, &call, &inputs) else { panic!("no floats") };
-    let error = |(&y, &x): (&f32, &f32)| (f64::from(y) - Activation::Gelu.apply(x.into())).abs();
-    let worst = y.iter().zip(&x).map(error).fold(0.0, f64::max);
-    println!("GELU differs by {worst:.1e}");
-    assert!(worst <= 1e-6, "{worst:e}");
+    let mut x: Vec<f32> = (0..65_536u32).map(|i| i as f32 / 4096.0 - 8.0).collect();
+    x[..10].copy_from_slice(&[-1e30, -1e4, -100.0, -90.0, -30.0, 30.0, 90.0, 100.0, 1e4, 1e30]);
+    let inputs = [x.clone(), vec![1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0], vec![0.0; 4]];
+    let (leaky, elu) = (Activation::LeakyRelu { slope: 0.01 }, Activation::Elu { alpha: 1.0 });
+    for activation in [Activation::Relu, leaky, elu, Activation::Gelu, Activation::Sigmoid] {
+        let call = Call::Normalise(normalise::Normalise {
+            map,
+            load: Load { norm: None, activation },
+            prelu: false,
+            elem: Elem::F32,
+            windows: [Window::whole(0); 2],
+            target: Target::whole(1),
+        });
+        let KernelOutput::Floats(y) = on_device(engine, &call, &inputs) else { panic!("no floats") };
+        // beyond 1, of the value itself
+        let error = |(&y, &x): (&f32, &f32)| {
+            let expected = activation.apply(x.into());
+            (f64::from(y) - expected).abs() / expected.abs().max(1.0)
+        };
+        let worst = y.iter().zip(&x).map(error).fold(0.0, |m: f64, e| if e.is_nan() { f64::INFINITY } else { m.max(e) });
+        println!("{activation} differs by {worst:.1e}");
+        assert!(worst <= 1e-6, "{activation}: {worst:e}");
+    }
+}
+
+/// Next to a mean of 1000 times the deviation, normalised values are those of f64.
+#[test]
+fn layer_norm_survives_a_large_mean() {
+    let Some(engine) = engine() else { return };
+    for channels in [3, 14, 96, 770, 3072] {
+        let map = Map::new(Extent::new(2, 5, 7), channels);
+        let padded = map.blocks() as usize * 4;
+        let layer = layer_norm::LayerNorm {
+            map,
+            eps: 1e-5,
+            before: Activation::None,
+            after: Activation::None,
+            elem: Elem::F32,
+            windows: [Window::whole(0)],
+            target: Target::whole(2),
+        };
+        for (mean, deviation) in [(1000.0, 1.0), (-30_000.0, 100.0), (5.0, 0.1)] {
+            let mut random = Random::new(5);
+            let x: Vec<f32> = (0..70 * padded).map(|_| mean + deviation * random.unit()).collect();
+            let affine: Vec<f32> = (0..2 * padded).map(|c| f32::from(u8::from(c < channels as usize))).collect();
+            let call = Call::LayerNorm(layer.clone());
+            let inputs = [x, affine];
+            let KernelOutput::Floats(device) = on_device(engine, &call, &inputs) else { panic!("no floats") };
+            let KernelOutput::Floats(host) = twin(&call, &inputs) else { panic!("no floats") };
+            let worst = device.iter().zip(&host).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            println!("{channels} channels, mean {mean}, deviation {deviation}: differs by {worst:.1e}");
+            assert!(worst < 4e-6, "{channels} channels, mean {mean}, deviation {deviation}: {worst:e}");
+        }
+    }
 }
 
 /// The upsampled map in between or not: the same bits.
@@ -286,7 +330,13 @@ fn slabs_equal_the_whole_bit_for_bit() {
             let begin = below(&mut random, planes);
             let z = begin..begin + 1 + below(&mut random, planes - begin);
             let mut part = call.clone();
-            let slabs = cut(&mut part, &inputs, &z, planes, &mut random);
+            let mut slabs = cut(&mut part, &inputs, &z, planes, &mut random);
+            if updates(&call) {
+                let filled = &inputs[inputs.len() - 1];
+                let mut slab = filled[part.operands().1.first as usize * elements..].to_vec();
+                slab.resize(filled.len(), f32::NAN);
+                slabs.push(slab);
+            }
             let got = run(engine, &part, &slabs);
             let skip = (z.start - z.start.saturating_sub(1)) as usize * elements;
             let expected = &whole[z.start as usize * elements..z.end as usize * elements];
@@ -299,7 +349,7 @@ fn slabs_equal_the_whole_bit_for_bit() {
 fn whole_sources(call: &Call, mut inputs: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
     let tags: Vec<[usize; 2]> = (0..call.sources().len()).map(|s| [s, s]).collect();
     let bound = call.bind(&tags, &[usize::MAX]);
-    for i in 0..inputs.len() {
+    for i in 0..bound.len() {
         if let Some(first) = (0..i).find(|&j| bound[j] == bound[i] && bound[i] != usize::MAX && inputs[j].len() == inputs[i].len()) {
             inputs[i] = inputs[first].clone();
         }

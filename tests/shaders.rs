@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use naga::back::{glsl, hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::proc::BoundsCheckPolicies;
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
 use organum::DeviceCaps;
 use organum::kernels::{self, Binding, Call, Storage, Variant, shader_source};
@@ -185,14 +185,15 @@ fn every_kernel_takes_every_element_type() {
 }
 
 /// What the shader declares at group 0, by binding number.
-fn declared(name: &str, module: &Module, storage: Storage) -> Vec<Binding> {
+fn declared(name: &str, (module, info): &(Module, ModuleInfo), storage: Storage) -> Vec<Binding> {
     let of = |ty, wanted: naga::Scalar| {
         let naga::TypeInner::Array { base, .. } = module.types[ty].inner else { return false };
         matches!(module.types[base].inner, naga::TypeInner::Scalar(s) | naga::TypeInner::Vector { scalar: s, .. } if s == wanted)
     };
     let f32s = |ty| of(ty, naga::Scalar::F32);
     let mut found = BTreeMap::new();
-    for (_, variable) in module.global_variables.iter() {
+    for (handle, variable) in module.global_variables.iter() {
+        let is_read = info.get_entry_point(0)[handle].contains(GlobalUse::READ);
         let kind =
             match variable.space {
                 AddressSpace::Uniform => Binding::Params,
@@ -200,7 +201,13 @@ fn declared(name: &str, module: &Module, storage: Storage) -> Vec<Binding> {
                     if storage == Storage::F16 && f32s(variable.ty) { Binding::ReadF32 } else { Binding::Read }
                 }
                 AddressSpace::Storage { .. } if of(variable.ty, naga::Scalar::U32) => Binding::WriteWords,
-                AddressSpace::Storage { .. } if storage == Storage::F16 && f32s(variable.ty) => Binding::WriteF32,
+                AddressSpace::Storage { .. } if storage == Storage::F16 && f32s(variable.ty) => {
+                    if is_read {
+                        Binding::Update
+                    } else {
+                        Binding::WriteF32
+                    }
+                }
                 AddressSpace::Storage { .. } => Binding::Write,
                 AddressSpace::WorkGroup | AddressSpace::Private => continue,
                 other => panic!("{name}: {other:?} is not for compute kernels"),
@@ -217,15 +224,16 @@ fn declared(name: &str, module: &Module, storage: Storage) -> Vec<Binding> {
 fn shaders_declare_what_their_rust_halves_bind() {
     for (call, variant) in variants() {
         let name = call.name();
-        let (module, info) = parse(name, call.shader(), variant.storage);
+        let parsed = parse(name, call.shader(), variant.storage);
+        let (module, info) = &parsed;
         let points: Vec<_> = module.entry_points.iter().map(|p| (p.stage, p.name.as_str())).collect();
         assert_eq!(points, [(ShaderStage::Compute, name)], "one entry point, named as the kernel");
 
         // only with f16 elements can what is always f32 be told apart
-        let (f16, _) = parse(name, call.shader(), Storage::F16);
+        let f16 = parse(name, call.shader(), Storage::F16);
         let bindings = declared(name, &f16, Storage::F16);
         assert_eq!(bindings, call.bindings(), "{name}");
-        assert_eq!(bindings.len(), declared(name, &module, variant.storage).len(), "{name}");
+        assert_eq!(bindings.len(), declared(name, &parsed, variant.storage).len(), "{name}");
         assert_eq!(bindings.iter().filter(|&&b| b == Binding::Params).count(), 1, "{name}: one uniform block");
         let storage = bindings.len() - 1;
         assert!(storage <= STORAGE_BUFFERS, "{name} binds {storage} storage buffers");
@@ -242,7 +250,7 @@ fn shaders_declare_what_their_rust_halves_bind() {
         }
 
         let constants = variant.constants.iter().map(|&(n, v)| (n.to_owned(), v)).collect();
-        let (made, _) = process_overrides(&module, &info, None, &constants).expect("the overrides fit");
+        let (made, _) = process_overrides(module, info, None, &constants).expect("the overrides fit");
         let memory: u32 = made
             .global_variables
             .iter()

@@ -22,7 +22,9 @@ impl Pipeline {
                     ty: match kind {
                         Binding::Params => wgpu::BufferBindingType::Uniform,
                         Binding::Read | Binding::ReadF32 => wgpu::BufferBindingType::Storage { read_only: true },
-                        Binding::Write | Binding::WriteF32 | Binding::WriteWords => wgpu::BufferBindingType::Storage { read_only: false },
+                        Binding::Write | Binding::WriteF32 | Binding::WriteWords | Binding::Update => {
+                            wgpu::BufferBindingType::Storage { read_only: false }
+                        }
                     },
                     has_dynamic_offset: *kind == Binding::Params,
                     min_binding_size: None,

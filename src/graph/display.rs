@@ -60,6 +60,18 @@ impl fmt::Display for Op {
             Self::NormScale(n) => write!(f, "norm scale {} in {} groups", n.channels, n.groups),
             Self::Normalise(load) => write!(f, "normalise {}", load.activation),
             Self::Activation(a) => write!(f, "{a}"),
+            Self::PRelu { channels, .. } => write!(f, "prelu of {channels} slopes"),
+            Self::LayerNorm { channels, before, after, .. } => {
+                write!(f, "layer norm {channels}")?;
+                if *before != Activation::None {
+                    write!(f, " of {before}")?;
+                }
+                match after {
+                    Activation::None => Ok(()),
+                    a => write!(f, " {a}"),
+                }
+            }
+            Self::Softmax => f.write_str("softmax"),
             Self::Concat => f.write_str("concat"),
             Self::MaxPool { kernel } => write!(f, "max pool {}", x(kernel)),
             Self::Upsample { factor } => write!(f, "upsample {}", x(factor)),

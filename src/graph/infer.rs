@@ -1,6 +1,6 @@
 //! Shape inference: the map that each operation makes of its inputs.
 
-use super::{Attention, Deformable, Op};
+use super::{Attention, Deformable, Op, norm};
 use crate::kernels::{Load, Scope, channel_stats};
 use crate::shape::{Extent, Map};
 
@@ -26,6 +26,7 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
             1 + norms..=1 + norms
         }
         Op::Concat | Op::Multiply | Op::Normalise(_) => 2..=2,
+        Op::PRelu { .. } => 1..=2,
         Op::Attention(_) if inputs.len() == 4 => return Err("has keys without values".into()),
         Op::Attention(_) => 3..=5,
         Op::WindowAttention(_) => 2..=3,
@@ -116,7 +117,12 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
         }
         Op::Normalise(Load { norm: None, .. }) => Err("has a scale but no norm".into()),
         Op::Normalise(Load { norm: Some(scope), .. }) => check_scale(inputs[0], inputs[1], *scope).map(|()| inputs[0]),
-        Op::BatchNorm(_) | Op::Activation(_) | Op::PositionalEncoding { .. } => Ok(inputs[0]),
+        Op::PRelu { channels, .. } if ![1, inputs[0].channels].contains(channels) => {
+            Err(format!("{channels} slopes given {} channels", inputs[0].channels))
+        }
+        Op::PRelu { .. } => inputs.get(1).map_or(Ok(()), |scale| check_scale(inputs[0], *scale, scale_scope(*scale))).map(|()| inputs[0]),
+        Op::LayerNorm { channels, eps, .. } => norm::check(*channels, inputs[0].channels, *eps).map(|()| inputs[0]),
+        Op::BatchNorm(_) | Op::Activation(_) | Op::Softmax | Op::PositionalEncoding { .. } => Ok(inputs[0]),
         Op::Concat if same_extent => {
             let channels = inputs[0].channels.checked_add(inputs[1].channels).ok_or("has more channels than 32 bits count")?;
             Ok(Map::new(inputs[0].extent, channels))
@@ -145,6 +151,11 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
 /// Channels of a map of pairs (mean and variance, scale and shift) of padded `channels`.
 fn pair_channels(channels: u32) -> Result<u32, String> {
     channels.div_ceil(4).checked_mul(8).ok_or_else(|| "has more channels than 32 bits count".into())
+}
+
+/// What the scale and shift of a map are for: a map of one plane is its own volume.
+pub(crate) fn scale_scope(scale: Map) -> Scope {
+    if scale.extent.d == 1 { Scope::Volume } else { Scope::Plane }
 }
 
 /// Whether `scale` holds scale and shift of `map`.

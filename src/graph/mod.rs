@@ -13,6 +13,7 @@ mod norm;
 pub mod pass;
 
 use infer::infer_node;
+pub(crate) use infer::scale_scope;
 
 pub use attention::{Attention, Deformable, KeyMask, RelativeBias, WindowAttention};
 pub use conv::{Conv, ConvTranspose};
@@ -73,6 +74,28 @@ pub enum Op {
     Normalise(Load),
     /// Element-wise activation.
     Activation(Activation),
+    /// x, or a learned slope times x where x is negative; inputs: the map, and, where a norm went into it, scale and shift.
+    PRelu {
+        /// Prefix of `weight`, the slopes.
+        module: String,
+        /// Slopes: one, or one for each channel of the map.
+        channels: u32,
+    },
+    /// Layer norm over the channels of each voxel.
+    LayerNorm {
+        /// Prefix of `weight` and `bias`; `None` for a norm without affine parameters.
+        module: Option<String>,
+        /// Channels.
+        channels: u32,
+        /// Added to the biased variance.
+        eps: f64,
+        /// Applied to what is normalised.
+        before: Activation,
+        /// Applied last.
+        after: Activation,
+    },
+    /// Softmax over the channels of each voxel.
+    Softmax,
     /// Channel concatenation of two maps of one extent.
     Concat,
     /// Max pooling with stride = window, floored.
@@ -269,6 +292,8 @@ impl Graph {
                 Op::Norm(Norm { module: Some(module), channels, .. }) | Op::NormScale(Norm { module: Some(module), channels, .. }) => {
                     vectors(&mut list, module, &["weight", "bias"], *channels);
                 }
+                Op::LayerNorm { module: Some(module), channels, .. } => vectors(&mut list, module, &["weight", "bias"], *channels),
+                Op::PRelu { module, channels } => vectors(&mut list, module, &["weight"], *channels),
                 Op::WindowAttention(WindowAttention { shape: s, bias: Some(bias), .. }) => {
                     let voxels = |window: [u32; 3]| window.iter().map(|&n| n as usize).product();
                     list.push((bias.table.clone(), vec![s.bias_rows as usize, s.heads as usize]));

@@ -1,7 +1,7 @@
 //! Norms with the statistics of the value itself become a barrier: statistics, scale and shift, and their application, by
 //! the readers as they load where all of them can.
 
-use super::{Conv, ConvTranspose, Graph, NodeId, Op};
+use super::{Conv, ConvTranspose, Graph, Node, NodeId, Op};
 use crate::kernels::{Activation, Load, Scope};
 
 /// Group norm with the statistics of the value itself; instance norm is the case of as many groups as channels.
@@ -27,17 +27,23 @@ impl Norm {
     }
 
     pub(super) fn check(&self, channels: u32) -> Result<(), String> {
-        if self.channels != channels {
-            return Err(format!("norm of {} channels given {channels}", self.channels));
-        }
+        check(self.channels, channels, self.eps)?;
         if self.groups == 0 || !self.channels.is_multiple_of(self.groups) {
             return Err(format!("{} groups do not divide {} channels", self.groups, self.channels));
         }
-        if !(self.eps.is_finite() && self.eps >= 0.0) {
-            return Err(format!("an eps of {} is not possible", self.eps));
-        }
         Ok(())
     }
+}
+
+/// Whether a norm of so many channels suits a map.
+pub(super) fn check(channels: u32, given: u32, eps: f64) -> Result<(), String> {
+    if channels != given {
+        return Err(format!("norm of {channels} channels given {given}"));
+    }
+    if !(eps.is_finite() && eps >= 0.0) {
+        return Err(format!("an eps of {eps} is not possible"));
+    }
+    Ok(())
 }
 
 impl Conv {
@@ -104,7 +110,7 @@ pub(super) fn split(graph: &Graph, keep: &[NodeId]) -> (Graph, Split) {
     let mut values: Vec<Option<Value>> = vec![None; graph.nodes().len()];
     for id in graph.ids() {
         if values[id.index()].is_some() {
-            continue; // an activation that went with its norm
+            continue; // an activation or a PReLU that went with its norm
         }
         let node = graph.node(id);
         let inputs: Vec<Value> = node.inputs.iter().filter_map(|i| values[i.index()]).collect();
@@ -127,23 +133,26 @@ pub(super) fn split(graph: &Graph, keep: &[NodeId]) -> (Graph, Split) {
             values[id.index()] = Some(Value::Stored(new.add(node.name.clone(), op, &raws)));
             continue;
         };
-        let (last, activation) = match readers[id.index()][..] {
-            [reader] if !needed(id) => match graph.node(reader).op {
-                Op::Activation(activation) => (reader, activation),
-                _ => (id, Activation::None),
-            },
-            _ => (id, Activation::None),
+        let reader = match readers[id.index()][..] {
+            [reader] if !needed(id) => Some((reader, graph.node(reader))),
+            _ => None,
+        };
+        let (last, activation, prelu) = match reader {
+            Some((last, Node { op: Op::Activation(activation), .. })) => (last, *activation, None),
+            Some((last, Node { op: op @ Op::PRelu { .. }, inputs, .. })) if inputs.len() == 1 => (last, Activation::None, Some(op)),
+            _ => (id, Activation::None, None),
         };
         let stats = new.add(format!("{}.statistics", node.name), Op::ChannelStats, &raws);
         let planes = new.add(format!("{}.plane_statistics", node.name), Op::PlaneStats, &[stats]);
         let scale = new.add(format!("{}.scale", node.name), Op::NormScale(norm.clone()), &[planes]);
         let load = Load { norm: Some(norm.scope()), activation };
         let all_absorb = readers[last.index()].iter().all(|r| absorbs(&graph.node(*r).op, norm.scope()));
-        let value = if all_absorb && !needed(last) {
+        let value = if all_absorb && prelu.is_none() && !needed(last) {
             done.absorbed += 1;
             Value::OnLoad { raw: raws[0], scale, load }
         } else {
-            Value::Stored(new.add(graph.node(last).name.clone(), Op::Normalise(load), &[raws[0], scale]))
+            let op = prelu.cloned().unwrap_or(Op::Normalise(load));
+            Value::Stored(new.add(graph.node(last).name.clone(), op, &[raws[0], scale]))
         };
         values[id.index()] = Some(value);
         values[last.index()] = Some(value);
@@ -225,6 +234,22 @@ mod tests {
     fn a_norm_of_planes_is_absorbed_by_flat_kernels_only() {
         assert_eq!(optimise(&sample(1, true), &[]).1.norms_absorbed, 1);
         assert_eq!(optimise(&sample(3, true), &[]).1.norms_absorbed, 0);
+    }
+
+    #[test]
+    fn a_prelu_takes_its_norm_in() {
+        for per_plane in [false, true] {
+            let mut g = sample(3, per_plane);
+            g.nodes[3].op = Op::PRelu { module: "slopes".into(), channels: 4 };
+            let (split, applied) = optimise(&g, &[]);
+            assert_eq!((applied.norms_split, applied.norms_absorbed), (1, 0));
+            let prelu = split.node(split.find("a").expect("it is stored"));
+            assert_eq!((&prelu.op, &prelu.inputs[..]), (&g.nodes[3].op, &[NodeId(1), NodeId(4)][..]));
+            assert!(split.infer(Extent::new(5, 20, 7)).is_ok());
+            let (apart, _) = optimise(&g, &[NodeId(2)]);
+            assert!(matches!(apart.node(apart.find("a.norm").expect("kept")).op, Op::Normalise(_)));
+            assert_eq!(apart.node(apart.find("a").expect("in the sample")).inputs.len(), 1);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::kernels::{Activation, Load};
 pub struct Applied {
     /// Batch norms folded into convolutions.
     pub norms_folded: usize,
-    /// Activations fused into convolutions.
+    /// Activations fused into convolutions and layer norms.
     pub activations_fused: usize,
     /// Concatenations read by their convolution directly.
     pub concats_fused: usize,
@@ -41,13 +41,27 @@ pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
                 }
             }
             Op::Activation(activation) => {
-                if let Some(conv) = work.sole_conv(id, graph, |_, before| before == Activation::None) {
-                    if let Some((_, fused)) = work.nodes[conv.index()].op.fused_mut() {
-                        *fused = activation;
+                let conv = work.sole_conv(id, graph, |_, before| before == Activation::None);
+                if let Some(taker) = conv.or_else(|| work.sole_layer_norm(id, graph)) {
+                    match &mut work.nodes[taker.index()].op {
+                        Op::LayerNorm { after, .. } => *after = activation,
+                        op => op.fused_mut().into_iter().for_each(|(_, fused)| *fused = activation),
                     }
                     // the fused node answers to the name of what it now produces
-                    work.nodes[conv.index()].name = work.nodes[id.index()].name.clone();
-                    work.replaced[id.index()] = conv;
+                    work.nodes[taker.index()].name = work.nodes[id.index()].name.clone();
+                    work.replaced[id.index()] = taker;
+                    applied.activations_fused += 1;
+                }
+            }
+            Op::LayerNorm { before: Activation::None, .. } => {
+                if let Some(input) = work.sole(id, graph)
+                    && let Node { op: Op::Activation(activation), inputs, .. } = work.nodes[input.index()].clone()
+                {
+                    if let Op::LayerNorm { before, .. } = &mut work.nodes[id.index()].op {
+                        *before = activation;
+                    }
+                    work.nodes[id.index()].inputs = inputs;
+                    work.replaced[input.index()] = id;
                     applied.activations_fused += 1;
                 }
             }
@@ -137,15 +151,22 @@ impl Work {
         id
     }
 
-    /// The convolution that feeds `id` and, in the original graph, nobody else on the way; `ready` sees what it has taken in.
-    fn sole_conv(&self, id: NodeId, graph: &Graph, ready: impl Fn(&Option<BatchNorm>, Activation) -> bool) -> Option<NodeId> {
-        let before = graph.node(id).inputs[0];
+    /// The node that feeds `id` and, in the original graph, nobody else on the way.
+    fn sole(&self, id: NodeId, graph: &Graph) -> Option<NodeId> {
+        let before = *graph.node(id).inputs.first()?;
         let alone = graph.nodes().iter().flat_map(|n| &n.inputs).filter(|&&i| i == before).count() == 1;
-        let conv = self.resolve(before);
-        match self.nodes[conv.index()].op.fused() {
-            Some((norm, activation)) if alone && ready(norm, activation) && !self.keep.contains(&before) => Some(conv),
-            _ => None,
-        }
+        (alone && !self.keep.contains(&before)).then(|| self.resolve(before))
+    }
+
+    /// The same if it is a convolution; `ready` sees what it has taken in.
+    fn sole_conv(&self, id: NodeId, graph: &Graph, ready: impl Fn(&Option<BatchNorm>, Activation) -> bool) -> Option<NodeId> {
+        self.sole(id, graph).filter(|conv| self.nodes[conv.index()].op.fused().is_some_and(|(norm, activation)| ready(norm, activation)))
+    }
+
+    /// The same if it is a layer norm that nothing follows yet.
+    fn sole_layer_norm(&self, id: NodeId, graph: &Graph) -> Option<NodeId> {
+        let ready = |n: &NodeId| matches!(self.nodes[n.index()].op, Op::LayerNorm { after: Activation::None, .. });
+        self.sole(id, graph).filter(ready)
     }
 }
 
@@ -225,6 +246,36 @@ mod tests {
         assert_eq!(applied, Applied { norms_folded: 1, activations_fused: 1, ..Applied::default() });
         assert_eq!(g.parameters(), before);
         assert_eq!(g.infer(Extent::new(2, 3, 4)).map(|maps| maps[1].extent), Ok(Extent::new(4, 6, 8)));
+    }
+
+    #[test]
+    fn a_layer_norm_takes_in_the_activations_around_it() {
+        let norm = || Op::LayerNorm { module: None, channels: 4, eps: 1e-5, before: Activation::None, after: Activation::None };
+        let mut g = Graph::default();
+        let x = g.add("input", Op::Input { channels: 4 }, &[]);
+        let y = g.add("gelu", Op::Activation(Activation::Gelu), &[x]);
+        let n = g.add("norm", norm(), &[y]);
+        let r = g.add("relu", Op::Activation(Activation::Relu), &[n]);
+        g.add("last", Op::Softmax, &[r]);
+        let (fused, applied) = optimise(&g, &[]);
+        assert_eq!(applied, Applied { activations_fused: 2, ..Applied::default() });
+        assert_eq!(fused.nodes().iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["input", "relu", "last"]);
+        assert!(matches!(fused.nodes()[1].op, Op::LayerNorm { before: Activation::Gelu, after: Activation::Relu, .. }));
+        assert_eq!(fused.nodes()[1].inputs, [x]);
+        // who is kept, or read by another, stays
+        assert_eq!(optimise(&g, &[y, n]).1.activations_fused, 0);
+        g.add("gate", Op::Multiply, &[r, y]);
+        let (apart, _) = optimise(&g, &[]);
+        assert!(matches!(apart.nodes()[2].op, Op::LayerNorm { before: Activation::None, after: Activation::Relu, .. }));
+        // what a convolution stores activated is not activated again
+        let mut g = Graph::default();
+        let x = g.add("input", Op::Input { channels: 1 }, &[]);
+        let y = g.add("conv", conv("conv", 1, 4), &[x]);
+        let y = g.add("gelu", Op::Activation(Activation::Gelu), &[y]);
+        g.add("norm", norm(), &[y]);
+        let (fused, _) = optimise(&g, &[]);
+        assert!(matches!(&fused.nodes()[1].op, Op::Conv(c) if c.activation == Activation::Gelu));
+        assert!(matches!(fused.nodes()[2].op, Op::LayerNorm { before: Activation::None, .. }));
     }
 
     #[test]

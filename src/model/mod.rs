@@ -16,6 +16,8 @@ mod weights;
 #[cfg(test)]
 mod attention_tests;
 #[cfg(test)]
+mod point_tests;
+#[cfg(test)]
 mod tests;
 
 pub use card::{Card, Inference, InputSpec};
@@ -218,26 +220,27 @@ impl Model {
     }
 
     /// What the node of an operation scales and shifts its `channels` channels by, or gamma and beta of its norm:
-    /// `[2][C padded]`, zero where padded.
+    /// `[2][C padded]`, zero where padded; a PReLU's slopes are a third row.
     pub(crate) fn scale_shift(&self, op: &Op, channels: u32) -> Result<Vec<f32>, LoadError> {
         let pairs = match op {
             Op::BatchNorm(norm) => self.folded(norm)?,
-            Op::NormScale(Norm { module: Some(module), .. }) => {
+            Op::NormScale(Norm { module: Some(module), .. }) | Op::LayerNorm { module: Some(module), .. } => {
                 let part = |p: &str| self.weights.floats(&format!("{module}.{p}"));
                 part("weight")?.into_iter().zip(part("bias")?).collect()
             }
             _ => vec![(1.0, 0.0); channels as usize],
         };
-        let padded = channels as usize;
-        let mut values = vec![0.0; padded.next_multiple_of(4) * 2];
-        let (scales, shifts) = values.split_at_mut(padded.next_multiple_of(4));
-        for ((a, b), (scale, shift)) in scales.iter_mut().zip(shifts).zip(pairs) {
-            #[expect(clippy::cast_possible_truncation, reason = "f64 only for folding")]
-            {
-                (*a, *b) = (scale as f32, shift as f32);
-            }
+        let (scales, shifts) = pairs.into_iter().unzip();
+        let mut rows: Vec<Vec<f64>> = vec![scales, shifts];
+        if let Op::PRelu { module, .. } = op {
+            let slopes = self.weights.floats(&format!("{module}.weight"))?;
+            // one slope is that of every channel
+            rows.push(slopes.iter().copied().cycle().take(channels as usize).collect());
         }
-        Ok(values)
+        let padding = (channels.next_multiple_of(4) - channels) as usize;
+        #[expect(clippy::cast_possible_truncation, reason = "f64 only for folding")]
+        let padded = |row: Vec<f64>| row.into_iter().map(|v| v as f32).chain(std::iter::repeat_n(0.0, padding));
+        Ok(rows.into_iter().flat_map(padded).collect())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::kernels::Activation;
 use crate::{DeviceCaps, Elem, Extent, Input, OutputData, OutputMode, Plan, PlanErrorKind, PlanOptions, RunOptions, Session};
 
 /// Tensors as the scripts in `tests/vectors` wrote them, and the attributes of their cases.
-fn vectors(file: &str) -> (Vec<u8>, Value) {
+pub(super) fn vectors(file: &str) -> (Vec<u8>, Value) {
     let path = format!("{}/tests/vectors/{file}.safetensors", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(path).expect("the vectors are there");
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).expect("they are safetensors");

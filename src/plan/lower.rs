@@ -122,7 +122,7 @@ impl Lowering<'_> {
                 let node = s.net.node(id);
                 let kind = match s.net.call(id).and_then(|call| call.bindings().last()) {
                     Some(Binding::WriteWords) => OutputKind::Labels,
-                    Some(Binding::WriteF32) => OutputKind::MapF32,
+                    Some(Binding::WriteF32 | Binding::Update) => OutputKind::MapF32,
                     _ => OutputKind::Map,
                 };
                 Output { name: node.name.clone(), map: s.net.map(id), kind }

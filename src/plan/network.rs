@@ -5,9 +5,9 @@ use std::ops::Range;
 use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{self, Conv, ConvTranspose, Graph, Node, NodeId, Op};
 use crate::kernels::{
-    Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Window, argmax, attention, channel_stats, conv_transpose3d,
-    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, deformable_sampling, head_argmax, max_pool3d, multiply, norm_scale,
-    normalise, packed_len, plane_stats, position_add, upsample_linear, window_attention,
+    Activation, Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Window, argmax, attention, channel_stats, conv_transpose3d,
+    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, deformable_sampling, head_argmax, layer_norm, max_pool3d, multiply,
+    norm_scale, normalise, packed_len, plane_stats, position_add, softmax, upsample_linear, window_attention,
 };
 use crate::record::ConstantSource;
 use crate::shape::{Elem, Extent, Map};
@@ -114,11 +114,16 @@ impl Network {
             }
             Op::BatchNorm(_) | Op::Activation(_) => Some(self.scale_shift(id, self.map(id).channels)),
             Op::NormScale(norm) => Some(self.scale_shift(id, norm.channels)),
+            Op::LayerNorm { channels, .. } => Some(self.scale_shift(id, *channels)),
+            Op::PRelu { .. } => {
+                let (source, bytes) = self.scale_shift(id, self.map(id).channels);
+                Some((source, bytes / 2 * 3))
+            }
             _ => None,
         }
     }
 
-    /// Scale and shift, or gamma and beta, of so many channels.
+    /// Scale and shift, or gamma and beta, of so many channels; a PReLU's slopes come after them.
     fn scale_shift(&self, node: NodeId, channels: u32) -> (ConstantSource, u64) {
         (ConstantSource::ScaleShift { node, channels }, u64::from(channels.div_ceil(4)) * 8 * 4)
     }
@@ -252,9 +257,24 @@ impl Network {
                 windows: [Window::whole(0)],
                 target,
             }),
-            Op::Normalise(load) => self.normalise(map, *load),
-            Op::BatchNorm(_) => self.normalise(map, Load::default()),
-            Op::Activation(activation) => self.normalise(map, Load { norm: None, activation: *activation }),
+            Op::Normalise(load) => self.normalise(map, *load, false),
+            Op::BatchNorm(_) => self.normalise(map, Load::default(), false),
+            Op::Activation(activation) => self.normalise(map, Load { norm: None, activation: *activation }, false),
+            Op::PRelu { .. } => {
+                let norm = node.inputs.get(1).map(|&scale| graph::scale_scope(self.map(scale)));
+                self.normalise(map, Load { norm, activation: Activation::None }, true)
+            }
+            Op::LayerNorm { eps, before, after, .. } => Call::LayerNorm(layer_norm::LayerNorm {
+                map,
+                #[expect(clippy::cast_possible_truncation, reason = "shaders compute in f32")]
+                eps: *eps as f32,
+                before: *before,
+                after: *after,
+                elem,
+                windows: [window],
+                target,
+            }),
+            Op::Softmax => Call::Softmax(softmax::Softmax { map, elem, windows: [window], target }),
             Op::Norm(_) | Op::Concat => return Err(self.unsupported(id)),
         }))
     }
@@ -304,9 +324,9 @@ impl Network {
         PlanError::new(PlanErrorKind::Unsupported, format!("no kernel computes {} on its own", node.op)).at(node.name.clone())
     }
 
-    fn normalise(&self, map: Map, load: Load) -> Call {
+    fn normalise(&self, map: Map, load: Load, prelu: bool) -> Call {
         let target = Target::whole(map.extent.d);
-        Call::Normalise(normalise::Normalise { map, load, elem: self.elem, windows: [Window::whole(0); 2], target })
+        Call::Normalise(normalise::Normalise { map, load, prelu, elem: self.elem, windows: [Window::whole(0); 2], target })
     }
 
     /// The map that `planes`, the statistics of its planes, were taken of.

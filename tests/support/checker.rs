@@ -87,7 +87,7 @@ fn needs(op: &Op, slot: usize, inputs: usize, n: u32, out: u32, z: u32) -> Vec<u
     match op {
         // scale and shift come after the maps
         Op::Conv(c) | Op::HeadArgmax(c) if slot >= c.maps(inputs) => vec![if n == 1 { 0 } else { z }],
-        Op::Normalise(_) | Op::ConvTranspose(_) if slot == 1 => vec![if n == 1 { 0 } else { z }],
+        Op::Normalise(_) | Op::ConvTranspose(_) | Op::PRelu { .. } if slot == 1 => vec![if n == 1 { 0 } else { z }],
         Op::NormScale(norm) if !norm.per_plane => (0..n).collect(),
         Op::Conv(c) if c.through[slot].is_some() => {
             let factor = c.through[slot].map_or(1, |f| f[0]);
