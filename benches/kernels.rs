@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use organum::harness::{KernelRun, source_sizes};
 use organum::kernels::{
-    Activation, Call, ConvShape, ConvTransposeShape, Load, Target, TokenChannels, Window, WindowShape, argmax, attention, conv_transpose3d,
-    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, position_add, upsample_linear,
-    window_attention,
+    Activation, Call, ConvShape, ConvTransposeShape, Interpolation, Load, Target, Through, TokenChannels, Window, WindowShape, argmax,
+    attention, conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply,
+    position_add, resize, window_attention,
 };
 use organum::{Elem, Engine, Extent, Map};
 
@@ -56,7 +56,7 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
     // the last source through upsampling that is not stored
     let through = |n: u32, in_channels: [u32; 2], out: u32| {
         let mut shape = conv(cube(n), in_channels, out, 3, elem);
-        shape.upsampled[usize::from(in_channels[1] > 0)] = Some(cube(n / 2));
+        shape.upsampled[usize::from(in_channels[1] > 0)] = Some(Through { stored: cube(n / 2), mode: Interpolation::Aligned });
         let source = in_channels.map(|c| c.to_string()).join("+");
         (format!("k3_through_{source}-{out}_{}", shape.input), Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)))
     };
@@ -160,6 +160,8 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
                     input: fine,
                     channels: 32,
                     kernel: [2; 3],
+                    stride: [2; 3],
+                    padding: [0; 3],
                     elem,
                     windows: [Window::whole(0)],
                     target: whole(pooled),
@@ -167,13 +169,14 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
             )],
         ),
         (
-            "upsample_linear",
+            "resize",
             vec![(
                 format!("x2_32_{fine}"),
-                Call::UpsampleLinear(upsample_linear::UpsampleLinear {
+                Call::Resize(resize::Resize {
                     input: coarse,
                     output: fine,
                     channels: 32,
+                    mode: Interpolation::Aligned,
                     elem,
                     windows: [Window::whole(0)],
                     target: whole(fine),
