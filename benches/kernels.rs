@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use organum::harness::{KernelRun, source_sizes};
 use organum::kernels::{
-    Activation, Call, ConvShape, ConvTransposeShape, Interpolation, Load, Target, Through, TokenChannels, Window, WindowShape, argmax,
-    attention, conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply,
-    position_add, resize, window_attention,
+    Activation, Call, ConvShape, ConvTransposeShape, Interpolation, Load, Shift, Target, Through, TokenChannels, Window, WindowShape,
+    argmax, attention, conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply,
+    patch_expand, patch_merge, position_add, resize, shift, window_attention,
 };
 use organum::{Elem, Engine, Extent, Map};
 
@@ -168,21 +168,40 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
                 }),
             )],
         ),
-        (
-            "resize",
-            vec![(
-                format!("x2_32_{fine}"),
-                Call::Resize(resize::Resize {
-                    input: coarse,
-                    output: fine,
-                    channels: 32,
-                    mode: Interpolation::Aligned,
-                    elem,
-                    windows: [Window::whole(0)],
-                    target: whole(fine),
-                }),
-            )],
-        ),
+        ("resize", {
+            let resize = |label: &str, mode| {
+                let (windows, target) = ([Window::whole(0)], whole(fine));
+                let k = resize::Resize { input: coarse, output: fine, channels: 32, mode, elem, windows, target };
+                (format!("{label}_x2_32_{fine}"), Call::Resize(k))
+            };
+            vec![
+                resize("aligned", Interpolation::Aligned),
+                resize("half_pixel", Interpolation::HalfPixel),
+                resize("nearest", Interpolation::Nearest),
+            ]
+        }),
+        ("shift", {
+            let k = shift::ShiftMap {
+                input: fine,
+                channels: 32,
+                shift: [Shift::Roll(2); 3],
+                elem,
+                windows: [Window::whole(0)],
+                target: whole(fine),
+            };
+            vec![(format!("roll_32_{fine}"), Call::Shift(k))]
+        }),
+        ("patch_merge", {
+            let order = (0..8).map(|i| [i >> 2, i >> 1 & 1, i & 1]).collect();
+            let (windows, target) = ([Window::whole(0)], whole(coarse));
+            let k = patch_merge::PatchMerge { input: fine, channels: 32, patch: [2; 3], order, elem, windows, target };
+            vec![(format!("222_32_{fine}"), Call::PatchMerge(k))]
+        }),
+        ("patch_expand", {
+            let (windows, target) = ([Window::whole(0)], whole(fine));
+            let k = patch_expand::PatchExpand { input: coarse, output: fine, channels: 32, patch: [2; 3], elem, windows, target };
+            vec![(format!("222_32_{fine}"), Call::PatchExpand(k))]
+        }),
         (
             "position_add",
             vec![(

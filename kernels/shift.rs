@@ -50,11 +50,10 @@ impl Shift {
         u32::try_from(at).ok().filter(|&at| at < n)
     }
 
-    /// The shader's begin and whether it counts backwards: voxel o is voxel begin + o or begin - o, less n if that is beyond.
+    /// The shader's begin and whether it counts backwards: voxel o is voxel begin + o or begin - o, less n if a roll is beyond.
     fn begin(self, n: u32) -> u32 {
         match self {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a remainder of a u32")]
-            Self::Roll(offset) => i64::from(offset).rem_euclid(n.into()) as u32,
+            Self::Roll(offset) => u32::try_from(i64::from(offset).rem_euclid(n.into())).unwrap_or(0),
             Self::Pad { before, .. } => 0u32.wrapping_sub(before.cast_unsigned()),
             Self::Flip => n - 1,
         }

@@ -97,7 +97,7 @@ impl Reach {
             Self::TapsOfResized { taps, planes, mode } => resized(mode, n_in, planes, &taps.planes(planes, z)),
             Self::Resized(mode) => resized(mode, n_in, n_out, z),
             Self::Shifted { before } => {
-                let source = |z: u32| z.saturating_sub_signed(before);
+                let source = |z: u32| u32::try_from((i64::from(z) - i64::from(before)).max(0)).unwrap_or(u32::MAX);
                 let begin = source(z.start).min(n_in - 1);
                 begin..source(z.end).clamp(begin + 1, n_in)
             }
