@@ -4,9 +4,10 @@ use super::ceiling::Blocks;
 use super::ceiling_copy::CeilingCopy;
 use super::ceiling_fma::CeilingFma;
 use super::{
-    Activation, Call, ConvShape, ConvTransposeShape, Load, Scope, Target, TokenChannels, Window, WindowShape, argmax, attention,
-    channel_stats, conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_pointwise, deformable_sampling, head_argmax,
-    layer_norm, max_pool3d, multiply, normalise, position_add, softmax, upsample_linear, window_attention,
+    Activation, Call, ConvShape, ConvTransposeShape, Interpolation, Load, Scope, Shift, Target, Through, TokenChannels, Window,
+    WindowShape, argmax, attention, channel_stats, conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_pointwise,
+    deformable_sampling, head_argmax, layer_norm, max_pool3d, multiply, normalise, patch_expand, patch_merge, position_add, resize, shift,
+    softmax, window_attention,
 };
 use crate::shape::{Elem, Extent, Map};
 
@@ -55,7 +56,7 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
     // the last source through upsampling that is not stored
     let through = |n: u32, in_channels: [u32; 2], out: u32| {
         let mut shape = conv(cube(n), in_channels, out, 3, elem);
-        shape.upsampled[usize::from(in_channels[1] > 0)] = Some(cube(n / 2));
+        shape.upsampled[usize::from(in_channels[1] > 0)] = Some(Through { stored: cube(n / 2), mode: Interpolation::Aligned });
         let source = in_channels.map(|c| c.to_string()).join("+");
         (format!("k3_through_{source}-{out}_{}", shape.input), Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)))
     };
@@ -137,6 +138,10 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
     let map = |channels: u32| Map::new(fine, channels);
     let pooled = Extent::new(fine.d / 2, fine.h / 2, fine.w / 2);
     let one = [Window::whole(0)];
+    let resize = |label: &str, mode: Interpolation| {
+        let k = resize::Resize { input: coarse, output: fine, channels: 32, mode, elem, windows: one, target: whole(fine) };
+        (format!("{label}_x2_32_{fine}"), Call::Resize(k))
+    };
     let layer_norm = |extent: Extent, channels: u32| {
         let call = layer_norm::LayerNorm {
             map: Map::new(extent, channels),
@@ -173,14 +178,43 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
         transposed(3, true),
         (
             format!("k2_32_{fine}"),
-            Call::MaxPool3d(max_pool3d::MaxPool3d { input: fine, channels: 32, kernel: [2; 3], elem, windows: one, target: whole(pooled) }),
+            Call::MaxPool3d(max_pool3d::MaxPool3d {
+                input: fine,
+                channels: 32,
+                kernel: [2; 3],
+                stride: [2; 3],
+                padding: [0; 3],
+                elem,
+                windows: one,
+                target: whole(pooled),
+            }),
+        ),
+        resize("aligned", Interpolation::Aligned),
+        resize("half_pixel", Interpolation::HalfPixel),
+        resize("nearest", Interpolation::Nearest),
+        (
+            format!("roll_32_{fine}"),
+            Call::Shift(shift::ShiftMap { input: fine, channels: 32, shift: [Shift::Roll(2); 3], elem, windows: one, target: whole(fine) }),
         ),
         (
-            format!("x2_32_{fine}"),
-            Call::UpsampleLinear(upsample_linear::UpsampleLinear {
+            format!("222_32_{fine}"),
+            Call::PatchMerge(patch_merge::PatchMerge {
+                input: fine,
+                channels: 32,
+                patch: [2; 3],
+                order: (0..8).map(|i| [i >> 2, i >> 1 & 1, i & 1]).collect(),
+                elem,
+                windows: one,
+                target: whole(coarse),
+            }),
+        ),
+        (
+            format!("222_32_{fine}"),
+            Call::PatchExpand(patch_expand::PatchExpand {
                 input: coarse,
                 output: fine,
                 channels: 32,
+                patch: [2; 3],
                 elem,
                 windows: one,
                 target: whole(fine),

@@ -3,12 +3,21 @@
 use std::borrow::Cow;
 
 use super::load::{LOAD_A, LOAD_B};
-use super::upsample_linear::{Sample, tap as linear_tap};
-use super::{Activation, Load, Reach, Source, Taps, Target, Variant, Window, elements};
+use super::resize::Sample;
+use super::{Activation, Interpolation, Load, Reach, Source, Taps, Target, Variant, Window, elements};
 use crate::shape::{Elem, Extent, Map};
 
 /// Output channels that one invocation computes, and the block width of packed weights.
 pub(super) const OUT_BLOCK: u32 = 8;
+
+/// How a source is stored that a convolution reads through resampling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Through {
+    /// Its extent.
+    pub stored: Extent,
+    /// How it is resampled.
+    pub mode: Interpolation,
+}
 
 /// One convolution of one map, or of the channel concatenation of two maps that is never stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,11 +34,11 @@ pub struct ConvShape {
     pub stride: [u32; 3],
     /// Zero padding on both sides along D, H, W.
     pub padding: [u32; 3],
-    /// Done to the voxels of each source as they are read; padding stays zero. Nothing to a source read through upsampling.
+    /// Done to the voxels of each source as they are read; padding stays zero. Nothing to a source read through resampling.
     pub loads: [Load; 2],
-    /// Extent of each source that is stored smaller and read through linear upsampling to `input`, corners aligned, its values
-    /// rounded to the storage type; only [`super::conv3d_direct`] reads so, and both sources from one extent.
-    pub upsampled: [Option<Extent>; 2],
+    /// Each source that is stored at another extent and read through resampling to `input`, its values rounded to the storage
+    /// type; only [`super::conv3d_direct`] reads so, and both sources through the same.
+    pub upsampled: [Option<Through>; 2],
     /// Applied to the sum.
     pub activation: Activation,
     /// Storage type.
@@ -61,31 +70,38 @@ impl ConvShape {
     /// What is read: the maps, then scale and shift of those that are normalised.
     pub(super) fn sources(&self, reach: Reach) -> Vec<Source> {
         let map = |slot: usize| match (reach, self.upsampled[slot]) {
-            (Reach::Taps(taps), Some(coarse)) => Source { planes: coarse.d, reach: Reach::TapsOfUpsampled { taps, planes: self.input.d } },
+            (Reach::Taps(taps), Some(Through { stored, mode })) => {
+                Source { planes: stored.d, reach: Reach::TapsOfResized { taps, planes: self.input.d, mode } }
+            }
             _ => Source { planes: self.input.d, reach },
         };
         let norms = self.loads.iter().filter_map(|load| load.norm).map(|scope| scope.source(scope.planes(self.input.d)));
         (0..self.map_count()).map(map).chain(norms).collect()
     }
 
-    /// Extent of a source as it is stored.
-    fn stored(&self, slot: usize) -> Extent {
-        self.upsampled[slot].unwrap_or(self.input)
+    /// What sources are read through that are resampled.
+    pub(super) fn through(&self) -> Option<Through> {
+        self.upsampled.into_iter().flatten().next()
     }
 
-    /// The channels of voxel (z, y, x) of a source bound as `lo` and `hi`, interpolated where it is read through upsampling.
+    /// Extent of a source as it is stored.
+    fn stored(&self, slot: usize) -> Extent {
+        self.upsampled[slot].map_or(self.input, |through| through.stored)
+    }
+
+    /// The channels of voxel (z, y, x) of a source bound as `lo` and `hi`, resampled where it is read through that.
     fn voxel<'a>(&self, slot: usize, [lo, hi]: [&'a [f32]; 2], [z, y, x]: [usize; 3]) -> Cow<'a, [f32]> {
         let stored = self.stored(slot);
         let channels = self.blocks()[slot] as usize * 4;
         let plane = |z: usize| self.window(slot).plane(lo, hi, z, stored.plane() as usize * channels);
-        if self.upsampled[slot].is_none() {
+        let Some(Through { mode, .. }) = self.upsampled[slot] else {
             return Cow::Borrowed(&plane(z)[(y * stored.w as usize + x) * channels..][..channels]);
-        }
+        };
         #[expect(clippy::cast_possible_truncation, reason = "indices along an axis are u32")]
         let taps = [
-            linear_tap(z as u32, stored.d, self.input.d),
-            linear_tap(y as u32, stored.h, self.input.h),
-            linear_tap(x as u32, stored.w, self.input.w),
+            mode.tap(z as u32, stored.d, self.input.d),
+            mode.tap(y as u32, stored.h, self.input.h),
+            mode.tap(x as u32, stored.w, self.input.w),
         ];
         let (below, above, weight) = taps[0];
         let below = plane(below as usize);
@@ -157,9 +173,9 @@ impl ConvShape {
             elements(self.input, self.in_channels[slot], planes) * self.stored(slot).voxels() / self.input.voxels().max(1)
         };
         let read = share(0) + share(1);
-        // a trilinear value is seven mixes of three operations, made anew for every tap and block of output channels
-        let mixed: u64 = (0..2).filter(|&s| self.upsampled[s].is_some()).map(|s| u64::from(self.in_channels[s])).sum();
-        let mixes = 21 * taps * mixed * u64::from(self.out_blocks()) * voxels;
+        // values between voxels are made anew for every tap and block of output channels
+        let mixed: u64 = (0..2).filter_map(|s| Some(self.upsampled[s]?.mode.flops() * u64::from(self.in_channels[s]))).sum();
+        let mixes = taps * mixed * u64::from(self.out_blocks()) * voxels;
         let written = elements(self.output(), self.out_channels, self.target.count);
         super::Cost {
             flops: 2 * taps * cin * u64::from(self.out_channels) * voxels + mixes,

@@ -5,8 +5,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Load, Reach, Scope, Source, Target, Variant, Window,
-    workgroup_size,
+    Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Interpolation, Kernel, Load, Reach, Scope, Source, Target, Through,
+    Variant, Window, workgroup_size,
 };
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
@@ -41,7 +41,7 @@ const VOXELS: u32 = 4;
 
 impl Kernel for Conv3dDirect {
     const NAME: &'static str = "conv3d_direct";
-    const SHADER: &'static str = concat!(include_str!("../shaders/shared/linear.wgsl"), include_str!("../shaders/conv3d_direct.wgsl"));
+    const SHADER: &'static str = concat!(include_str!("../shaders/shared/resize.wgsl"), include_str!("../shaders/conv3d_direct.wgsl"));
     const BINDINGS: &'static [Binding] = &[
         Binding::Params,
         Binding::Read,
@@ -66,6 +66,9 @@ impl Kernel for Conv3dDirect {
         for (name, upsampled) in ["UPSAMPLED_A", "UPSAMPLED_B"].into_iter().zip(s.upsampled) {
             variant = variant.set(name, u8::from(upsampled.is_some()));
         }
+        if let Some(Through { mode, .. }) = s.through() {
+            variant = variant.set("RESIZE", mode.code());
+        }
         s.source_constants(variant).activation(s.activation)
     }
 
@@ -85,7 +88,7 @@ impl Kernel for Conv3dDirect {
             out_begin: s.target.begin,
             out_blocks: s.map().blocks(),
             row_groups: s.output().w.div_ceil(VOXELS),
-            coarse: s.upsampled.into_iter().flatten().next().unwrap_or(s.input).axes(),
+            coarse: s.through().map_or(s.input, |through| through.stored).axes(),
             a_norm_first: s.norm_window(0).first,
             b_norm_first: s.norm_window(1).first,
             pad: [0; 3],
@@ -140,6 +143,8 @@ impl Kernel for Conv3dDirect {
         let norm = Load { norm: Some(Scope::Volume), activation: Activation::LeakyRelu { slope: 0.01 } };
         let planes = Load { norm: Some(Scope::Plane), activation: Activation::Relu };
         let concat = ConvShape { in_channels: [5, 9], ..base.clone() };
+        let from = |mode, d, h, w| Some(Through { stored: Extent::new(d, h, w), mode });
+        let aligned = |d, h, w| from(Interpolation::Aligned, d, h, w);
         let list = [
             ("k3", base.clone()),
             ("k3_concat", ConvShape { in_channels: [5, 3], out_channels: 4, ..base.clone() }),
@@ -172,22 +177,17 @@ impl Kernel for Conv3dDirect {
             ("k1x3x3_planes_norms", ConvShape { loads: [planes; 2], kernel: [1, 3, 3], padding: [0, 1, 1], ..concat.clone() }),
             ("k3_activation_on_load", ConvShape { loads: [Load { norm: None, activation: Activation::Gelu }, plain], ..base.clone() }),
             ("k3_concat_norms_f16", ConvShape { loads: [norm; 2], elem: Elem::F16, ..concat.clone() }),
-            ("k3_upsampled", ConvShape { upsampled: [Some(Extent::new(2, 4, 3)), None], ..base.clone() }),
+            ("k3_upsampled", ConvShape { upsampled: [aligned(2, 4, 3), None], ..base.clone() }),
             (
                 "k3_concat_upsampled",
-                ConvShape {
-                    input: Extent::new(6, 8, 10),
-                    in_channels: [5, 6],
-                    upsampled: [None, Some(Extent::new(3, 4, 5))],
-                    ..base.clone()
-                },
+                ConvShape { input: Extent::new(6, 8, 10), in_channels: [5, 6], upsampled: [None, aligned(3, 4, 5)], ..base.clone() },
             ),
             (
                 "k3_stride2_both_upsampled",
                 ConvShape {
                     input: Extent::new(6, 8, 10),
                     in_channels: [5, 6],
-                    upsampled: [Some(Extent::new(3, 4, 5)); 2],
+                    upsampled: [aligned(3, 4, 5); 2],
                     stride: [2; 3],
                     ..base.clone()
                 },
@@ -196,23 +196,50 @@ impl Kernel for Conv3dDirect {
                 "k1_upsampled_planar",
                 ConvShape {
                     input: Extent::new(3, 8, 10),
-                    upsampled: [Some(Extent::new(3, 4, 5)), None],
+                    upsampled: [aligned(3, 4, 5), None],
                     kernel: [1; 3],
                     padding: [0; 3],
                     ..base.clone()
                 },
             ),
-            ("k3_upsampled_from_one_voxel", ConvShape { upsampled: [Some(Extent::new(1, 1, 1)), None], ..base.clone() }),
+            ("k3_upsampled_from_one_voxel", ConvShape { upsampled: [aligned(1, 1, 1), None], ..base.clone() }),
             (
                 "k3_concat_upsampled_f16",
                 ConvShape {
                     elem: Elem::F16,
                     input: Extent::new(6, 8, 10),
                     in_channels: [4, 8],
-                    upsampled: [None, Some(Extent::new(3, 4, 5))],
+                    upsampled: [None, aligned(3, 4, 5)],
                     ..base.clone()
                 },
             ),
+            (
+                "k3_half_pixel_concat",
+                ConvShape {
+                    input: Extent::new(6, 8, 10),
+                    in_channels: [5, 6],
+                    upsampled: [None, from(Interpolation::HalfPixel, 3, 4, 5)],
+                    ..base.clone()
+                },
+            ),
+            ("k3_half_pixel_odd", ConvShape { upsampled: [from(Interpolation::HalfPixel, 2, 4, 3), None], ..base.clone() }),
+            ("k3_half_pixel_smaller", ConvShape { upsampled: [from(Interpolation::HalfPixel, 9, 8, 19), None], ..base.clone() }),
+            ("k3_nearest", ConvShape { upsampled: [from(Interpolation::Nearest, 3, 2, 9), None], ..base.clone() }),
+            (
+                "k3_stride2_both_nearest",
+                ConvShape {
+                    input: Extent::new(6, 8, 10),
+                    in_channels: [5, 6],
+                    upsampled: [from(Interpolation::Nearest, 3, 4, 5); 2],
+                    stride: [2; 3],
+                    ..base.clone()
+                },
+            ),
+            (
+                "k3_half_pixel_f16",
+                ConvShape { elem: Elem::F16, upsampled: [from(Interpolation::HalfPixel, 2, 4, 3), None], ..base.clone() },
+            ),
+            ("k3_nearest_f16", ConvShape { elem: Elem::F16, upsampled: [from(Interpolation::Nearest, 2, 4, 3), None], ..base.clone() }),
             ("k3_f16", ConvShape { elem: Elem::F16, ..base.clone() }),
             ("k3_concat_f16", ConvShape { elem: Elem::F16, in_channels: [4, 8], ..base }),
         ];

@@ -1,4 +1,4 @@
-//! Max pooling with stride = window and no padding, as `torch.nn.MaxPool3d(k)`; extents are floored.
+//! Max pooling, as `torch.nn.MaxPool3d(kernel, stride, padding)`; extents are floored.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -13,8 +13,12 @@ pub struct MaxPool3d {
     pub input: Extent,
     /// Channels.
     pub channels: u32,
-    /// Window and stride along D, H, W.
+    /// Window along D, H, W.
     pub kernel: [u32; 3],
+    /// Voxels from window to window along D, H, W.
+    pub stride: [u32; 3],
+    /// Padding on both sides along D, H, W that is never the highest; at most half a window, so that none is padding alone.
+    pub padding: [u32; 3],
     /// Storage type.
     pub elem: Elem,
     /// Where the source's planes lie.
@@ -41,8 +45,8 @@ impl MaxPool3d {
     /// Extent of the output.
     #[must_use]
     pub fn output(&self) -> Extent {
-        let [d, h, w] = self.input.axes();
-        Extent::new(d / self.kernel[0], h / self.kernel[1], w / self.kernel[2])
+        let n = self.input.axes();
+        [0, 1, 2].map(|a| (n[a] + 2 * self.padding[a]).saturating_sub(self.kernel[a]) / self.stride[a] + 1).into()
     }
 
     fn map(&self) -> Map {
@@ -57,8 +61,13 @@ impl Kernel for MaxPool3d {
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
-        let [d, h, w] = self.kernel;
-        Variant::new(self.elem, workgroup_size(caps)).set("KD", d).set("KH", h).set("KW", w)
+        let mut variant = Variant::new(self.elem, workgroup_size(caps));
+        for (names, values) in [(["KD", "KH", "KW"], self.kernel), (["SD", "SH", "SW"], self.stride), (["PD", "PH", "PW"], self.padding)] {
+            for (name, value) in names.into_iter().zip(values) {
+                variant = variant.set(name, value);
+            }
+        }
+        variant
     }
 
     fn params(&self) -> Params {
@@ -90,7 +99,7 @@ impl Kernel for MaxPool3d {
     }
 
     fn sources(&self) -> Vec<Source> {
-        let reach = Reach::Taps(Taps { kernel: self.kernel[0], stride: self.kernel[0], padding: 0 });
+        let reach = Reach::Taps(Taps { kernel: self.kernel[0], stride: self.stride[0], padding: self.padding[0] });
         vec![Source { planes: self.input.d, reach }]
     }
 
@@ -102,19 +111,22 @@ impl Kernel for MaxPool3d {
         use rayon::prelude::*;
         let [lo, hi] = inputs else { return };
         let channels = self.map().blocks() as usize * 4;
-        let (n_w, plane_in) = (self.input.w as usize, self.input.plane() as usize * channels);
-        let out = self.output();
-        let [kd, kh, kw] = self.kernel.map(|k| k as usize);
+        let [n_d, n_h, n_w] = self.input.axes().map(|n| n as usize);
+        let (plane_in, out) = (n_h * n_w * channels, self.output());
+        // the part of the window of output `o` that is no padding
+        let taps = |axis: usize, o: usize, n: usize| {
+            let [k, s, p] = [self.kernel, self.stride, self.padding].map(|a| a[axis] as usize);
+            (o * s).saturating_sub(p)..(o * s + k - p).min(n)
+        };
         self.target.planes(output.floats(), out.plane() as usize * channels).for_each(|(z, plane)| {
             for (at, value) in plane.iter_mut().enumerate() {
                 let (c, voxel) = (at % channels, at / channels);
-                let (y, x) = (voxel / out.w as usize * kh, voxel % out.w as usize * kw);
                 *value = f32::NEG_INFINITY;
-                for i in 0..kd {
-                    let source = self.windows[0].plane(lo, hi, z * kd + i, plane_in);
-                    for j in 0..kh {
-                        for k in 0..kw {
-                            *value = value.max(source[((y + j) * n_w + x + k) * channels + c]);
+                for z in taps(0, z, n_d) {
+                    let source = self.windows[0].plane(lo, hi, z, plane_in);
+                    for y in taps(1, voxel / out.w as usize, n_h) {
+                        for x in taps(2, voxel % out.w as usize, n_w) {
+                            *value = value.max(source[(y * n_w + x) * channels + c]);
                         }
                     }
                 }
@@ -127,14 +139,23 @@ impl Kernel for MaxPool3d {
             input: Extent::new(5, 7, 9),
             channels: 6,
             kernel: [2; 3],
+            stride: [2; 3],
+            padding: [0; 3],
             elem: Elem::F32,
             windows: [Window::whole(0)],
-            target: Target { first: 0, begin: 0, count: 2 },
+            target: Target::whole(0),
         };
-        vec![
-            ("odd".to_owned(), base.clone()),
-            ("planes".to_owned(), Self { kernel: [1, 2, 2], target: Target { first: 0, begin: 0, count: 5 }, ..base.clone() }),
-            ("odd_f16".to_owned(), Self { elem: Elem::F16, ..base }),
-        ]
+        let list = [
+            ("odd", base.clone()),
+            ("planes", Self { kernel: [1, 2, 2], stride: [1, 2, 2], ..base.clone() }),
+            ("k3_stride2", Self { kernel: [3; 3], ..base.clone() }),
+            ("k3_stride2_padded", Self { kernel: [3; 3], padding: [1; 3], ..base.clone() }),
+            ("k133_stride122_padded", Self { kernel: [1, 3, 3], stride: [1, 2, 2], padding: [0, 1, 1], ..base.clone() }),
+            ("k3_stride1_one_plane", Self { input: Extent::new(1, 4, 3), kernel: [3; 3], stride: [1; 3], padding: [1; 3], ..base.clone() }),
+            ("k2_stride3", Self { stride: [3; 3], ..base.clone() }),
+            ("odd_f16", Self { elem: Elem::F16, ..base.clone() }),
+            ("k3_stride2_padded_f16", Self { elem: Elem::F16, kernel: [3; 3], padding: [1; 3], ..base }),
+        ];
+        list.into_iter().map(|(label, k)| (label.to_owned(), Self { target: Target::whole(k.output().d), ..k })).collect()
     }
 }

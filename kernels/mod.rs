@@ -20,18 +20,22 @@ pub mod conv3d_pointwise;
 pub mod conv_transpose3d;
 pub mod conv_transpose3d_general;
 pub mod deformable_sampling;
+pub mod gather_tokens;
 pub mod head_argmax;
 pub mod layer_norm;
 pub mod max_pool3d;
 pub mod multiply;
 pub mod norm_scale;
 pub mod normalise;
+pub mod patch_expand;
+pub mod patch_merge;
 pub mod plane_stats;
 pub mod position_add;
+pub mod resize;
+pub mod shift;
 pub mod softmax;
 pub mod tile_accumulate;
 pub mod tile_normalise;
-pub mod upsample_linear;
 pub mod window_attention;
 
 mod activation;
@@ -43,9 +47,12 @@ mod slab;
 
 pub use activation::Activation;
 pub use attention::TokenChannels;
-pub use conv::{ConvShape, pack_weights, packed_len};
+pub use conv::{ConvShape, Through, pack_weights, packed_len};
 pub use conv_transpose::{ConvTransposeShape, outputs_first};
 pub use load::{Load, Scope};
+pub use patch_merge::MOST_PATCH_PARTS;
+pub use resize::Interpolation;
+pub use shift::Shift;
 pub use slab::{Reach, Source, Taps, Target, Window};
 pub use window_attention::{WindowShape, pack_window_constant};
 
@@ -350,7 +357,11 @@ catalogue! {
     ConvTranspose3d(conv_transpose3d::ConvTranspose3d),
     ConvTranspose3dGeneral(conv_transpose3d_general::ConvTranspose3dGeneral),
     MaxPool3d(max_pool3d::MaxPool3d),
-    UpsampleLinear(upsample_linear::UpsampleLinear),
+    Resize(resize::Resize),
+    Shift(shift::ShiftMap),
+    PatchMerge(patch_merge::PatchMerge),
+    PatchExpand(patch_expand::PatchExpand),
+    GatherTokens(gather_tokens::GatherTokens),
     PositionAdd(position_add::PositionAdd),
     Attention(attention::Attention),
     WindowAttention(window_attention::WindowAttention),

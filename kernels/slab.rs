@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::Interpolation;
+
 /// Planes of a source that planes of a result are computed from: what a kernel declares so that the planner can stream,
 /// recompute or spill around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,18 +12,25 @@ pub enum Reach {
     Same,
     /// A sliding window, as of a convolution or a pooling.
     Taps(Taps),
-    /// A sliding window over the planes that linear upsampling with aligned corners makes of the source.
-    TapsOfUpsampled {
+    /// A sliding window over the planes that resampling makes of the source.
+    TapsOfResized {
         /// The window.
         taps: Taps,
-        /// Planes of the upsampled source.
+        /// Planes of the resampled source.
         planes: u32,
+        /// How it is resampled.
+        mode: Interpolation,
     },
     /// The planes behind the taps of a transposed convolution: plane s of the source is spread over `kernel` planes of the
     /// result from s * `stride` - `padding` on.
     TapsTransposed(Taps),
-    /// The two planes that linear interpolation with aligned corners mixes.
-    Linear,
+    /// The one or two planes that resampling mixes.
+    Resized(Interpolation),
+    /// Plane z reads plane z - `before`, where there is one: a map that is padded or cropped.
+    Shifted {
+        /// Planes of padding before the first; of cropping, if negative.
+        before: i32,
+    },
     /// Blocks of planes that do not overlap, as of attention in windows: a plane of the result reads the block of the source
     /// that has the number of its own block.
     Blocks {
@@ -70,10 +79,10 @@ impl Taps {
     }
 }
 
-/// Planes of a source of `n_in` that planes `z` of its linear upsampling to `n_out` planes read.
-fn upsampled(n_in: u32, n_out: u32, z: &Range<u32>) -> Range<u32> {
-    let (low, ..) = super::upsample_linear::tap(z.start, n_in, n_out);
-    let (last, high, weight) = super::upsample_linear::tap(z.end - 1, n_in, n_out);
+/// Planes of a source of `n_in` that planes `z` of its resampling to `n_out` planes read.
+fn resized(mode: Interpolation, n_in: u32, n_out: u32, z: &Range<u32>) -> Range<u32> {
+    let (low, ..) = mode.tap(z.start, n_in, n_out);
+    let (last, high, weight) = mode.tap(z.end - 1, n_in, n_out);
     low..(if weight > 0.0 { high } else { last }) + 1
 }
 
@@ -85,8 +94,13 @@ impl Reach {
             Self::Same => z.clone(),
             Self::Taps(taps) => taps.planes(n_in, z),
             Self::TapsTransposed(taps) => taps.transposed(n_in, z),
-            Self::TapsOfUpsampled { taps, planes } => upsampled(n_in, planes, &taps.planes(planes, z)),
-            Self::Linear => upsampled(n_in, n_out, z),
+            Self::TapsOfResized { taps, planes, mode } => resized(mode, n_in, planes, &taps.planes(planes, z)),
+            Self::Resized(mode) => resized(mode, n_in, n_out, z),
+            Self::Shifted { before } => {
+                let source = |z: u32| u32::try_from((i64::from(z) - i64::from(before)).max(0)).unwrap_or(u32::MAX);
+                let begin = source(z.start).min(n_in - 1);
+                begin..source(z.end).clamp(begin + 1, n_in)
+            }
             Self::Blocks { source, result } => {
                 let begin = (z.start / result * source).min(n_in - 1);
                 begin..((z.end - 1) / result + 1).saturating_mul(source).clamp(begin + 1, n_in)
@@ -99,11 +113,11 @@ impl Reach {
     #[must_use]
     pub const fn bindings(self) -> usize {
         match self {
-            Self::Same | Self::Whole => 1,
+            Self::Same | Self::Shifted { .. } | Self::Whole => 1,
             // blocks that do not overlap: a plane of the result has one plane behind it
             Self::TapsTransposed(taps) if taps.kernel == taps.stride && taps.padding == 0 => 1,
             Self::Blocks { source: 1, .. } => 1,
-            Self::TapsTransposed(_) | Self::Taps(_) | Self::TapsOfUpsampled { .. } | Self::Linear | Self::Blocks { .. } => 2,
+            Self::TapsTransposed(_) | Self::Taps(_) | Self::TapsOfResized { .. } | Self::Resized(_) | Self::Blocks { .. } => 2,
         }
     }
 
@@ -182,11 +196,33 @@ mod tests {
     }
 
     #[test]
-    fn reach_of_upsampling_covers_its_taps() {
-        assert_eq!(Reach::Linear.planes(5, 10, &(0..1)), 0..1);
-        assert_eq!(Reach::Linear.planes(5, 10, &(1..2)), 0..2);
-        assert_eq!(Reach::Linear.planes(5, 10, &(9..10)), 4..5);
-        assert_eq!(Reach::Linear.planes(5, 10, &(0..10)), 0..5);
+    fn reach_of_resampling_covers_its_taps() {
+        let aligned = Reach::Resized(Interpolation::Aligned);
+        assert_eq!(aligned.planes(5, 10, &(0..1)), 0..1);
+        assert_eq!(aligned.planes(5, 10, &(1..2)), 0..2);
+        assert_eq!(aligned.planes(5, 10, &(9..10)), 4..5);
+        assert_eq!(aligned.planes(5, 10, &(0..10)), 0..5);
+        let half_pixel = Reach::Resized(Interpolation::HalfPixel);
+        assert_eq!(half_pixel.planes(5, 10, &(0..1)), 0..1);
+        assert_eq!(half_pixel.planes(5, 10, &(2..3)), 0..2);
+        assert_eq!(half_pixel.planes(5, 10, &(9..10)), 4..5);
+        assert_eq!(half_pixel.planes(10, 5, &(4..5)), 8..10);
+        let nearest = Reach::Resized(Interpolation::Nearest);
+        assert_eq!(nearest.planes(5, 10, &(3..5)), 1..3);
+        assert_eq!(nearest.planes(10, 5, &(4..5)), 8..9);
+        assert_eq!((nearest.widest(5, 10), half_pixel.widest(5, 10)), (1, 2));
+    }
+
+    #[test]
+    fn reach_of_padding_and_cropping_stays_inside() {
+        let padded = Reach::Shifted { before: 2 };
+        assert_eq!(padded.planes(4, 8, &(0..2)), 0..1);
+        assert_eq!(padded.planes(4, 8, &(1..4)), 0..2);
+        assert_eq!(padded.planes(4, 8, &(6..8)), 3..4);
+        assert_eq!(padded.planes(4, 8, &(0..8)), 0..4);
+        assert_eq!(Reach::Shifted { before: -3 }.planes(8, 4, &(0..2)), 3..5);
+        assert_eq!(Reach::Shifted { before: i32::MIN }.planes(8, 4, &(0..2)), 7..8);
+        assert_eq!(padded.widest(4, 8), 1);
     }
 
     #[test]
@@ -208,7 +244,7 @@ mod tests {
         assert_eq!(Reach::Taps(k3).planes(4, 4, &(3..4)), 2..4);
         assert_eq!(Reach::Taps(k3).widest(4, 4), 3);
         assert_eq!(Reach::Taps(Taps { kernel: 1, stride: 1, padding: 2 }).planes(1, 5, &(0..1)), 0..1);
-        assert_eq!(Reach::TapsOfUpsampled { taps: k3, planes: 8 }.planes(4, 8, &(2..3)), 0..3);
+        assert_eq!(Reach::TapsOfResized { taps: k3, planes: 8, mode: Interpolation::Aligned }.planes(4, 8, &(2..3)), 0..3);
     }
 
     #[test]

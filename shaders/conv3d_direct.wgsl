@@ -1,9 +1,9 @@
 // Direct 3D convolution of one map or of two concatenated maps, their norms, bias and activation fused; zero padding.
 // One invocation computes 8 output channels of VOXELS neighbouring voxels of a row: x walks the row groups of a plane,
 // y the blocks of output channels, z the planes.
-// A source may be read through linear upsampling to `in_extent` with aligned corners, which is never stored; values are rounded
-// as if it were. Includes shared/linear.wgsl.
-// Limits: no dilation, no groups; a source spans at most two slabs; sources read through upsampling have one extent.
+// A source may be read through resampling to `in_extent`, which is never stored; values are rounded as if it were.
+// Includes shared/resize.wgsl.
+// Limits: no dilation, no groups; a source spans at most two slabs; sources read through resampling have one extent.
 
 override WORKGROUP: u32 = 64u;
 override KD: u32 = 3u;
@@ -34,7 +34,7 @@ struct Params {
     out_begin: u32,
     out_blocks: u32,          // of 4 channels
     row_groups: u32,          // of VOXELS voxels
-    coarse: vec3<u32>,        // D, H, W of a source that is read through upsampling
+    coarse: vec3<u32>,        // D, H, W of a source that is read through resampling
     a_norm_first: u32,
     b_norm_first: u32,
     pad0: u32,
@@ -94,7 +94,7 @@ fn is_upsampled(c: u32) -> bool {
     return (UPSAMPLED_B && c >= params.a_blocks) || (UPSAMPLED_A && c < params.a_blocks);
 }
 
-fn bilinear(z: u32, y: LinearTap, x: LinearTap, c: u32) -> vec4<f32> {
+fn bilinear(z: u32, y: Tap, x: Tap, c: u32) -> vec4<f32> {
     let plane = params.coarse.y * params.coarse.z;
     let row_low = y.low * params.coarse.z;
     let row_high = y.high * params.coarse.z;
@@ -103,7 +103,10 @@ fn bilinear(z: u32, y: LinearTap, x: LinearTap, c: u32) -> vec4<f32> {
     return linear_mix(top, bottom, y.weight);
 }
 
-fn load_upsampled(z: LinearTap, y: LinearTap, x: LinearTap, c: u32) -> vec4<f32> {
+fn load_upsampled(z: Tap, y: Tap, x: Tap, c: u32) -> vec4<f32> {
+    if RESIZE == 2u {
+        return rounded(load_voxel(z.low, params.coarse.y * params.coarse.z, y.low * params.coarse.z + x.low, c));
+    }
     var acc = bilinear(z.low, y, x, c);
     if z.weight > 0.0 {
         acc = linear_mix(acc, bilinear(z.high, y, x, c), z.weight);
@@ -133,19 +136,19 @@ fn conv3d_direct(@builtin(global_invocation_id) id: vec3<u32>) {
         if z >= params.in_extent.x {
             continue;
         }
-        let tz = linear_tap(z, params.coarse.x, params.in_extent.x);
+        let tz = resize_tap(z, params.coarse.x, params.in_extent.x);
         for (var j = 0u; j < KH; j++) {
             let y = oy * SH + j - PH;
             if y >= params.in_extent.y {
                 continue;
             }
-            let ty = linear_tap(y, params.coarse.y, params.in_extent.y);
+            let ty = resize_tap(y, params.coarse.y, params.in_extent.y);
             for (var k = 0u; k < KW; k++) {
                 let x = ox * SW + k - PW;
-                var tx: array<LinearTap, VOXELS>;
+                var tx: array<Tap, VOXELS>;
                 if UPSAMPLED_A || UPSAMPLED_B {
                     for (var v = 0u; v < VOXELS; v++) {
-                        tx[v] = linear_tap(x + v * SW, params.coarse.z, params.in_extent.z);
+                        tx[v] = resize_tap(x + v * SW, params.coarse.z, params.in_extent.z);
                     }
                 }
                 var w = (((id.y * KD + i) * KH + j) * KW + k) * blocks * 8u;

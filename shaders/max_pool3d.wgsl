@@ -1,11 +1,17 @@
-// Max pooling without padding; trailing voxels that fill no window are dropped (floor).
+// Max pooling; padding counts as lower than anything, trailing voxels that fill no window are dropped (floor).
 // One invocation computes 4 channels of one voxel: x walks the channel blocks of the voxels of a row, y the rows, z the planes.
-// Limits: stride = window; the source spans at most two slabs.
+// Limits: every window holds a voxel; the source spans at most two slabs.
 
 override WORKGROUP: u32 = 64u;
 override KD: u32 = 2u;
 override KH: u32 = 2u;
 override KW: u32 = 2u;
+override SD: u32 = 2u;
+override SH: u32 = 2u;
+override SW: u32 = 2u;
+override PD: u32 = 0u;
+override PH: u32 = 0u;
+override PW: u32 = 0u;
 
 struct Params {
     in_extent: vec3<u32>,     // D, H, W
@@ -38,17 +44,26 @@ fn max_pool3d(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     let c = id.x % params.blocks;
-    let y = id.y * KH;
-    let x = id.x / params.blocks * KW;
-    let z = params.out_begin + id.z;
+    let ox = id.x / params.blocks;
+    let oz = params.out_begin + id.z;
     var acc = vec4<f32>(-3.4e38);
     for (var i = 0u; i < KD; i++) {
+        let z = oz * SD + i - PD;             // below zero wraps above the extent
+        if z >= params.in_extent.x {
+            continue;
+        }
         for (var j = 0u; j < KH; j++) {
+            let y = id.y * SH + j - PH;
+            if y >= params.in_extent.y {
+                continue;
+            }
             for (var k = 0u; k < KW; k++) {
-                let at = ((y + j) * params.in_extent.z + x + k) * params.blocks + c;
-                acc = max(acc, load_source(z * KD + i, at));
+                let x = ox * SW + k - PW;
+                if x < params.in_extent.z {
+                    acc = max(acc, load_source(z, (y * params.in_extent.z + x) * params.blocks + c));
+                }
             }
         }
     }
-    dst[((z - params.out_first) * params.out_extent.y + id.y) * row + id.x] = narrow(acc);
+    dst[((oz - params.out_first) * params.out_extent.y + id.y) * row + id.x] = narrow(acc);
 }

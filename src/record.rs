@@ -44,6 +44,11 @@ pub enum ConstantSource {
         /// Its keys, where it masks them.
         keys: u32,
     },
+    /// Numbers of the tokens that a node picks; always f32.
+    Tokens {
+        /// The node.
+        node: NodeId,
+    },
     /// Positional encoding of a map.
     PositionTable {
         /// The map.
@@ -58,7 +63,7 @@ impl ConstantSource {
     #[must_use]
     pub const fn elem(&self, elem: Elem) -> Elem {
         match self {
-            Self::ScaleShift { .. } | Self::Attention { .. } => Elem::F32,
+            Self::ScaleShift { .. } | Self::Attention { .. } | Self::Tokens { .. } => Elem::F32,
             Self::Conv { .. } | Self::PositionTable { .. } => elem,
         }
     }

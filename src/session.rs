@@ -169,6 +169,11 @@ fn constant_values(model: &Model, plan: &Plan, source: &ConstantSource) -> Resul
             op => return Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan holds biases for {op}"))),
         }
         .map_err(other),
+        ConstantSource::Tokens { node } => match &plan.graph().node(*node).op {
+            #[expect(clippy::cast_precision_loss, reason = "inferring shapes refuses what f32 does not hold")]
+            Op::Gather(tokens) => Ok(tokens.iter().map(|&token| token as f32).collect()),
+            op => Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan picks tokens for {op}"))),
+        },
         ConstantSource::Conv { node, in_channels } => match &plan.graph().node(*node).op {
             Op::Conv(conv) | Op::HeadArgmax(conv) => model.pack(conv, *in_channels),
             Op::ConvTranspose(conv) => model.pack_transposed(conv),

@@ -39,7 +39,7 @@ fn end(mut graph: Graph, x: NodeId) -> Graph {
 }
 
 fn pool(graph: &mut Graph, name: &str, x: NodeId, kernel: [u32; 3]) -> NodeId {
-    graph.add(name, Op::MaxPool { kernel }, &[x])
+    graph.add(name, Op::max_pool(kernel), &[x])
 }
 
 fn op(window: [u32; 3], shift: [u32; 3], tokens: u32) -> WindowAttention {

@@ -106,7 +106,7 @@ fn self_attention() -> (Graph, Extent) {
 fn cross_attention() -> (Graph, Extent) {
     let mut graph = Graph::default();
     let skip = graph.add("input", Op::Input { channels: 64 }, &[]);
-    let pooled = graph.add("pool", Op::MaxPool { kernel: [2; 3] }, &[skip]);
+    let pooled = graph.add("pool", Op::max_pool([2; 3]), &[skip]);
     let deep = pointwise(&mut graph, "deep", pooled, [64, 128]);
     let y = pointwise(&mut graph, "conv_y", deep, [128, 64]);
     let s = pointwise(&mut graph, "conv_s", pooled, [64; 2]);
@@ -114,7 +114,7 @@ fn cross_attention() -> (Graph, Extent) {
     let z = attention(&mut graph, qkv, 64);
     let z = pointwise(&mut graph, "wo", z, [64; 2]);
     let gate = graph.add("gate", Op::Activation(Activation::Sigmoid), &[z]);
-    let gate = graph.add("up", Op::Upsample { factor: [2; 3] }, &[gate]);
+    let gate = graph.add("up", Op::upsample([2; 3]), &[gate]);
     graph.add("gated", Op::Multiply, &[gate, skip]);
     (graph, Extent::new(64, 128, 128))
 }

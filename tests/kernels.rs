@@ -6,8 +6,8 @@ mod support;
 use half::f16;
 use organum::harness::{KernelOutput, KernelRun, source_sizes, twin, updates};
 use organum::kernels::{
-    self, Activation, Call, Load, Scope, Storage, Target, Window, argmax, channel_stats, conv3d_direct, conv3d_pointwise, layer_norm,
-    norm_scale, normalise, plane_stats, upsample_linear,
+    self, Activation, Call, Interpolation, Load, Scope, Storage, Target, Window, argmax, channel_stats, conv3d_direct, conv3d_pointwise,
+    layer_norm, norm_scale, normalise, plane_stats, resize,
 };
 use organum::{DeviceCaps, Elem, Engine, Extent, Map};
 use support::{Random, engine, engine_without_f16};
@@ -30,7 +30,7 @@ fn runs() -> Vec<(&'static Engine, u64, String, Call)> {
 fn inputs(call: &Call, seed: u64) -> Vec<Vec<f32>> {
     let mut random = Random::new(seed);
     let elem = call.variant(&DeviceCaps::default()).elem();
-    source_sizes(call)
+    let mut inputs: Vec<Vec<f32>> = source_sizes(call)
         .iter()
         .map(|&n| {
             let mut values = random.values(n as usize);
@@ -39,7 +39,11 @@ fn inputs(call: &Call, seed: u64) -> Vec<Vec<f32>> {
             }
             values
         })
-        .collect()
+        .collect();
+    if let Call::GatherTokens(k) = call {
+        inputs[1].fill_with(|| random.below(k.input.extent.voxels()) as f32);
+    }
+    inputs
 }
 
 /// Bound on |device - twin| of one element: rounding of the store, and of the f32 sums behind it.
@@ -234,10 +238,10 @@ fn layer_norm_survives_a_large_mean() {
     }
 }
 
-/// The upsampled map in between or not: the same bits.
+/// The resampled map in between or not: the same bits.
 #[test]
-fn conv3d_direct_through_upsampling_is_upsampling_then_conv3d() {
-    let mut tried = 0;
+fn conv3d_direct_through_resampling_is_resampling_then_conv3d() {
+    let mut tried = Vec::new();
     for (engine, seed, label, call) in runs() {
         let Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)) = &call else { continue };
         if shape.upsampled == [None; 2] {
@@ -246,26 +250,29 @@ fn conv3d_direct_through_upsampling_is_upsampling_then_conv3d() {
         let inputs = whole_sources(&call, inputs(&call, seed));
         let mut stored = inputs.clone();
         for (slot, channels) in shape.in_channels.into_iter().enumerate() {
-            let Some(coarse) = shape.upsampled[slot] else { continue };
-            let upsample = Call::UpsampleLinear(upsample_linear::UpsampleLinear {
-                input: coarse,
+            let Some(through) = shape.upsampled[slot] else { continue };
+            tried.push(through.mode);
+            let resample = Call::Resize(resize::Resize {
+                input: through.stored,
                 output: shape.input,
                 channels,
+                mode: through.mode,
                 elem: shape.elem,
                 windows: [Window::whole(0)],
                 target: Target::whole(shape.input.d),
             });
             let source = vec![inputs[2 * slot].clone(); 2];
-            let KernelOutput::Floats(fine) = on_device(engine, &upsample, &source) else { panic!("{label}: no map") };
+            let KernelOutput::Floats(fine) = on_device(engine, &resample, &source) else { panic!("{label}: no map") };
             stored[2 * slot..2 * slot + 2].fill(fine);
         }
         let mut plain = shape.clone();
         plain.upsampled = [None; 2];
         let apart = on_device(engine, &Call::Conv3dDirect(conv3d_direct::Conv3dDirect(plain)), &stored);
         assert!(on_device(engine, &call, &inputs) == apart, "{label}");
-        tried += 1;
     }
-    assert!(engine().is_none() || tried >= 5);
+    for mode in [Interpolation::Aligned, Interpolation::HalfPixel, Interpolation::Nearest] {
+        assert!(engine().is_none() || tried.iter().filter(|&&m| m == mode).count() >= 3, "{mode:?}");
+    }
 }
 
 fn below(random: &mut Random, n: u32) -> u32 {

@@ -1,7 +1,6 @@
 //! Convolutions and transposed convolutions as nodes.
 
-use super::BatchNorm;
-use super::infer::upsampled;
+use super::{BatchNorm, Resize};
 use crate::kernels::{Activation, Load};
 use crate::shape::Extent;
 
@@ -21,8 +20,8 @@ pub struct Conv {
     pub stride: [u32; 3],
     /// Zero padding along D, H, W.
     pub padding: [u32; 3],
-    /// Factors of the linear upsampling, corners aligned, through which each source is read; see [`super::pass::read_through`].
-    pub through: [Option<[u32; 3]>; 2],
+    /// The resampling through which each source is read; see [`super::pass::read_through`].
+    pub through: [Option<Resize>; 2],
     /// Whether the module has a bias.
     pub bias: bool,
     /// A batch norm folded into the weights at load.
@@ -63,9 +62,9 @@ impl Conv {
     }
 
     /// Extent at which a source of `extent` is read.
-    pub(super) fn read_extent(&self, slot: usize, extent: Extent) -> Result<Extent, String> {
+    pub(crate) fn read_extent(&self, slot: usize, extent: Extent) -> Result<Extent, String> {
         match self.through.get(slot).copied().flatten() {
-            Some(factor) => upsampled(extent, factor),
+            Some(resize) => resize.output(extent),
             None => Ok(extent),
         }
     }

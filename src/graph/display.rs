@@ -26,8 +26,8 @@ impl fmt::Display for Op {
                 if c.stride != [1; 3] {
                     write!(f, " stride {}", x(&c.stride))?;
                 }
-                if let Some(factor) = c.through.iter().flatten().next() {
-                    write!(f, " through upsample {}", x(factor))?;
+                if let Some(resize) = c.through.iter().flatten().next() {
+                    write!(f, " through {resize}")?;
                 }
                 if c.norm.is_some() {
                     f.write_str(" norm")?;
@@ -73,8 +73,15 @@ impl fmt::Display for Op {
             }
             Self::Softmax => f.write_str("softmax"),
             Self::Concat => f.write_str("concat"),
-            Self::MaxPool { kernel } => write!(f, "max pool {}", x(kernel)),
-            Self::Upsample { factor } => write!(f, "upsample {}", x(factor)),
+            Self::MaxPool { kernel, stride, .. } => {
+                write!(f, "max pool {}", x(kernel))?;
+                if stride == kernel { Ok(()) } else { write!(f, " stride {}", x(stride)) }
+            }
+            Self::Resize(resize) => write!(f, "{resize}"),
+            Self::Shift([d, h, w]) => write!(f, "shift {d}, {h}, {w}"),
+            Self::PatchMerge(merge) => write!(f, "merge patches {}", x(&merge.patch)),
+            Self::PatchExpand(expand) => write!(f, "expand patches {}", x(&expand.patch)),
+            Self::Gather(tokens) => write!(f, "gather {} tokens", tokens.len()),
             Self::PositionalEncoding { dims } => write!(f, "positional encoding {dims}D"),
             Self::Attention(a) => write!(f, "attention {} heads{}", a.heads, if a.per_plane { " per plane" } else { "" }),
             Self::WindowAttention(a) => {

@@ -1,17 +1,9 @@
 //! Shape inference: the map that each operation makes of its inputs.
 
+use super::resample::{gathered, pooled, shifted};
 use super::{Attention, Deformable, Op, norm};
 use crate::kernels::{Load, Scope, channel_stats};
 use crate::shape::{Extent, Map};
-
-pub(super) fn upsampled(extent: Extent, factor: [u32; 3]) -> Result<Extent, String> {
-    let n = extent.axes();
-    let mut out = [0; 3];
-    for axis in 0..3 {
-        out[axis] = n[axis].checked_mul(factor[axis]).ok_or("the map is beyond 32-bit extents")?;
-    }
-    Ok(out.into())
-}
 
 /// The map that an operation makes of its inputs; `extent` is that of the network's input.
 pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
@@ -42,7 +34,6 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
         Op::Input { channels: 0 } | Op::InputAgain { channels: 0 } | Op::Attention(Attention { heads: 0, .. }) => {
             Err("has no channels or heads".into())
         }
-        Op::Conv(c) if c.through.iter().flatten().any(|factor| factor.contains(&0)) => Err("is read through a factor of zero".into()),
         Op::HeadArgmax(c) if !c.is_pointwise() => Err("is no pointwise convolution".into()),
         Op::Conv(c) | Op::HeadArgmax(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
             Err("has a kernel, stride or width of zero".into())
@@ -62,7 +53,6 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
             }
             Ok(Map::new(c.output(inputs[0].extent)?, c.out_channels))
         }
-        Op::MaxPool { kernel: k } | Op::Upsample { factor: k } if k.contains(&0) => Err("has a window or factor of zero".into()),
         Op::Input { channels } | Op::InputAgain { channels } => Ok(Map::new(extent, *channels)),
         Op::Conv(c) | Op::HeadArgmax(c) => {
             let (inputs, mut scales) = inputs.split_at(c.maps(inputs.len()));
@@ -75,7 +65,7 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
                 return Err("does something to a second map that it does not read".into());
             }
             if c.through.iter().zip(&c.loads).any(|(through, load)| through.is_some() && *load != Load::default()) {
-                return Err("normalises or activates what it reads through upsampling".into());
+                return Err("normalises or activates what it reads through resampling".into());
             }
             for (map, load) in inputs.iter().zip(&c.loads) {
                 let Some(scope) = load.norm else { continue };
@@ -132,15 +122,12 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
             "inputs differ: {} channels of {}, {} channels of {}",
             inputs[0].channels, inputs[0].extent, inputs[1].channels, inputs[1].extent
         )),
-        Op::MaxPool { kernel } => {
-            let n = inputs[0].extent.axes();
-            let out = [n[0] / kernel[0], n[1] / kernel[1], n[2] / kernel[2]];
-            if out.contains(&0) {
-                return Err(format!("pooling an extent of {} leaves nothing", inputs[0].extent));
-            }
-            Ok(Map::new(out.into(), inputs[0].channels))
-        }
-        Op::Upsample { factor } => Ok(Map::new(upsampled(inputs[0].extent, *factor)?, inputs[0].channels)),
+        Op::MaxPool { kernel, stride, padding } => Ok(Map::new(pooled(inputs[0].extent, *kernel, *stride, *padding)?, inputs[0].channels)),
+        Op::Resize(resize) => Ok(Map::new(resize.output(inputs[0].extent)?, inputs[0].channels)),
+        Op::Shift(shift) => Ok(Map::new(shifted(inputs[0].extent, shift)?, inputs[0].channels)),
+        Op::PatchMerge(merge) => merge.infer(inputs[0]),
+        Op::PatchExpand(expand) => expand.infer(inputs[0]),
+        Op::Gather(tokens) => gathered(inputs[0], tokens),
         Op::Attention(a) => a.infer(inputs),
         Op::WindowAttention(a) => a.infer(inputs),
         Op::Deformable(d) => d.infer(inputs),

@@ -1,8 +1,9 @@
 //! The network as data: named nodes in topological order, each producing one map.
 
 use std::fmt;
+use std::sync::Arc;
 
-use crate::kernels::{Activation, Load};
+use crate::kernels::{Activation, Load, Shift};
 use crate::shape::{Extent, Map};
 
 mod attention;
@@ -11,6 +12,7 @@ mod display;
 mod infer;
 mod norm;
 pub mod pass;
+mod resample;
 
 use infer::infer_node;
 pub(crate) use infer::scale_scope;
@@ -18,6 +20,7 @@ pub(crate) use infer::scale_scope;
 pub use attention::{Attention, Deformable, KeyMask, RelativeBias, WindowAttention};
 pub use conv::{Conv, ConvTranspose};
 pub use norm::Norm;
+pub use resample::{PatchExpand, PatchMerge, Resize, Size};
 
 /// Index of a node; a node produces exactly one value, which has the same index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,16 +101,25 @@ pub enum Op {
     Softmax,
     /// Channel concatenation of two maps of one extent.
     Concat,
-    /// Max pooling with stride = window, floored.
+    /// Max pooling, floored, as `torch.nn.MaxPool3d`.
     MaxPool {
         /// Window along D, H, W.
         kernel: [u32; 3],
+        /// Voxels from window to window along D, H, W.
+        stride: [u32; 3],
+        /// Padding on both sides along D, H, W, at most half a window.
+        padding: [u32; 3],
     },
-    /// Linear upsampling by integer factors, corners aligned.
-    Upsample {
-        /// Factor along D, H, W.
-        factor: [u32; 3],
-    },
+    /// Resampling to another extent.
+    Resize(Resize),
+    /// Rolled, padded, cropped or mirrored along D, H, W.
+    Shift([Shift; 3]),
+    /// Patches of voxels as the channels of one.
+    PatchMerge(PatchMerge),
+    /// Channels as the voxels of a patch.
+    PatchExpand(PatchExpand),
+    /// Tokens of a map picked by their numbers, counted row by row: one row of so many.
+    Gather(Arc<[u32]>),
     /// Adds the sinusoidal positional encoding of the U-Transformer reference.
     PositionalEncoding {
         /// 2: each plane is an image; 3: the volume.
@@ -128,6 +140,18 @@ pub enum Op {
 }
 
 impl Op {
+    /// Max pooling in windows that do not overlap.
+    #[must_use]
+    pub const fn max_pool(kernel: [u32; 3]) -> Self {
+        Self::MaxPool { kernel, stride: kernel, padding: [0; 3] }
+    }
+
+    /// Linear upsampling by integer factors along D, H, W, corners aligned.
+    #[must_use]
+    pub const fn upsample(factor: [u32; 3]) -> Self {
+        Self::Resize(Resize::aligned(factor))
+    }
+
     /// The batch norm and the activation that a convolution of either kind has taken in.
     pub(crate) fn fused(&self) -> Option<(&Option<BatchNorm>, Activation)> {
         match self {

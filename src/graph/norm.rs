@@ -223,7 +223,7 @@ mod tests {
         let (stored, _) = optimise(&g, &[g.find("a.norm").expect("in the sample")]);
         assert!(matches!(stored.node(stored.find("a.norm").expect("kept")).op, Op::Normalise(Load { activation: Activation::None, .. })));
         let mut pooled = g.clone();
-        let pool = pooled.add("pool", Op::MaxPool { kernel: [1; 3] }, &[kept]);
+        let pool = pooled.add("pool", Op::max_pool([1; 3]), &[kept]);
         pooled.add("sum", conv(4, 2, [1; 3]), &[pool]);
         let (stored, applied) = optimise(&pooled, &[]);
         assert_eq!(applied.norms_absorbed, 0);

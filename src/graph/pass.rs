@@ -107,19 +107,19 @@ pub fn label(graph: &mut Graph, keep: &[NodeId]) -> NodeId {
     graph.add("labels", Op::Argmax, &[logits])
 }
 
-/// The graph in which convolutions read through linear upsampling instead of reading its stored result: the bits are the same,
-/// the upsampled map is nowhere, and its values are mixed anew for every tap. An upsampling goes where all its readers are
-/// convolutions that can (they read through one factor only) and nobody else wants it (`keep`). Ids change, names stay.
+/// The graph in which convolutions read through resampling instead of reading its stored result: the bits are the same, the
+/// resampled map is nowhere, and its values are made anew for every tap. A resampling goes where all its readers are
+/// convolutions that can (they read through one alone, from one extent) and nobody else wants it (`keep`). Ids change, names stay.
 #[must_use]
 pub fn read_through(graph: &Graph, keep: &[NodeId]) -> Graph {
     let mut nodes = graph.nodes().to_vec();
     let consumers = graph.consumers();
     for id in graph.ids() {
-        let Op::Upsample { factor } = graph.node(id).op else { continue };
+        let Op::Resize(resize) = graph.node(id).op else { continue };
         let can = |reader: &NodeId| match &nodes[reader.index()].op {
             Op::Conv(c) => {
                 let loads = nodes[reader.index()].inputs.iter().zip(&c.loads).filter(|(input, _)| **input == id);
-                c.through.iter().flatten().all(|&f| f == factor) && loads.into_iter().all(|(_, load)| *load == Load::default())
+                c.through.iter().flatten().all(|&other| other == resize) && loads.into_iter().all(|(_, load)| *load == Load::default())
             }
             _ => false,
         };
@@ -130,7 +130,7 @@ pub fn read_through(graph: &Graph, keep: &[NodeId]) -> Graph {
         for reader in readers {
             let Node { op: Op::Conv(conv), inputs, .. } = &mut nodes[reader.index()] else { continue };
             for (through, input) in conv.through.iter_mut().zip(inputs).filter(|(_, input)| **input == id) {
-                (*through, *input) = (Some(factor), graph.node(id).inputs[0]);
+                (*through, *input) = (Some(resize), graph.node(id).inputs[0]);
             }
         }
     }
@@ -195,7 +195,7 @@ fn prune(nodes: &[Node], output: NodeId, keep: &[NodeId]) -> (Graph, Vec<NodeId>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Conv, ConvTranspose};
+    use crate::graph::{Conv, ConvTranspose, Resize};
     use crate::shape::Extent;
 
     fn conv(name: &str, cin: u32, cout: u32) -> Op {
@@ -310,14 +310,14 @@ mod tests {
     fn upsampling_is_read_through_where_all_readers_can() {
         let mut g = Graph::default();
         let x = g.add("input", Op::Input { channels: 2 }, &[]);
-        let up = g.add("up", Op::Upsample { factor: [2; 3] }, &[x]);
+        let up = g.add("up", Op::upsample([2; 3]), &[x]);
         let a = g.add("a", conv("a", 2, 3), &[up]);
         g.add("b", conv("b", 5, 4), &[a, up]);
         let through = read_through(&g, &[]);
         assert_eq!((through.nodes().len(), through.find("up")), (3, None));
         let extents = |g: &Graph| g.infer(Extent::new(2, 3, 4)).expect("the shapes agree").last().map(|m| m.extent);
         assert_eq!(extents(&through), extents(&g));
-        assert!(matches!(&through.nodes()[2].op, Op::Conv(c) if c.through == [None, Some([2; 3])]));
+        assert!(matches!(&through.nodes()[2].op, Op::Conv(c) if c.through == [None, Some(Resize::aligned([2; 3]))]));
         assert_eq!(read_through(&through, &[]), through);
 
         assert_eq!(read_through(&g, &[up]), g, "who is kept stays");

@@ -42,7 +42,7 @@ impl Case<'_> {
 
     fn pool(&mut self, kernel: &Value, x: NodeId) -> NodeId {
         let name = format!("pool{}", self.graph.nodes().len());
-        self.graph.add(name, Op::MaxPool { kernel: Self::along(kernel) }, &[x])
+        self.graph.add(name, Op::max_pool(Self::along(kernel)), &[x])
     }
 
     fn windows(&self, q_window: &Value, k_window: &Value) -> WindowAttention {

@@ -18,6 +18,8 @@ mod attention_tests;
 #[cfg(test)]
 mod point_tests;
 #[cfg(test)]
+mod resample_tests;
+#[cfg(test)]
 mod tests;
 
 pub use card::{Card, Inference, InputSpec};

@@ -158,7 +158,7 @@ impl Builder<'_> {
 
     fn upsample(&mut self, name: &str, x: NodeId) -> NodeId {
         let factor = self.along(2);
-        self.graph.add(name, Op::Upsample { factor }, &[x])
+        self.graph.add(name, Op::upsample(factor), &[x])
     }
 
     fn attention(&mut self, module: &str, qk: NodeId, v: NodeId, dq: u32, dv: u32, project_v: bool) -> NodeId {
@@ -189,7 +189,7 @@ impl Builder<'_> {
             self.conv(&format!("{module}.reduce_s"), v, [cs, cs], 2, 2)
         } else {
             let kernel = self.along(2);
-            let v = self.graph.add(format!("{module}.reduce_s"), Op::MaxPool { kernel }, &[s]);
+            let v = self.graph.add(format!("{module}.reduce_s"), Op::max_pool(kernel), &[s]);
             self.conv_bn_relu(&format!("{module}.conv_s"), v, [cs, cs], 1)
         };
         let z = self.attention(&format!("{module}.attn"), q, v, dq, cs, !strided);
@@ -225,7 +225,7 @@ pub(super) fn graph(config: UTransformerConfig) -> Graph {
     for (i, &c) in channels.iter().enumerate() {
         if i > 0 {
             let kernel = b.along(2);
-            x = b.graph.add(format!("pool.{}", i - 1), Op::MaxPool { kernel }, &[x]);
+            x = b.graph.add(format!("pool.{}", i - 1), Op::max_pool(kernel), &[x]);
         }
         x = b.double_conv(&format!("enc.{i}"), x, [cin, c]);
         skips.push(x);

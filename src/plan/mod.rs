@@ -24,6 +24,7 @@ mod occupancy;
 mod place;
 mod recompute;
 mod report;
+mod resample;
 mod schedule;
 mod slab;
 

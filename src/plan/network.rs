@@ -5,9 +5,9 @@ use std::ops::Range;
 use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{self, Conv, ConvTranspose, Graph, Node, NodeId, Op};
 use crate::kernels::{
-    Activation, Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Window, argmax, attention, channel_stats, conv_transpose3d,
-    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, deformable_sampling, head_argmax, layer_norm, max_pool3d, multiply,
-    norm_scale, normalise, packed_len, plane_stats, position_add, softmax, upsample_linear, window_attention,
+    Activation, Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Through, Window, argmax, attention, channel_stats,
+    conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_pointwise, deformable_sampling, head_argmax, layer_norm, multiply,
+    norm_scale, normalise, packed_len, plane_stats, position_add, softmax, window_attention,
 };
 use crate::record::ConstantSource;
 use crate::shape::{Elem, Extent, Map};
@@ -112,6 +112,7 @@ impl Network {
                 let keys = u32::try_from(keys).unwrap_or(u32::MAX);
                 Some((ConstantSource::Attention { node: id, keys }, u64::from(keys).next_multiple_of(4) * 4))
             }
+            Op::Gather(tokens) => Some((ConstantSource::Tokens { node: id }, tokens.len() as u64 * 4)),
             Op::BatchNorm(_) | Op::Activation(_) => Some(self.scale_shift(id, self.map(id).channels)),
             Op::NormScale(norm) => Some(self.scale_shift(id, norm.channels)),
             Op::LayerNorm { channels, .. } => Some(self.scale_shift(id, *channels)),
@@ -139,11 +140,11 @@ impl Network {
         let stored = |slot: usize| self.node(id).inputs.get(slot).map_or(Extent::new(1, 1, 1), |&i| self.map(i).extent);
         let mut upsampled = [None; 2];
         let mut input = stored(0);
-        for (slot, factor) in c.through.iter().enumerate() {
-            if let Some([d, h, w]) = *factor {
-                let from = stored(slot);
-                upsampled[slot] = Some(from);
-                input = Extent::new(from.d * d, from.h * h, from.w * w);
+        for (slot, resize) in c.through.iter().enumerate() {
+            if let Some(resize) = resize {
+                upsampled[slot] = Some(Through { stored: stored(slot), mode: resize.mode });
+                // the shapes agree: they are inferred
+                input = c.read_extent(slot, stored(slot)).unwrap_or(input);
             }
         }
         ConvShape {
@@ -202,22 +203,9 @@ impl Network {
             Op::Input { .. } | Op::InputAgain { .. } => return Ok(None),
             Op::Conv(c) => self.conv(id, c),
             Op::ConvTranspose(c) => self.conv_transpose(id, c),
-            Op::MaxPool { kernel } => Call::MaxPool3d(max_pool3d::MaxPool3d {
-                input: input(0).extent,
-                channels: map.channels,
-                kernel: *kernel,
-                elem,
-                windows: [window],
-                target,
-            }),
-            Op::Upsample { .. } => Call::UpsampleLinear(upsample_linear::UpsampleLinear {
-                input: input(0).extent,
-                output: map.extent,
-                channels: map.channels,
-                elem,
-                windows: [window],
-                target,
-            }),
+            Op::MaxPool { .. } | Op::Resize(_) | Op::Shift(_) | Op::PatchMerge(_) | Op::PatchExpand(_) | Op::Gather(_) => {
+                return Ok(self.resample(id));
+            }
             Op::PositionalEncoding { .. } => {
                 Call::PositionAdd(position_add::PositionAdd { map, elem, windows: [Window::whole(0)], target })
             }
@@ -341,7 +329,7 @@ fn check_indices(graph: &Graph, maps: &[Map]) -> Result<(), PlanError> {
     for id in graph.ids() {
         let (node, map) = (graph.node(id), maps[id.index()]);
         let elements = |map: &Map| map.extent.voxels().saturating_mul(u64::from(map.blocks()) * 4);
-        let gathers = matches!(node.op, Op::Attention(_) | Op::WindowAttention(_) | Op::Deformable(_));
+        let gathers = matches!(node.op, Op::Attention(_) | Op::WindowAttention(_) | Op::Deformable(_) | Op::Gather(_));
         let sources = node.inputs.iter().map(|i| &maps[i.index()]).chain([&map]);
         let tokens = if gathers { sources.map(elements).max().unwrap_or(0) } else { 0 };
         if map.plane_elements() > u64::from(u32::MAX) || tokens > u64::from(u32::MAX) {

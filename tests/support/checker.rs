@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use organum::graph::{NodeId, Op};
-use organum::kernels::{Call, Target, Window, argmax};
+use organum::graph::{NodeId, Op, Size};
+use organum::kernels::{Call, Interpolation, Shift, Target, Window, argmax};
 use organum::record::{Command, ConstantSource, Recording, Region};
 use organum::{DeviceCaps, Map, Plan};
 
@@ -90,22 +90,46 @@ fn needs(op: &Op, slot: usize, inputs: usize, n: u32, out: u32, z: u32) -> Vec<u
         Op::Normalise(_) | Op::ConvTranspose(_) | Op::PRelu { .. } if slot == 1 => vec![if n == 1 { 0 } else { z }],
         Op::NormScale(norm) if !norm.per_plane => (0..n).collect(),
         Op::Conv(c) if c.through[slot].is_some() => {
-            let factor = c.through[slot].map_or(1, |f| f[0]);
-            let (upsample, fine) = (Op::Upsample { factor: [factor; 3] }, n * factor);
+            let resize = c.through[slot].expect("just seen");
+            let fine = match resize.size {
+                Size::Times(factor) => n * factor[0],
+                Size::Extent(to) => to.d,
+            };
             let plain = Op::Conv(organum::graph::Conv { through: [None; 2], ..c.clone() });
-            needs(&plain, slot, inputs, fine, out, z).into_iter().flat_map(|s| needs(&upsample, 0, 1, n, fine, s)).collect()
+            let resize = Op::Resize(resize);
+            needs(&plain, slot, inputs, fine, out, z).into_iter().flat_map(|s| needs(&resize, 0, 1, n, fine, s)).collect()
         }
         Op::Conv(c) => (0..c.kernel[0]).filter_map(|k| (z * c.stride[0] + k).checked_sub(c.padding[0])).filter(|&s| s < n).collect(),
         Op::ConvTranspose(c) => {
             let reaches = |s: &u32| (0..c.kernel[0]).any(|k| s * c.stride[0] + k == z + c.padding[0]);
             (0..n).filter(reaches).collect()
         }
-        Op::MaxPool { kernel } => (z * kernel[0]..(z + 1) * kernel[0]).collect(),
-        Op::Upsample { .. } => {
-            let (num, den) = (u64::from(z) * u64::from(n - 1), u64::from((out - 1).max(1)));
-            let low = (num / den) as u32;
-            if num % den == 0 { vec![low] } else { vec![low, low + 1] }
+        Op::MaxPool { kernel, stride, padding } => {
+            (0..kernel[0]).filter_map(|k| (z * stride[0] + k).checked_sub(padding[0])).filter(|&s| s < n).collect()
         }
+        Op::Resize(resize) => {
+            let [z, n, out] = [z, n, out].map(i64::from);
+            let (num, den) = match resize.mode {
+                Interpolation::Nearest => (z * n / out, 1),
+                Interpolation::Aligned => (z * (n - 1), (out - 1).max(1)),
+                Interpolation::HalfPixel => (((2 * z + 1) * n - out).max(0), 2 * out),
+            };
+            let low = num / den;
+            let high = if num % den == 0 { low } else { (low + 1).min(n - 1) };
+            (low..=high).map(|s| s as u32).collect()
+        }
+        Op::Shift(shift) => {
+            let [z, n] = [z, n].map(i64::from);
+            let source = match shift[0] {
+                Shift::Roll(offset) => (z + i64::from(offset)).rem_euclid(n),
+                Shift::Pad { before, .. } => z - i64::from(before),
+                Shift::Flip => n - 1 - z,
+            };
+            (0..n).filter(|&s| s == source).map(|s| s as u32).collect()
+        }
+        Op::PatchMerge(m) => m.order.iter().map(|at| z * m.patch[0] + at[0]).filter(|&s| s < n).collect(),
+        Op::PatchExpand(e) => vec![z / e.patch[0]],
+        Op::Gather(_) => (0..n).collect(),
         Op::Attention(a) if slot > 0 && !a.per_plane => (0..n).collect(),
         Op::WindowAttention(a) if slot > 0 => {
             let s = &a.shape;
@@ -187,9 +211,10 @@ impl<'a> Checker<'a> {
         for constant in &self.recording.constants {
             self.region(constant.dst);
             let node = match constant.source {
-                ConstantSource::Conv { node, .. } | ConstantSource::ScaleShift { node, .. } | ConstantSource::Attention { node, .. } => {
-                    node
-                }
+                ConstantSource::Conv { node, .. }
+                | ConstantSource::ScaleShift { node, .. }
+                | ConstantSource::Attention { node, .. }
+                | ConstantSource::Tokens { node } => node,
                 ConstantSource::PositionTable { .. } => {
                     let of = |id: &NodeId| matches!(self.plan.graph().node(*id).op, Op::PositionalEncoding { .. });
                     let tables: Vec<NodeId> = self.plan.graph().ids().filter(of).collect();

@@ -84,7 +84,7 @@ impl Builder {
             })
         };
         let op = match up {
-            Up::Linear => Op::Upsample { factor: stride },
+            Up::Linear => Op::upsample(stride),
             Up::Blocks => transposed(stride, [0; 3]),
             Up::Overlapping => transposed(stride.map(|s| 2 * s - 1), stride.map(|s| s - 1)),
         };
@@ -130,7 +130,7 @@ impl Net {
                 x = if self.strided && i == last {
                     b.conv(&format!("down.{i}"), &[x], cin, cin, two, two)
                 } else {
-                    b.graph.add(format!("pool.{i}"), Op::MaxPool { kernel: two }, &[x])
+                    b.graph.add(format!("pool.{i}"), Op::max_pool(two), &[x])
                 };
             }
             x = b.block(&format!("enc.{i}"), x, cin, c, if i == 0 { self.kernel } else { 3 });
@@ -142,11 +142,11 @@ impl Net {
         }
         for (i, (mut skip, c)) in skips.into_iter().enumerate().rev() {
             if self.gate && i + 1 == last {
-                let v = b.graph.add(format!("gate.{i}.pool"), Op::MaxPool { kernel: two }, &[skip]);
+                let v = b.graph.add(format!("gate.{i}.pool"), Op::max_pool(two), &[skip]);
                 let z = b.attention(&format!("gate.{i}.attn"), x, v, cin, c);
                 let g = b.conv(&format!("gate.{i}.conv"), &[z], c, c, [1; 3], [1; 3]);
                 let g = b.graph.add(format!("gate.{i}"), Op::Activation(Activation::Sigmoid), &[g]);
-                let g = b.graph.add(format!("gate.{i}.up"), Op::Upsample { factor: two }, &[g]);
+                let g = b.graph.add(format!("gate.{i}.up"), Op::upsample(two), &[g]);
                 skip = b.graph.add(format!("gate.{i}.mul"), Op::Multiply, &[g, skip]);
             }
             let up = b.up(&format!("up.{i}"), x, cin, self.up);

@@ -1,8 +1,8 @@
-// Linear upsampling with aligned corners along each axis (bilinear when the depth is unchanged).
+// Resampling to a larger or smaller extent: nearest, or linear along each axis (bilinear when the depth is unchanged).
 // One invocation computes 4 channels of one voxel: x walks the channel blocks of the voxels of a row,
 // y the rows, z the planes.
-// Includes shared/linear.wgsl.
-// Limits: the source spans at most two slabs; (out - 1) * (in - 1) of an axis fits a u32.
+// Includes shared/resize.wgsl.
+// Limits: the source spans at most two slabs; 2 * out * in of an axis fits a u32.
 
 override WORKGROUP: u32 = 64u;
 
@@ -30,7 +30,7 @@ fn load_source(z: u32, at: u32) -> vec4<f32> {
     return wide(hi[(z - params.split) * plane + at]);
 }
 
-fn bilinear(z: u32, y: LinearTap, x: LinearTap, c: u32) -> vec4<f32> {
+fn bilinear(z: u32, y: Tap, x: Tap, c: u32) -> vec4<f32> {
     let row_low = y.low * params.in_extent.z;
     let row_high = y.high * params.in_extent.z;
     let top = linear_mix(load_source(z, (row_low + x.low) * params.blocks + c), load_source(z, (row_low + x.high) * params.blocks + c), x.weight);
@@ -39,19 +39,24 @@ fn bilinear(z: u32, y: LinearTap, x: LinearTap, c: u32) -> vec4<f32> {
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
-fn upsample_linear(@builtin(global_invocation_id) id: vec3<u32>) {
+fn resize(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = params.out_extent.z * params.blocks;
     if id.x >= row {
         return;
     }
     let c = id.x % params.blocks;
-    let y = linear_tap(id.y, params.in_extent.y, params.out_extent.y);
-    let x = linear_tap(id.x / params.blocks, params.in_extent.z, params.out_extent.z);
+    let y = resize_tap(id.y, params.in_extent.y, params.out_extent.y);
+    let x = resize_tap(id.x / params.blocks, params.in_extent.z, params.out_extent.z);
     let oz = params.out_begin + id.z;
-    let z = linear_tap(oz, params.in_extent.x, params.out_extent.x);
-    var acc = bilinear(z.low, y, x, c);
-    if z.weight > 0.0 {
-        acc = linear_mix(acc, bilinear(z.high, y, x, c), z.weight);
+    let z = resize_tap(oz, params.in_extent.x, params.out_extent.x);
+    var acc: vec4<f32>;
+    if RESIZE == 2u {
+        acc = load_source(z.low, (y.low * params.in_extent.z + x.low) * params.blocks + c);
+    } else {
+        acc = bilinear(z.low, y, x, c);
+        if z.weight > 0.0 {
+            acc = linear_mix(acc, bilinear(z.high, y, x, c), z.weight);
+        }
     }
     dst[((oz - params.out_first) * params.out_extent.y + id.y) * row + id.x] = narrow(rounded(acc));
 }
