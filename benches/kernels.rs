@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use organum::harness::{KernelRun, source_sizes};
 use organum::kernels::{
-    Activation, Call, ConvShape, ConvTransposeShape, Load, Target, TokenChannels, Window, WindowShape, argmax, attention, conv_transpose3d,
-    conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, multiply, position_add, upsample_linear,
+    Activation, Call, ConvShape, ConvTransposeShape, Load, Spread, Target, TokenChannels, Window, WindowShape, argmax, attention, combine,
+    conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, position_add, upsample_linear,
     window_attention,
 };
 use organum::{Elem, Engine, Extent, Map};
@@ -32,6 +32,7 @@ fn conv(input: Extent, in_channels: [u32; 2], out_channels: u32, k: u32, elem: E
     ConvShape {
         input,
         in_channels,
+        residual: false,
         out_channels,
         kernel: [k; 3],
         stride: [1; 3],
@@ -188,11 +189,22 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
             )],
         ),
         (
-            "multiply",
-            vec![(
-                format!("32_{fine}"),
-                Call::Multiply(multiply::Multiply { map: map(32), elem, windows: [Window::whole(0); 2], target: whole(fine) }),
-            )],
+            "combine",
+            [("add", false), ("multiply", true)]
+                .map(|(label, multiply)| {
+                    let call = combine::Combine {
+                        map: map(32),
+                        spread: Spread::Nothing,
+                        multiply,
+                        loads: [Load::default(); 2],
+                        activation: Activation::None,
+                        elem,
+                        windows: [Window::whole(0); 4],
+                        target: whole(fine),
+                    };
+                    (format!("{label}_32_{fine}"), Call::Combine(call))
+                })
+                .to_vec(),
         ),
         ("head_argmax", {
             let shape = conv(fine, [32, 0], 14, 1, elem);

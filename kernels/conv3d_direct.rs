@@ -1,4 +1,5 @@
-//! Direct 3D convolution: any kernel size, stride and zero padding; bias, activation and channel concatenation fused.
+//! Direct 3D convolution: any kernel size, stride and zero padding; bias, activation, and channel concatenation or the sum with a
+//! second map fused.
 //!
 //! Source: cross-correlation as `torch.nn.Conv3d` defines it. Weights are packed by [`super::pack_weights`].
 
@@ -125,6 +126,7 @@ impl Kernel for Conv3dDirect {
         let base = ConvShape {
             input: Extent::new(5, 7, 9),
             in_channels: [6, 0],
+            residual: false,
             out_channels: 10,
             kernel: [3; 3],
             stride: [1; 3],
@@ -213,6 +215,37 @@ impl Kernel for Conv3dDirect {
                     ..base.clone()
                 },
             ),
+            ("k7_stride122", ConvShape { kernel: [7; 3], stride: [1, 2, 2], padding: [3; 3], in_channels: [2, 0], ..base.clone() }),
+            ("k5", ConvShape { kernel: [5; 3], padding: [2; 3], in_channels: [3, 0], out_channels: 4, ..base.clone() }),
+            ("k4_stride4", ConvShape { kernel: [4; 3], stride: [4; 3], padding: [0; 3], input: Extent::new(9, 8, 13), ..base.clone() }),
+            (
+                "k16_stride16",
+                ConvShape {
+                    input: Extent::new(32, 16, 33),
+                    in_channels: [1, 0],
+                    out_channels: 3,
+                    kernel: [16; 3],
+                    stride: [16; 3],
+                    padding: [0; 3],
+                    activation: Activation::None,
+                    ..base.clone()
+                },
+            ),
+            ("k2_padded", ConvShape { kernel: [2; 3], ..base.clone() }),
+            ("k4x2x4_padded", ConvShape { kernel: [4, 2, 4], stride: [1, 2, 1], padding: [2, 1, 1], ..base.clone() }),
+            ("k3_unpadded", ConvShape { padding: [0; 3], ..base.clone() }),
+            ("k1_stride2", ConvShape { kernel: [1; 3], stride: [2; 3], padding: [0; 3], ..base.clone() }),
+            ("k3_residual", ConvShape { residual: true, ..base.clone() }),
+            (
+                "k3_stride2_norms_residual",
+                ConvShape { residual: true, stride: [2; 3], out_channels: 6, loads: [plain, norm], ..base.clone() },
+            ),
+            (
+                "k3_residual_of_planes_norm",
+                ConvShape { residual: true, loads: [norm, planes], activation: Activation::LeakyRelu { slope: 0.01 }, ..base.clone() },
+            ),
+            ("k3_upsampled_residual", ConvShape { residual: true, upsampled: [Some(Extent::new(2, 4, 3)), None], ..base.clone() }),
+            ("k3_residual_f16", ConvShape { residual: true, loads: [plain, norm], elem: Elem::F16, out_channels: 12, ..base.clone() }),
             ("k3_f16", ConvShape { elem: Elem::F16, ..base.clone() }),
             ("k3_concat_f16", ConvShape { elem: Elem::F16, in_channels: [4, 8], ..base }),
         ];

@@ -11,14 +11,15 @@ use crate::shape::{Elem, Extent};
 pub mod argmax;
 pub mod attention;
 pub mod channel_stats;
+pub mod combine;
 pub mod conv3d_direct;
+pub mod conv3d_general;
 pub mod conv3d_pointwise;
 pub mod conv_transpose3d;
 pub mod conv_transpose3d_general;
 pub mod deformable_sampling;
 pub mod head_argmax;
 pub mod max_pool3d;
-pub mod multiply;
 pub mod norm_scale;
 pub mod normalise;
 pub mod plane_stats;
@@ -34,8 +35,10 @@ mod slab;
 
 pub use activation::Activation;
 pub use attention::TokenChannels;
+pub use combine::Spread;
 pub use conv::{ConvShape, pack_weights, packed_len};
 pub use conv_transpose::{ConvTransposeShape, outputs_first};
+pub use conv3d_general::{Grouping, pack_grouped};
 pub use load::{Load, Scope};
 pub use slab::{Reach, Source, Taps, Target, Window};
 pub use window_attention::{WindowShape, pack_window_constant};
@@ -334,6 +337,7 @@ macro_rules! catalogue {
 
 catalogue! {
     Conv3dDirect(conv3d_direct::Conv3dDirect),
+    Conv3dGeneral(conv3d_general::Conv3dGeneral),
     Conv3dPointwise(conv3d_pointwise::Conv3dPointwise),
     ConvTranspose3d(conv_transpose3d::ConvTranspose3d),
     ConvTranspose3dGeneral(conv_transpose3d_general::ConvTranspose3dGeneral),
@@ -343,7 +347,7 @@ catalogue! {
     Attention(attention::Attention),
     WindowAttention(window_attention::WindowAttention),
     DeformableSampling(deformable_sampling::DeformableSampling),
-    Multiply(multiply::Multiply),
+    Combine(combine::Combine),
     ChannelStats(channel_stats::ChannelStats),
     PlaneStats(plane_stats::PlaneStats),
     NormScale(norm_scale::NormScale),

@@ -6,7 +6,7 @@ mod checker;
 mod support;
 
 use checker::{Checker, check};
-use organum::graph::{Attention, BatchNorm, Conv, ConvTranspose, Graph, NodeId, Norm, Op, pass};
+use organum::graph::{Attention, BatchNorm, Combine, Conv, ConvTranspose, Graph, NodeId, Norm, Op, pass};
 use organum::kernels::{Activation, Load, Scope};
 use organum::record::Command;
 use organum::{
@@ -157,7 +157,7 @@ impl Net {
                 let g = b.conv(&format!("gate.{i}.conv"), &[z], c, c, [1; 3], [1; 3]);
                 let g = b.graph.add(format!("gate.{i}"), Op::Activation(Activation::Sigmoid), &[g]);
                 let g = b.graph.add(format!("gate.{i}.up"), Op::Upsample { factor: two }, &[g]);
-                skip = b.graph.add(format!("gate.{i}.mul"), Op::Multiply, &[g, skip]);
+                skip = b.graph.add(format!("gate.{i}.mul"), Op::Multiply(Combine::default()), &[g, skip]);
             }
             let up = b.up(&format!("up.{i}"), x, cin, self.up);
             let cat = b.graph.add(format!("cat.{i}"), Op::Concat, &[skip, up]);
@@ -509,7 +509,7 @@ fn graphs_that_cannot_be_are_refused() {
         ("upsampling beyond counting", Op::Upsample { factor: [u32::MAX; 3] }, 1),
         ("no heads", Op::Attention(Attention { heads: 0, scale: 1.0, ..Attention::default() }), 3),
         ("too many heads", Op::Attention(Attention { heads: 2, scale: 1.0, ..Attention::default() }), 3),
-        ("too few inputs", Op::Multiply, 1),
+        ("too few inputs", Op::Multiply(Combine::default()), 1),
         ("an operation that no kernel covers", Op::Concat, 2),
         ("more groups than channels", Op::Norm(Norm { module: None, channels: 1, groups: 2, eps: 1e-5, per_plane: false }), 1),
         ("a scale of another width", Op::Normalise(Load { norm: Some(Scope::Volume), activation: Activation::None }), 2),

@@ -1,7 +1,7 @@
 //! Norms with the statistics of the value itself become a barrier: statistics, scale and shift, and their application, by
 //! the readers as they load where all of them can.
 
-use super::{Conv, ConvTranspose, Graph, NodeId, Op};
+use super::{Conv, ConvTranspose, Graph, Node, NodeId, Op};
 use crate::kernels::{Activation, Load, Scope};
 
 /// Group norm with the statistics of the value itself; instance norm is the case of as many groups as channels.
@@ -47,9 +47,9 @@ impl Conv {
         inputs.saturating_sub(self.loads.iter().filter(|load| load.norm.is_some()).count())
     }
 
-    /// Whether plane z of the result is computed from plane z alone.
-    pub(super) fn keeps_planes(&self) -> bool {
-        (self.kernel[0], self.stride[0], self.padding[0]) == (1, 1, 0)
+    /// Whether plane z of the result is computed from plane z alone of a map that it reads.
+    pub(super) fn keeps_planes(&self, slot: usize) -> bool {
+        (self.residual && slot == 1) || (self.kernel[0], self.stride[0], self.padding[0]) == (1, 1, 0)
     }
 }
 
@@ -60,12 +60,14 @@ impl ConvTranspose {
     }
 }
 
-/// Whether the operation can apply a norm to its inputs as it loads them. A scale for each plane must be that of the plane
-/// that is computed, or a window of scales would have to be bound.
-fn absorbs(op: &Op, scope: Scope) -> bool {
-    match op {
-        Op::Conv(c) => scope == Scope::Volume || c.keeps_planes(),
+/// Whether the node can apply a norm to the value wherever it loads it. A scale for each plane must be that of the plane that is
+/// computed, or a window of scales would have to be bound.
+fn absorbs(node: &Node, value: NodeId, scope: Scope) -> bool {
+    let slots = || (0..node.inputs.len()).filter(|&slot| node.inputs[slot] == value);
+    match &node.op {
+        Op::Conv(c) => scope == Scope::Volume || slots().all(|slot| c.keeps_planes(slot)),
         Op::ConvTranspose(c) => scope == Scope::Volume || c.keeps_planes(),
+        Op::Add(_) | Op::Multiply(_) => true,
         _ => false,
     }
 }
@@ -75,6 +77,7 @@ fn attach(op: &mut Op, loads: [Load; 2]) {
     match op {
         Op::Conv(c) => c.loads = loads,
         Op::ConvTranspose(c) => c.load = loads[0],
+        Op::Add(c) | Op::Multiply(c) => c.loads = loads,
         _ => {}
     }
 }
@@ -138,7 +141,7 @@ pub(super) fn split(graph: &Graph, keep: &[NodeId]) -> (Graph, Split) {
         let planes = new.add(format!("{}.plane_statistics", node.name), Op::PlaneStats, &[stats]);
         let scale = new.add(format!("{}.scale", node.name), Op::NormScale(norm.clone()), &[planes]);
         let load = Load { norm: Some(norm.scope()), activation };
-        let all_absorb = readers[last.index()].iter().all(|r| absorbs(&graph.node(*r).op, norm.scope()));
+        let all_absorb = readers[last.index()].iter().all(|r| absorbs(graph.node(*r), last, norm.scope()));
         let value = if all_absorb && !needed(last) {
             done.absorbed += 1;
             Value::OnLoad { raw: raws[0], scale, load }

@@ -1,17 +1,19 @@
 //! Rewrites that leave the result as it is: fold, fuse, prune. Each returns how often it applied.
 
-use super::{BatchNorm, Graph, Node, NodeId, Op, norm};
-use crate::kernels::{Activation, Load};
+use super::{Combine, Conv, Graph, Node, NodeId, Op, norm};
+use crate::kernels::{Activation, Load, Spread};
 
 /// What [`optimise`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Batch norms folded into convolutions.
     pub norms_folded: usize,
-    /// Activations fused into convolutions.
+    /// Activations fused into convolutions, sums and products.
     pub activations_fused: usize,
     /// Concatenations read by their convolution directly.
     pub concats_fused: usize,
+    /// Sums with a second map fused into the convolution that makes the first.
+    pub adds_fused: usize,
     /// Instance and group norms taken apart into statistics, scale, and application.
     pub norms_split: usize,
     /// Of those, the ones whose readers apply them as they load: the normalised value is never stored.
@@ -32,26 +34,26 @@ pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
         }
         match work.nodes[id.index()].op.clone() {
             Op::BatchNorm(norm) => {
-                if let Some(conv) = work.sole_conv(id, graph, |norm, activation| norm.is_none() && activation == Activation::None) {
-                    if let Some((folded, _)) = work.nodes[conv.index()].op.fused_mut() {
-                        *folded = Some(norm);
-                    }
+                if let Some(conv) = work.sole(id, 0, graph)
+                    && let Some(folded) = work.nodes[conv.index()].op.foldable()
+                {
+                    *folded = Some(norm);
                     work.replaced[id.index()] = conv;
                     applied.norms_folded += 1;
                 }
             }
             Op::Activation(activation) => {
-                if let Some(conv) = work.sole_conv(id, graph, |_, before| before == Activation::None) {
-                    if let Some((_, fused)) = work.nodes[conv.index()].op.fused_mut() {
-                        *fused = activation;
-                    }
+                if let Some(before) = work.sole(id, 0, graph)
+                    && let Some(fused) = work.nodes[before.index()].op.fusable()
+                {
+                    *fused = activation;
                     // the fused node answers to the name of what it now produces
-                    work.nodes[conv.index()].name = work.nodes[id.index()].name.clone();
-                    work.replaced[id.index()] = conv;
+                    work.nodes[before.index()].name = work.nodes[id.index()].name.clone();
+                    work.replaced[id.index()] = before;
                     applied.activations_fused += 1;
                 }
             }
-            Op::Conv(_) => {
+            Op::Conv(conv) if conv.is_plain() => {
                 if let [input] = work.nodes[id.index()].inputs[..]
                     && work.nodes[input.index()].op == Op::Concat
                     && !work.keep.contains(&input)
@@ -60,6 +62,7 @@ pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
                     applied.concats_fused += 1;
                 }
             }
+            Op::Add(Combine { spread: Spread::Nothing, .. }) => applied.adds_fused += usize::from(work.fuse_add(id, graph)),
             _ => {}
         }
     }
@@ -82,6 +85,7 @@ pub fn label(graph: &mut Graph, keep: &[NodeId]) -> NodeId {
         Some(Node { name, op, .. }) if !keep.contains(&logits) => {
             if let Op::Conv(conv) = op
                 && conv.is_pointwise()
+                && !conv.residual
             {
                 *op = Op::HeadArgmax(conv.clone());
                 *name = "labels".into();
@@ -103,6 +107,7 @@ pub fn read_through(graph: &Graph, keep: &[NodeId]) -> Graph {
     for id in graph.ids() {
         let Op::Upsample { factor } = graph.node(id).op else { continue };
         let can = |reader: &NodeId| match &nodes[reader.index()].op {
+            Op::Conv(c) if !c.is_plain() || (c.residual && nodes[reader.index()].inputs.get(1) == Some(&id)) => false,
             Op::Conv(c) => {
                 let loads = nodes[reader.index()].inputs.iter().zip(&c.loads).filter(|(input, _)| **input == id);
                 c.through.iter().flatten().all(|&f| f == factor) && loads.into_iter().all(|(_, load)| *load == Load::default())
@@ -137,15 +142,31 @@ impl Work {
         id
     }
 
-    /// The convolution that feeds `id` and, in the original graph, nobody else on the way; `ready` sees what it has taken in.
-    fn sole_conv(&self, id: NodeId, graph: &Graph, ready: impl Fn(&Option<BatchNorm>, Activation) -> bool) -> Option<NodeId> {
-        let before = graph.node(id).inputs[0];
+    /// The node that feeds this input of `id` and, in the original graph, nobody else on the way.
+    fn sole(&self, id: NodeId, slot: usize, graph: &Graph) -> Option<NodeId> {
+        let before = *graph.node(id).inputs.get(slot)?;
         let alone = graph.nodes().iter().flat_map(|n| &n.inputs).filter(|&&i| i == before).count() == 1;
-        let conv = self.resolve(before);
-        match self.nodes[conv.index()].op.fused() {
-            Some((norm, activation)) if alone && ready(norm, activation) && !self.keep.contains(&before) => Some(conv),
-            _ => None,
+        (alone && !self.keep.contains(&before)).then(|| self.resolve(before))
+    }
+
+    /// Fuses a sum of maps of one shape into a convolution that makes one of them. The convolution takes the place of the sum,
+    /// before which both maps are there.
+    fn fuse_add(&mut self, id: NodeId, graph: &Graph) -> bool {
+        for slot in 0..2 {
+            let Some(from) = self.sole(id, slot, graph) else { continue };
+            let Node { op: Op::Conv(conv), inputs, .. } = &self.nodes[from.index()] else { continue };
+            let ([source], [_, _]) = (&inputs[..], &self.nodes[id.index()].inputs[..]) else { continue };
+            if conv.residual || conv.activation != Activation::None || !conv.is_plain() {
+                continue;
+            }
+            let (conv, source) = (Conv { residual: true, ..conv.clone() }, *source);
+            let added = self.nodes[id.index()].inputs[1 - slot];
+            self.nodes[id.index()].op = Op::Conv(conv);
+            self.nodes[id.index()].inputs = vec![source, added];
+            self.replaced[from.index()] = id;
+            return true;
         }
+        false
     }
 }
 
@@ -174,7 +195,7 @@ fn prune(nodes: &[Node], output: NodeId, keep: &[NodeId]) -> (Graph, Vec<NodeId>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Conv, ConvTranspose};
+    use crate::graph::{BatchNorm, ConvTranspose};
     use crate::shape::Extent;
 
     fn conv(name: &str, cin: u32, cout: u32) -> Op {
@@ -232,7 +253,7 @@ mod tests {
         let mut g = sample();
         let a = g.find("a.conv").expect("in the sample");
         let r = g.find("a").expect("in the sample");
-        g.add("sum", Op::Multiply, &[a, r]);
+        g.add("sum", Op::Multiply(Combine::default()), &[a, r]);
         let (_, applied) = optimise(&g, &[]);
         assert_eq!(applied.norms_folded, 0);
     }
@@ -270,7 +291,7 @@ mod tests {
         assert_eq!(read_through(&through, &[]), through);
 
         assert_eq!(read_through(&g, &[up]), g, "who is kept stays");
-        g.add("gate", Op::Multiply, &[up, up]);
+        g.add("gate", Op::Multiply(Combine::default()), &[up, up]);
         assert!(read_through(&g, &[]).find("up").is_some(), "another reader needs it stored");
     }
 
