@@ -241,3 +241,21 @@ impl Kernel for Combine {
         list.into_iter().map(|(label, k)| (label.to_owned(), k)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::workgroups;
+    use super::*;
+
+    #[test]
+    fn rows_beyond_the_grid_are_refused() {
+        let caps = DeviceCaps::default();
+        let (_, base) = Combine::cases().swap_remove(0);
+        let groups = |h| {
+            let call = Combine { map: Map::new(Extent::new(1, h, 40), 6), target: Target::whole(1), ..base.clone() };
+            workgroups(Combine::NAME, call.grid(), call.variant(&caps).workgroup(), &caps)
+        };
+        assert_eq!(groups(65_535), Ok([2, 65_535, 1]));
+        assert!(groups(65_536).is_err());
+    }
+}

@@ -253,3 +253,39 @@ impl Kernel for Conv3dDirect {
         list.into_iter().map(|(label, s)| (label.to_owned(), Self(whole(s)))).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::workgroups;
+    use super::*;
+
+    fn groups(input: Extent, caps: &DeviceCaps) -> Result<[u32; 3], super::super::GeometryError> {
+        let (_, Conv3dDirect(base)) = Conv3dDirect::cases().swap_remove(0);
+        let mut call = Conv3dDirect(ConvShape { input, ..base });
+        call.0.target = Target::whole(call.0.output().d);
+        workgroups(Conv3dDirect::NAME, call.grid(), call.variant(caps).workgroup(), caps)
+    }
+
+    #[test]
+    fn rows_are_folded_and_planes_are_not() {
+        let caps = DeviceCaps::default();
+        // 3 groups of 4 voxels a row, 64 groups a workgroup
+        assert_eq!(groups(Extent::new(2, 70_000, 9), &caps), Ok([(70_000u32 * 3).div_ceil(64), 2, 2]));
+        assert_eq!(groups(Extent::new(65_535, 1, 9), &caps), Ok([1, 2, 65_535]));
+        assert!(groups(Extent::new(65_536, 1, 9), &caps).is_err());
+        let edge = 65_535 * 64;
+        assert_eq!(groups(Extent::new(1, edge, 4), &caps), Ok([65_535, 2, 1]));
+        assert!(groups(Extent::new(1, edge + 1, 4), &caps).is_err());
+    }
+
+    #[test]
+    fn extents_are_those_of_torch() {
+        let (_, Conv3dDirect(base)) = Conv3dDirect::cases().swap_remove(0);
+        let along =
+            |kernel, stride, padding| ConvShape { input: Extent::new(33, 34, 48), kernel, stride, padding, ..base.clone() }.output();
+        assert_eq!(along([7; 3], [1, 2, 2], [3; 3]), Extent::new(33, 17, 24));
+        assert_eq!(along([16; 3], [16; 3], [0; 3]), Extent::new(2, 2, 3));
+        assert_eq!(along([4; 3], [4; 3], [0; 3]), Extent::new(8, 8, 12));
+        assert_eq!(along([2; 3], [1; 3], [1; 3]), Extent::new(34, 35, 49));
+    }
+}

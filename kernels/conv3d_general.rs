@@ -377,6 +377,19 @@ mod tests {
     }
 
     #[test]
+    fn dilated_windows_reach_what_torch_reads() {
+        let (_, base) = Conv3dGeneral::cases().swap_remove(0);
+        let k = Conv3dGeneral { input: Extent::new(12, 9, 9), dilation: [3, 1, 2], padding: [2, 0, 1], stride: [2, 1, 2], ..base };
+        assert_eq!(k.output(), Extent::new(5, 7, 4));
+        let Source { planes, reach } = k.sources()[0];
+        for z in 0..5u32 {
+            let read: Vec<u32> = (0..3u32).filter_map(|i| (z * 2 + i * 3).checked_sub(2)).filter(|&s| s < 12).collect();
+            assert_eq!(reach.planes(planes, 5, &(z..z + 1)), (z * 2).saturating_sub(2)..(z * 2 + 5).min(12));
+            assert!(read.iter().all(|s| reach.planes(planes, 5, &(z..z + 1)).contains(s)));
+        }
+    }
+
+    #[test]
     fn one_group_is_packed_as_a_plain_convolution() {
         let (kernel, g) = ([1, 2, 3], Grouping { inputs: 5, outputs: 9, groups: 1 });
         let weight: Vec<f64> = (0..5 * 9 * 6).map(f64::from).collect();

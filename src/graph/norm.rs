@@ -157,6 +157,7 @@ pub(super) fn split(graph: &Graph, keep: &[NodeId]) -> (Graph, Split) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Combine;
     use super::super::pass::optimise;
     use super::*;
     use crate::shape::Extent;
@@ -228,6 +229,35 @@ mod tests {
     fn a_norm_of_planes_is_absorbed_by_flat_kernels_only() {
         assert_eq!(optimise(&sample(1, true), &[]).1.norms_absorbed, 1);
         assert_eq!(optimise(&sample(3, true), &[]).1.norms_absorbed, 0);
+    }
+
+    #[test]
+    fn a_sum_applies_norms_as_it_loads() {
+        // of the residual blocks of an nnU-Net: the norm of one branch, of both, or of what a convolution adds
+        for (first, second, per_plane) in [(true, false, false), (true, true, true), (false, true, true)] {
+            let mut g = Graph::default();
+            let x = g.add("input", Op::Input { channels: 4 }, &[]);
+            let branch = |g: &mut Graph, name: &str, normed: bool| {
+                let y = g.add(format!("{name}.conv"), conv(4, 4, [3; 3]), &[x]);
+                if normed { g.add(name, norm(per_plane), &[y]) } else { y }
+            };
+            let (a, b) = (branch(&mut g, "a", first), branch(&mut g, "b", second));
+            let y = g.add("sum", Op::Add(Combine::default()), &[a, b]);
+            g.add("end", Op::Activation(Activation::LeakyRelu { slope: 0.01 }), &[y]);
+            let (g, applied) = optimise(&g, &[]);
+            let norms = usize::from(first) + usize::from(second);
+            assert_eq!((applied.norms_absorbed, applied.activations_fused), (norms, 1));
+            assert_eq!(applied.adds_fused, usize::from(norms == 1), "the convolution without a norm adds");
+            let end = g.node(g.output());
+            assert_eq!((end.name.as_str(), end.inputs.len()), ("end", 2 + norms));
+            let loads = match &end.op {
+                Op::Conv(c) => c.loads,
+                Op::Add(c) => c.loads,
+                _ => panic!("{}", end.op),
+            };
+            assert_eq!(loads.map(|load| load.norm.is_some()), [norms == 2, true]);
+            assert!(g.infer(Extent::new(2, 3, 4)).is_ok());
+        }
     }
 
     #[test]

@@ -295,6 +295,105 @@ mod tests {
         assert!(read_through(&g, &[]).find("up").is_some(), "another reader needs it stored");
     }
 
+    /// act(norm(conv(x)) + skip), with a reader of the result.
+    fn residual(swapped: bool) -> Graph {
+        let mut g = Graph::default();
+        let x = g.add("input", Op::Input { channels: 4 }, &[]);
+        let y = g.add("conv", conv("conv", 4, 4), &[x]);
+        let y = g.add("norm", Op::BatchNorm(BatchNorm { module: "norm".into(), channels: 4, eps: 1e-5 }), &[y]);
+        // made after the convolution that takes it in
+        let skip = g.add("skip", Op::MaxPool { kernel: [1; 3] }, &[x]);
+        let y = g.add("sum", Op::Add(Combine::default()), &if swapped { [skip, y] } else { [y, skip] });
+        let y = g.add("block", Op::Activation(Activation::Relu), &[y]);
+        g.add("head", conv("head", 4, 2), &[y]);
+        g
+    }
+
+    #[test]
+    fn a_convolution_adds_the_residual_before_its_activation() {
+        for swapped in [false, true] {
+            let g = residual(swapped);
+            let (fused, applied) = optimise(&g, &[]);
+            assert_eq!(applied, Applied { norms_folded: 1, activations_fused: 1, adds_fused: 1, ..Applied::default() });
+            let names: Vec<&str> = fused.nodes().iter().map(|n| n.name.as_str()).collect();
+            assert_eq!(names, ["input", "skip", "block", "head"]);
+            let block = fused.node(NodeId(2));
+            assert_eq!(block.inputs, [NodeId(0), NodeId(1)]);
+            assert!(matches!(&block.op, Op::Conv(c) if c.residual && c.activation == Activation::Relu && c.norm.is_some()));
+            let last = |g: &Graph| g.infer(Extent::new(2, 3, 4)).expect("the shapes agree").last().copied();
+            assert_eq!(last(&fused), last(&g));
+            assert_eq!(fused.parameters(), g.parameters());
+        }
+    }
+
+    #[test]
+    fn a_residual_that_cannot_be_fused_stays() {
+        let fused = |g: &Graph, keep: &[NodeId]| optimise(g, keep).1.adds_fused;
+        let g = residual(false);
+        let id = |name: &str| g.find(name).expect("in the sample");
+        assert_eq!(fused(&g, &[id("norm")]), 0, "who is kept stays");
+        assert_eq!(fused(&g, &[id("skip"), id("sum"), id("block")]), 1);
+        let mut read = g.clone();
+        read.add("reader", Op::Multiply(Combine::default()), &[id("norm"), id("skip")]);
+        assert_eq!(fused(&read, &[]), 0, "the convolution has another reader");
+
+        let with = |op: fn() -> Op, inputs: usize, activation: bool, spread: Spread| {
+            let mut g = Graph::default();
+            let x = g.add("input", Op::Input { channels: 4 }, &[]);
+            let mut y = g.add("conv", op(), &vec![x; inputs]);
+            if activation {
+                y = g.add("act", Op::Activation(Activation::Relu), &[y]);
+            }
+            g.add("sum", Op::Add(Combine { spread, ..Combine::default() }), &[y, x]);
+            g
+        };
+        assert_eq!(fused(&with(|| conv("c", 4, 4), 1, false, Spread::Nothing), &[]), 1);
+        assert_eq!(fused(&with(|| conv("c", 8, 4), 2, false, Spread::Nothing), &[]), 0, "it reads a second map already");
+        assert_eq!(fused(&with(|| conv("c", 4, 4), 1, true, Spread::Nothing), &[]), 0, "its activation comes before the sum");
+        assert_eq!(fused(&with(|| conv("c", 4, 4), 1, false, Spread::Voxels), &[]), 0, "the shapes differ");
+        let grouped = || match conv("c", 4, 4) {
+            Op::Conv(c) => Op::Conv(Conv { groups: 2, ..c }),
+            op => op,
+        };
+        assert_eq!(fused(&with(grouped, 1, false, Spread::Nothing), &[]), 0, "its kernel reads one map");
+        let mut twice = Graph::default();
+        let x = twice.add("input", Op::Input { channels: 4 }, &[]);
+        let y = twice.add("conv", conv("conv", 4, 4), &[x]);
+        twice.add("sum", Op::Add(Combine::default()), &[y, y]);
+        assert_eq!(fused(&twice, &[]), 0, "a convolution cannot add itself");
+    }
+
+    #[test]
+    fn a_batch_norm_of_a_sum_is_not_folded_into_the_convolution() {
+        let mut g = residual(false);
+        let sum = g.find("sum").expect("in the sample");
+        g.nodes.truncate(sum.index() + 1);
+        let y = g.add("after", Op::BatchNorm(BatchNorm { module: "after".into(), channels: 4, eps: 1e-5 }), &[sum]);
+        g.add("end", Op::Activation(Activation::Relu), &[y]);
+        let (fused, applied) = optimise(&g, &[]);
+        assert_eq!((applied.adds_fused, applied.norms_folded, applied.activations_fused), (1, 1, 0));
+        assert!(fused.find("after").is_some());
+    }
+
+    #[test]
+    fn a_residual_is_not_read_through_upsampling() {
+        let mut g = Graph::default();
+        let x = g.add("input", Op::Input { channels: 4 }, &[]);
+        let up = g.add("up", Op::Upsample { factor: [2; 3] }, &[x]);
+        let y = g.add("conv", conv("conv", 4, 4), &[up]);
+        g.add("sum", Op::Add(Combine::default()), &[y, up]);
+        let g = optimise(&g, &[]).0;
+        assert_eq!(read_through(&g, &[]), g);
+        let mut other = Graph::default();
+        let x = other.add("input", Op::Input { channels: 4 }, &[]);
+        let up = other.add("up", Op::Upsample { factor: [1; 3] }, &[x]);
+        let y = other.add("conv", conv("conv", 4, 4), &[up]);
+        other.add("sum", Op::Add(Combine::default()), &[y, x]);
+        let through = read_through(&optimise(&other, &[]).0, &[]);
+        assert!(matches!(&through.node(through.output()).op, Op::Conv(c) if c.residual && c.through == [Some([1; 3]), None]));
+        assert!(through.infer(Extent::new(2, 3, 4)).is_ok());
+    }
+
     #[test]
     fn kept_nodes_survive() {
         let g = sample();

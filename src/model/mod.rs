@@ -16,6 +16,8 @@ mod weights;
 #[cfg(test)]
 mod attention_tests;
 #[cfg(test)]
+mod conv_tests;
+#[cfg(test)]
 mod tests;
 
 pub use card::{Card, Inference, InputSpec};
