@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use organum::harness::{KernelRun, source_sizes};
 use organum::kernels::{
-    Activation, Call, ConvShape, ConvTransposeShape, Load, Spread, Target, TokenChannels, Window, WindowShape, argmax, attention, combine,
-    conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_pointwise, head_argmax, max_pool3d, position_add, upsample_linear,
-    window_attention,
+    Activation, Call, ConvShape, ConvTransposeShape, Grouping, Load, Spread, Target, TokenChannels, Window, WindowShape, argmax, attention,
+    combine, conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_general, conv3d_pointwise, head_argmax, max_pool3d,
+    position_add, upsample_linear, window_attention,
 };
 use organum::{Elem, Engine, Extent, Map};
 
@@ -67,6 +67,23 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
             format!("{}+{}-{out}_{}", in_channels[0], in_channels[1], shape.input),
             Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape)),
         )
+    };
+    let general = |groups: u32, dilation: u32| {
+        let input = cube(64);
+        let call = conv3d_general::Conv3dGeneral {
+            input,
+            grouping: Grouping { inputs: 32, outputs: 32, groups },
+            kernel: [3; 3],
+            stride: [1; 3],
+            padding: [dilation; 3],
+            dilation: [dilation; 3],
+            load: Load::default(),
+            activation: Activation::Relu,
+            elem,
+            windows: [Window::whole(0); 2],
+            target: whole(input),
+        };
+        (format!("k3_groups{groups}_dilation{dilation}_32-32_{input}"), Call::Conv3dGeneral(call))
     };
     let transposed = |k: u32, general: bool| {
         let input = cube(32);
@@ -150,6 +167,7 @@ fn cases(elem: Elem) -> Vec<(&'static str, Vec<(String, Call)>)> {
                 through(64, [16, 16], 16),
             ],
         ),
+        ("conv3d_general", vec![general(1, 2), general(4, 1), general(32, 1)]),
         ("conv3d_pointwise", vec![pointwise(64, [64, 0], 64), pointwise(64, [16, 16], 16)]),
         ("conv_transpose3d", vec![transposed(2, false)]),
         ("conv_transpose3d_general", vec![transposed(3, true)]),
