@@ -105,8 +105,8 @@ pub(super) fn compare(name: &str, weights: Weights, graph: Graph, applied: Appli
     let data: Vec<f32> = weights.floats(&format!("{name}.input")).expect("it is there").iter().map(|&v| v as f32).collect();
     let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
     let model = Model { card, raw: graph.clone(), graph, applied, weights };
-    let mut most = 0.0f64;
-    let runs = [None, engine].into_iter().take(1 + usize::from(engine.is_some())).flat_map(|on| [(1, on), (16, on)]);
+    let (mut most, mut whole): (f64, Vec<f32>) = (0.0, Vec::new());
+    let runs = [None, engine].into_iter().take(1 + usize::from(engine.is_some())).flat_map(|on| [(16, on), (1, on)]);
     for (depth, device) in runs {
         let options = PlanOptions::default().with_output(OutputMode::Logits).with_slab_depth(depth);
         let caps = device.map_or_else(DeviceCaps::host, |engine| engine.caps().clone());
@@ -121,6 +121,8 @@ pub(super) fn compare(name: &str, weights: Weights, graph: Graph, applied: Appli
         let OutputData::Map(values) = &outputs[0].data else { panic!("asked for a map") };
         let worst = values.iter().zip(&expected).map(|(&a, &b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
         assert!(worst < if device.is_some() { 4e-6 } else { 2e-6 }, "{name}: differs by {worst:e}");
+        assert!(depth > 1 || *values == whole, "{name}: other bits in slabs");
+        whole.clone_from(values);
         most = most.max(worst);
     }
     most
