@@ -4,10 +4,10 @@ use super::ceiling::Blocks;
 use super::ceiling_copy::CeilingCopy;
 use super::ceiling_fma::CeilingFma;
 use super::{
-    Activation, Call, ConvShape, ConvTransposeShape, Interpolation, Load, Scope, Shift, Target, Through, TokenChannels, Window,
-    WindowShape, argmax, attention, channel_stats, conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_pointwise,
-    deformable_sampling, head_argmax, layer_norm, max_pool3d, multiply, normalise, patch_expand, patch_merge, position_add, resize, shift,
-    softmax, window_attention,
+    Activation, Call, ConvShape, ConvTransposeShape, Grouping, Interpolation, Load, Scope, Shift, Spread, Target, Through, TokenChannels,
+    Window, WindowShape, argmax, attention, channel_stats, combine, conv_transpose3d, conv_transpose3d_general, conv3d_direct,
+    conv3d_general, conv3d_pointwise, deformable_sampling, head_argmax, layer_norm, max_pool3d, normalise, patch_expand, patch_merge,
+    position_add, resize, shift, softmax, window_attention,
 };
 use crate::shape::{Elem, Extent, Map};
 
@@ -27,6 +27,7 @@ fn conv(input: Extent, in_channels: [u32; 2], out_channels: u32, k: u32, elem: E
     ConvShape {
         input,
         in_channels,
+        residual: false,
         out_channels,
         kernel: [k; 3],
         stride: [1; 3],
@@ -142,6 +143,35 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
         let k = resize::Resize { input: coarse, output: fine, channels: 32, mode, elem, windows: one, target: whole(fine) };
         (format!("{label}_x2_32_{fine}"), Call::Resize(k))
     };
+    let combine = |label: &str, multiply: bool| {
+        let call = combine::Combine {
+            map: map(32),
+            spread: Spread::Nothing,
+            multiply,
+            loads: [Load::default(); 2],
+            activation: Activation::None,
+            elem,
+            windows: [Window::whole(0); 4],
+            target: whole(fine),
+        };
+        (format!("{label}_32_{fine}"), Call::Combine(call))
+    };
+    let general = |groups: u32, dilation: u32| {
+        let call = conv3d_general::Conv3dGeneral {
+            input: fine,
+            grouping: Grouping { inputs: 32, outputs: 32, groups },
+            kernel: [3; 3],
+            stride: [1; 3],
+            padding: [dilation; 3],
+            dilation: [dilation; 3],
+            load: Load::default(),
+            activation: Activation::Relu,
+            elem,
+            windows: [Window::whole(0); 2],
+            target: whole(fine),
+        };
+        (format!("k3_groups{groups}_dilation{dilation}_32-32_{fine}"), Call::Conv3dGeneral(call))
+    };
     let layer_norm = |extent: Extent, channels: u32| {
         let call = layer_norm::LayerNorm {
             map: Map::new(extent, channels),
@@ -172,6 +202,9 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
         direct(64, [16, 16], 16),
         through(64, [32, 0], 32),
         through(64, [16, 16], 16),
+        general(1, 2),
+        general(4, 1),
+        general(32, 1),
         pointwise(64, [64, 0], 64),
         pointwise(64, [16, 16], 16),
         transposed(2, false),
@@ -221,10 +254,8 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
             }),
         ),
         (format!("32_{fine}"), Call::PositionAdd(position_add::PositionAdd { map: map(32), elem, windows: one, target: whole(fine) })),
-        (
-            format!("32_{fine}"),
-            Call::Multiply(multiply::Multiply { map: map(32), elem, windows: [Window::whole(0); 2], target: whole(fine) }),
-        ),
+        combine("add", false),
+        combine("multiply", true),
         (format!("32_{fine}"), Call::ChannelStats(channel_stats::ChannelStats { map: map(32), elem, windows: one, target: whole(fine) })),
         (
             format!("32_{fine}"),

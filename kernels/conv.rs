@@ -19,13 +19,16 @@ pub struct Through {
     pub mode: Interpolation,
 }
 
-/// One convolution of one map, or of the channel concatenation of two maps that is never stored.
+/// One convolution of one map, or of the channel concatenation of two maps that is never stored, or of one map with a second
+/// one added to the sums.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvShape {
     /// Extent at which the sources are read.
     pub input: Extent,
     /// Channels of the sources; `[c, 0]` when there is one.
     pub in_channels: [u32; 2],
+    /// Whether the second map, of the shape of the output, is added to the sums before the activation; nothing is concatenated then.
+    pub residual: bool,
     /// Output channels.
     pub out_channels: u32,
     /// Kernel size along D, H, W.
@@ -70,18 +73,25 @@ impl ConvShape {
     /// What is read: the maps, then scale and shift of those that are normalised.
     pub(super) fn sources(&self, reach: Reach) -> Vec<Source> {
         let map = |slot: usize| match (reach, self.upsampled[slot]) {
+            _ if slot == 1 && self.residual => Source { planes: self.second().extent.d, reach: Reach::Same },
             (Reach::Taps(taps), Some(Through { stored, mode })) => {
                 Source { planes: stored.d, reach: Reach::TapsOfResized { taps, planes: self.input.d, mode } }
             }
             _ => Source { planes: self.input.d, reach },
         };
-        let norms = self.loads.iter().filter_map(|load| load.norm).map(|scope| scope.source(scope.planes(self.input.d)));
+        let planes = [self.input.d, self.second().extent.d];
+        let norms = (0..2).filter_map(|slot| self.loads[slot].norm.map(|scope| scope.source(scope.planes(planes[slot]))));
         (0..self.map_count()).map(map).chain(norms).collect()
     }
 
     /// What sources are read through that are resampled.
     pub(super) fn through(&self) -> Option<Through> {
         self.upsampled.into_iter().flatten().next()
+    }
+
+    /// The second map as it is read: what is concatenated or added.
+    fn second(&self) -> Map {
+        if self.residual { self.map() } else { Map::new(self.input, self.in_channels[1]) }
     }
 
     /// Extent of a source as it is stored.
@@ -111,7 +121,7 @@ impl ConvShape {
     }
 
     fn map_count(&self) -> usize {
-        if self.in_channels[1] > 0 { 2 } else { 1 }
+        if self.in_channels[1] > 0 || self.residual { 2 } else { 1 }
     }
 
     /// Which of the sources is the scale and shift of a map.
@@ -132,7 +142,9 @@ impl ConvShape {
 
     /// The shader constants that depend on how many sources there are and what is done to them.
     pub(super) fn source_constants(&self, variant: Variant) -> Variant {
-        variant.set("CONCAT", u8::from(self.in_channels[1] > 0)).load(LOAD_A, self.loads[0]).load(LOAD_B, self.loads[1])
+        let variant = variant.set("CONCAT", u8::from(self.in_channels[1] > 0));
+        let variant = if self.residual { variant.set("RESIDUAL", 1u8) } else { variant };
+        variant.load(LOAD_A, self.loads[0]).load(LOAD_B, self.loads[1])
     }
 
     /// The window along D.
@@ -172,27 +184,30 @@ impl ConvShape {
             let planes = self.target.count * self.stride[0];
             elements(self.input, self.in_channels[slot], planes) * self.stored(slot).voxels() / self.input.voxels().max(1)
         };
-        let read = share(0) + share(1);
+        let added = if self.residual { elements(self.output(), self.out_channels, self.target.count) } else { 0 };
+        let read = share(0) + share(1) + added;
         // values between voxels are made anew for every tap and block of output channels
         let mixed: u64 = (0..2).filter_map(|s| Some(self.upsampled[s]?.mode.flops() * u64::from(self.in_channels[s]))).sum();
         let mixes = taps * mixed * u64::from(self.out_blocks()) * voxels;
         let written = elements(self.output(), self.out_channels, self.target.count);
         super::Cost {
-            flops: 2 * taps * cin * u64::from(self.out_channels) * voxels + mixes,
+            flops: 2 * taps * cin * u64::from(self.out_channels) * voxels + mixes + added,
             bytes: (read + written + packed_len(self.in_channels, self.out_channels, self.kernel)) * self.elem.bytes(),
         }
     }
 
     pub(super) fn sizes(&self) -> Vec<u64> {
-        let [a, b] = self.in_channels;
-        let source = |slot: usize, c: u32| elements(self.stored(slot), c, self.stored(slot).d).max(4);
+        let second = self.second();
+        let stored = if self.residual { second.extent } else { self.stored(1) };
+        let source = |extent: Extent, c: u32| elements(extent, c, extent.d).max(4);
+        let (a, b) = (source(self.stored(0), self.in_channels[0]), source(stored, second.channels));
         vec![
-            source(0, a),
-            source(0, a),
-            source(1, b),
-            source(1, b),
+            a,
+            a,
+            b,
+            b,
             self.loads[0].table_len(self.input.d, self.blocks()[0]),
-            self.loads[1].table_len(self.input.d, self.blocks()[1]),
+            self.loads[1].table_len(second.extent.d, second.blocks()),
             packed_len(self.in_channels, self.out_channels, self.kernel),
             elements(self.output(), self.out_channels, self.output().d),
         ]
@@ -211,6 +226,12 @@ impl ConvShape {
         let bias_at = self.out_blocks() as usize * kd * kh * kw * cin * OUT_BLOCK as usize;
         let row = out.w as usize * out_blocks * 4;
         self.target.planes(output, out.h as usize * row).for_each(|(z, plane)| {
+            let (added, added_table): (&[f32], &[f32]) = if self.residual {
+                let table = self.loads[1].table(b_norm, self.norm_window(1), z, out_blocks * 4);
+                (self.window(1).plane(b_lo, b_hi, z, out.h as usize * row), table)
+            } else {
+                (&[], &[])
+            };
             plane.par_chunks_mut(row).enumerate().for_each(|(y, line)| {
                 let mut acc = vec![0.0f64; self.out_blocks() as usize * OUT_BLOCK as usize];
                 let mut voxel = Vec::with_capacity(cin);
@@ -239,6 +260,11 @@ impl ConvShape {
                                 }
                             }
                         }
+                    }
+                    if self.residual {
+                        voxel.clear();
+                        self.loads[1].apply(&added[y * row + x * out_blocks * 4..][..out_blocks * 4], added_table, &mut voxel);
+                        acc.iter_mut().zip(&voxel).for_each(|(s, v)| *s += v);
                     }
                     for (o, y) in line[x * out_blocks * 4..(x + 1) * out_blocks * 4].iter_mut().enumerate() {
                         #[expect(clippy::cast_possible_truncation, reason = "the twin stores what the shader stores")]

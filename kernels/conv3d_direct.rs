@@ -1,4 +1,5 @@
-//! Direct 3D convolution: any kernel size, stride and zero padding; bias, activation and channel concatenation fused.
+//! Direct 3D convolution: any kernel size, stride and zero padding; bias, activation, and channel concatenation or the sum with a
+//! second map fused.
 //!
 //! Source: cross-correlation as `torch.nn.Conv3d` defines it. Weights are packed by [`super::pack_weights`].
 
@@ -128,6 +129,7 @@ impl Kernel for Conv3dDirect {
         let base = ConvShape {
             input: Extent::new(5, 7, 9),
             in_channels: [6, 0],
+            residual: false,
             out_channels: 10,
             kernel: [3; 3],
             stride: [1; 3],
@@ -240,10 +242,80 @@ impl Kernel for Conv3dDirect {
                 ConvShape { elem: Elem::F16, upsampled: [from(Interpolation::HalfPixel, 2, 4, 3), None], ..base.clone() },
             ),
             ("k3_nearest_f16", ConvShape { elem: Elem::F16, upsampled: [from(Interpolation::Nearest, 2, 4, 3), None], ..base.clone() }),
+            ("k7_stride122", ConvShape { kernel: [7; 3], stride: [1, 2, 2], padding: [3; 3], in_channels: [2, 0], ..base.clone() }),
+            ("k5", ConvShape { kernel: [5; 3], padding: [2; 3], in_channels: [3, 0], out_channels: 4, ..base.clone() }),
+            ("k4_stride4", ConvShape { kernel: [4; 3], stride: [4; 3], padding: [0; 3], input: Extent::new(9, 8, 13), ..base.clone() }),
+            (
+                "k16_stride16",
+                ConvShape {
+                    input: Extent::new(32, 16, 33),
+                    in_channels: [1, 0],
+                    out_channels: 3,
+                    kernel: [16; 3],
+                    stride: [16; 3],
+                    padding: [0; 3],
+                    activation: Activation::None,
+                    ..base.clone()
+                },
+            ),
+            ("k2_padded", ConvShape { kernel: [2; 3], ..base.clone() }),
+            ("k4x2x4_padded", ConvShape { kernel: [4, 2, 4], stride: [1, 2, 1], padding: [2, 1, 1], ..base.clone() }),
+            ("k3_unpadded", ConvShape { padding: [0; 3], ..base.clone() }),
+            ("k1_stride2", ConvShape { kernel: [1; 3], stride: [2; 3], padding: [0; 3], ..base.clone() }),
+            ("k3_residual", ConvShape { residual: true, ..base.clone() }),
+            (
+                "k3_stride2_norms_residual",
+                ConvShape { residual: true, stride: [2; 3], out_channels: 6, loads: [plain, norm], ..base.clone() },
+            ),
+            (
+                "k3_residual_of_planes_norm",
+                ConvShape { residual: true, loads: [norm, planes], activation: Activation::LeakyRelu { slope: 0.01 }, ..base.clone() },
+            ),
+            (
+                "k3_upsampled_residual",
+                ConvShape { residual: true, upsampled: [from(Interpolation::Aligned, 2, 4, 3), None], ..base.clone() },
+            ),
+            ("k3_residual_f16", ConvShape { residual: true, loads: [plain, norm], elem: Elem::F16, out_channels: 12, ..base.clone() }),
             ("k3_f16", ConvShape { elem: Elem::F16, ..base.clone() }),
             ("k3_concat_f16", ConvShape { elem: Elem::F16, in_channels: [4, 8], ..base }),
         ];
         let whole = |s: ConvShape| ConvShape { target: Target { first: 0, begin: 0, count: s.output().d }, ..s };
         list.into_iter().map(|(label, s)| (label.to_owned(), Self(whole(s)))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::workgroups;
+    use super::*;
+
+    fn groups(input: Extent, caps: &DeviceCaps) -> Result<[u32; 3], super::super::GeometryError> {
+        let (_, Conv3dDirect(base)) = Conv3dDirect::cases().swap_remove(0);
+        let mut call = Conv3dDirect(ConvShape { input, ..base });
+        call.0.target = Target::whole(call.0.output().d);
+        workgroups(Conv3dDirect::NAME, call.grid(), call.variant(caps).workgroup(), caps)
+    }
+
+    #[test]
+    fn rows_are_folded_and_planes_are_not() {
+        let caps = DeviceCaps::default();
+        // 3 groups of 4 voxels a row, 64 groups a workgroup
+        assert_eq!(groups(Extent::new(2, 70_000, 9), &caps), Ok([(70_000u32 * 3).div_ceil(64), 2, 2]));
+        assert_eq!(groups(Extent::new(65_535, 1, 9), &caps), Ok([1, 2, 65_535]));
+        assert!(groups(Extent::new(65_536, 1, 9), &caps).is_err());
+        let edge = 65_535 * 64;
+        assert_eq!(groups(Extent::new(1, edge, 4), &caps), Ok([65_535, 2, 1]));
+        assert!(groups(Extent::new(1, edge + 1, 4), &caps).is_err());
+    }
+
+    #[test]
+    fn extents_are_those_of_torch() {
+        let (_, Conv3dDirect(base)) = Conv3dDirect::cases().swap_remove(0);
+        let along =
+            |kernel, stride, padding| ConvShape { input: Extent::new(33, 34, 48), kernel, stride, padding, ..base.clone() }.output();
+        assert_eq!(along([7; 3], [1, 2, 2], [3; 3]), Extent::new(33, 17, 24));
+        assert_eq!(along([16; 3], [16; 3], [0; 3]), Extent::new(2, 2, 3));
+        assert_eq!(along([4; 3], [4; 3], [0; 3]), Extent::new(8, 8, 12));
+        assert_eq!(along([2; 3], [1; 3], [1; 3]), Extent::new(34, 35, 49));
     }
 }

@@ -1,4 +1,5 @@
-//! 1x1x1 convolution, which is also a linear layer over the tokens of a map; bias, activation and concatenation fused.
+//! 1x1x1 convolution, which is also a linear layer over the tokens of a map; bias, activation, and concatenation or the sum with
+//! a second map fused.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -105,6 +106,7 @@ impl Kernel for Conv3dPointwise {
         let base = ConvShape {
             input: Extent::new(3, 5, 7),
             in_channels: [6, 0],
+            residual: false,
             out_channels: 10,
             kernel: [1; 3],
             stride: [1; 3],
@@ -127,6 +129,9 @@ impl Kernel for Conv3dPointwise {
                 ConvShape { in_channels: [5, 9], loads: [Load::default(), planes], elem: Elem::F16, ..base.clone() },
             ),
             ("concat_relu", ConvShape { in_channels: [5, 9], activation: Activation::Relu, ..base.clone() }),
+            ("residual", ConvShape { residual: true, ..base.clone() }),
+            ("residual_norms", ConvShape { residual: true, loads: [norm, planes], activation: Activation::Relu, ..base.clone() }),
+            ("residual_f16", ConvShape { residual: true, out_channels: 5, elem: Elem::F16, ..base.clone() }),
             ("one_channel_sigmoid", ConvShape { in_channels: [1, 0], out_channels: 1, activation: Activation::Sigmoid, ..base.clone() }),
             ("wide", ConvShape { input: Extent::new(3, 16, 16), in_channels: [64, 0], out_channels: 64, ..base.clone() }),
             ("concat_f16", ConvShape { elem: Elem::F16, in_channels: [8, 4], ..base }),

@@ -125,6 +125,7 @@ impl Kernel for HeadArgmax {
         let base = ConvShape {
             input: Extent::new(3, 5, 7),
             in_channels: [6, 0],
+            residual: false,
             out_channels: 3,
             kernel: [1; 3],
             stride: [1; 3],

@@ -15,7 +15,9 @@ pub mod ceiling;
 pub mod ceiling_copy;
 pub mod ceiling_fma;
 pub mod channel_stats;
+pub mod combine;
 pub mod conv3d_direct;
+pub mod conv3d_general;
 pub mod conv3d_pointwise;
 pub mod conv_transpose3d;
 pub mod conv_transpose3d_general;
@@ -24,7 +26,6 @@ pub mod gather_tokens;
 pub mod head_argmax;
 pub mod layer_norm;
 pub mod max_pool3d;
-pub mod multiply;
 pub mod norm_scale;
 pub mod normalise;
 pub mod patch_expand;
@@ -47,8 +48,10 @@ mod slab;
 
 pub use activation::Activation;
 pub use attention::TokenChannels;
+pub use combine::Spread;
 pub use conv::{ConvShape, Through, pack_weights, packed_len};
 pub use conv_transpose::{ConvTransposeShape, outputs_first};
+pub use conv3d_general::{Grouping, pack_grouped};
 pub use load::{Load, Scope};
 pub use patch_merge::MOST_PATCH_PARTS;
 pub use resize::Interpolation;
@@ -353,6 +356,7 @@ macro_rules! catalogue {
 
 catalogue! {
     Conv3dDirect(conv3d_direct::Conv3dDirect),
+    Conv3dGeneral(conv3d_general::Conv3dGeneral),
     Conv3dPointwise(conv3d_pointwise::Conv3dPointwise),
     ConvTranspose3d(conv_transpose3d::ConvTranspose3d),
     ConvTranspose3dGeneral(conv_transpose3d_general::ConvTranspose3dGeneral),
@@ -366,7 +370,7 @@ catalogue! {
     Attention(attention::Attention),
     WindowAttention(window_attention::WindowAttention),
     DeformableSampling(deformable_sampling::DeformableSampling),
-    Multiply(multiply::Multiply),
+    Combine(combine::Combine),
     ChannelStats(channel_stats::ChannelStats),
     PlaneStats(plane_stats::PlaneStats),
     NormScale(norm_scale::NormScale),

@@ -55,7 +55,7 @@ pub struct Source {
 /// A sliding window along D; a plane of the result reads `kernel` planes of the source, `stride` after those of the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taps {
-    /// Planes of a window.
+    /// Planes of a window, from its first tap to its last: with a dilation, those between the taps, too.
     pub kernel: u32,
     /// Planes from window to window.
     pub stride: u32,

@@ -1,9 +1,10 @@
-// Direct 3D convolution of one map or of two concatenated maps, their norms, bias and activation fused; zero padding.
+// Direct 3D convolution of one map or of two concatenated maps, their norms, bias and activation fused; zero padding. Or of one
+// map, and a second one is added to the sums before the activation.
 // One invocation computes 8 output channels of VOXELS neighbouring voxels of a row: x walks the row groups of a plane,
 // y the blocks of output channels, z the planes.
 // A source may be read through resampling to `in_extent`, which is never stored; values are rounded as if it were.
 // Includes shared/resize.wgsl.
-// Limits: no dilation, no groups; a source spans at most two slabs; sources read through resampling have one extent.
+// Limits: no dilation, no groups (conv3d_general has them); a source spans at most two slabs; sources read through resampling have one extent.
 
 override WORKGROUP: u32 = 64u;
 override KD: u32 = 3u;
@@ -16,6 +17,7 @@ override PD: u32 = 1u;
 override PH: u32 = 1u;
 override PW: u32 = 1u;
 override CONCAT: bool = false;
+override RESIDUAL: bool = false; // b is added to the sums, nothing is concatenated
 override UPSAMPLED_A: bool = false;
 override UPSAMPLED_B: bool = false;
 
@@ -45,10 +47,10 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a_lo: array<Elem4>;         // [D, H, W, A/4]
 @group(0) @binding(2) var<storage, read> a_hi: array<Elem4>;         // [D, H, W, A/4]
-@group(0) @binding(3) var<storage, read> b_lo: array<Elem4>;         // [D, H, W, B/4]
+@group(0) @binding(3) var<storage, read> b_lo: array<Elem4>;         // [D, H, W, B/4], or what is added [D, H, W, O/4]
 @group(0) @binding(4) var<storage, read> b_hi: array<Elem4>;         // [D, H, W, B/4]
 @group(0) @binding(5) var<storage, read> a_norm: array<vec4<f32>>;   // [1 or D, 2, A/4]: scale, shift
-@group(0) @binding(6) var<storage, read> b_norm: array<vec4<f32>>;   // [1 or D, 2, B/4]
+@group(0) @binding(6) var<storage, read> b_norm: array<vec4<f32>>;   // [1 or D, 2, B/4 or O/4]
 @group(0) @binding(7) var<storage, read> weight: array<Elem4>;       // [O/8, KD, KH, KW, A+B, 2] then bias [O/8, 2]
 @group(0) @binding(8) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
 
@@ -112,6 +114,17 @@ fn load_upsampled(z: Tap, y: Tap, x: Tap, c: u32) -> vec4<f32> {
         acc = linear_mix(acc, bilinear(z.high, y, x, c), z.weight);
     }
     return rounded(acc);
+}
+
+// Block `o` of the channels of voxel `at` of plane z of what is added.
+fn load_added(z: u32, at: u32, o: u32) -> vec4<f32> {
+    var norm = mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
+    if B_NORM > 0u {
+        let n = select(0u, z - params.b_norm_first, B_NORM == 2u) * 2u * params.out_blocks + o;
+        norm = mat2x4<f32>(b_norm[n], b_norm[n + params.out_blocks]);
+    }
+    let plane = params.out_extent.y * params.out_extent.z;
+    return load_b(wide(b_lo[((z - params.b_first) * plane + at) * params.out_blocks + o]), norm);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -185,8 +198,15 @@ fn conv3d_direct(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var v = 0u; v < VOXELS; v++) {
         if ox + v < out.z {
             let at = (row + ox + v) * params.out_blocks + id.y * 2u;
+            let voxel = oy * out.z + ox + v;
+            if RESIDUAL {
+                acc[v][0] += load_added(oz, voxel, id.y * 2u);
+            }
             dst[at] = narrow(activate(acc[v][0]));
             if id.y * 2u + 1u < params.out_blocks {
+                if RESIDUAL {
+                    acc[v][1] += load_added(oz, voxel, id.y * 2u + 1u);
+                }
                 dst[at + 1u] = narrow(activate(acc[v][1]));
             }
         }

@@ -1,11 +1,12 @@
 // 1x1x1 convolution (a linear layer over tokens) of one map or of two concatenated maps, their norms, bias and
-// activation fused.
+// activation fused. Or of one map, and a second one is added to the sums before the activation.
 // One invocation computes 8 output channels of VOXELS neighbouring voxels: x walks the voxel groups of a plane,
 // y the blocks of output channels, z the planes.
 // Limits: stride 1; each source's planes lie in one slab.
 
 override WORKGROUP: u32 = 64u;
 override CONCAT: bool = false;
+override RESIDUAL: bool = false; // b is added to the sums, nothing is concatenated
 
 const VOXELS: u32 = 8u;
 
@@ -26,9 +27,9 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<Elem4>;            // [D, H, W, A/4]
-@group(0) @binding(2) var<storage, read> b: array<Elem4>;            // [D, H, W, B/4]
+@group(0) @binding(2) var<storage, read> b: array<Elem4>;            // [D, H, W, B/4], or what is added [D, H, W, O/4]
 @group(0) @binding(3) var<storage, read> a_norm: array<vec4<f32>>;   // [1 or D, 2, A/4]: scale, shift
-@group(0) @binding(4) var<storage, read> b_norm: array<vec4<f32>>;   // [1 or D, 2, B/4]
+@group(0) @binding(4) var<storage, read> b_norm: array<vec4<f32>>;   // [1 or D, 2, B/4 or O/4]
 @group(0) @binding(5) var<storage, read> weight: array<Elem4>;       // [O/8, A+B, 2] then bias [O/8, 2]
 @group(0) @binding(6) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
 
@@ -44,6 +45,16 @@ fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
         return mat2x4<f32>(a_norm[at], a_norm[at + params.a_blocks]);
     }
     return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
+}
+
+// Block `o` of the channels of voxel `at` of plane z of what is added.
+fn load_added(z: u32, at: u32, o: u32) -> vec4<f32> {
+    var norm = mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
+    if B_NORM > 0u {
+        let n = select(0u, z - params.b_norm_first, B_NORM == 2u) * 2u * params.out_blocks + o;
+        norm = mat2x4<f32>(b_norm[n], b_norm[n + params.out_blocks]);
+    }
+    return load_b(wide(b[((z - params.b_first) * params.plane + at) * params.out_blocks + o]), norm);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -92,8 +103,14 @@ fn conv3d_pointwise(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = (z - params.out_first) * params.plane + voxel;
     for (var v = 0u; v < inside; v++) {
         let at = (row + v) * params.out_blocks + id.y * 2u;
+        if RESIDUAL {
+            acc[v][0] += load_added(z, voxel + v, id.y * 2u);
+        }
         dst[at] = narrow(activate(acc[v][0]));
         if id.y * 2u + 1u < params.out_blocks {
+            if RESIDUAL {
+                acc[v][1] += load_added(z, voxel + v, id.y * 2u + 1u);
+            }
             dst[at + 1u] = narrow(activate(acc[v][1]));
         }
     }

@@ -1,7 +1,7 @@
 //! Plans at the sizes the project exists for. No device needed.
 #![allow(clippy::print_stdout, reason = "figures belong to a test's output")]
 
-use organum::graph::{Attention, Conv, Graph, NodeId, Op};
+use organum::graph::{Attention, Combine, Conv, Graph, NodeId, Op};
 use organum::kernels::Activation;
 use organum::model::architecture;
 use organum::{DeviceCaps, Elem, Extent, Plan, PlanOptions};
@@ -115,7 +115,7 @@ fn cross_attention() -> (Graph, Extent) {
     let z = pointwise(&mut graph, "wo", z, [64; 2]);
     let gate = graph.add("gate", Op::Activation(Activation::Sigmoid), &[z]);
     let gate = graph.add("up", Op::upsample([2; 3]), &[gate]);
-    graph.add("gated", Op::Multiply, &[gate, skip]);
+    graph.add("gated", Op::Multiply(Combine::default()), &[gate, skip]);
     (graph, Extent::new(64, 128, 128))
 }
 

@@ -8,7 +8,7 @@ mod nets;
 
 use checker::{Checker, check};
 use nets::{Case, case, small};
-use organum::graph::{Attention, Conv, ConvTranspose, Graph, NodeId, Norm, Op};
+use organum::graph::{Attention, Combine, Conv, ConvTranspose, Graph, NodeId, Norm, Op};
 use organum::kernels::{Activation, Load, Scope};
 use organum::record::Command;
 use organum::{DeviceCaps, Elem, Extent, Model, OutputMode, Plan, PlanError, PlanErrorKind, PlanOptions};
@@ -284,7 +284,7 @@ fn graphs_that_cannot_be_are_refused() {
         ("upsampling beyond counting", Op::upsample([u32::MAX; 3]), 1),
         ("no heads", Op::Attention(Attention { heads: 0, scale: 1.0, ..Attention::default() }), 3),
         ("too many heads", Op::Attention(Attention { heads: 2, scale: 1.0, ..Attention::default() }), 3),
-        ("too few inputs", Op::Multiply, 1),
+        ("too few inputs", Op::Multiply(Combine::default()), 1),
         ("an operation that no kernel covers", Op::Concat, 2),
         ("more groups than channels", Op::Norm(Norm { module: None, channels: 1, groups: 2, eps: 1e-5, per_plane: false }), 1),
         ("a scale of another width", Op::Normalise(Load { norm: Some(Scope::Volume), activation: Activation::None }), 2),

@@ -1,11 +1,12 @@
 //! Convolutions and transposed convolutions as nodes.
 
+use super::infer::check_scale;
 use super::{BatchNorm, Resize};
-use crate::kernels::{Activation, Load};
-use crate::shape::Extent;
+use crate::kernels::{Activation, Grouping, Load, Scope};
+use crate::shape::{Extent, Map};
 
-/// A convolution over one map or over the channel concatenation of two. Inputs: the maps, then scale and shift of those
-/// that are normalised as they are read.
+/// A convolution over one map or over the channel concatenation of two, or over one map with a second one added to the result.
+/// Inputs: the maps, then scale and shift of those that are normalised as they are read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conv {
     /// Prefix of `weight` and, if any, `bias`.
@@ -20,6 +21,10 @@ pub struct Conv {
     pub stride: [u32; 3],
     /// Zero padding along D, H, W.
     pub padding: [u32; 3],
+    /// Voxels from one tap of the kernel to the next along D, H, W.
+    pub dilation: [u32; 3],
+    /// Groups of neighbouring channels, each convolved by itself; as many as channels: depthwise.
+    pub groups: u32,
     /// The resampling through which each source is read; see [`super::pass::read_through`].
     pub through: [Option<Resize>; 2],
     /// Whether the module has a bias.
@@ -28,6 +33,8 @@ pub struct Conv {
     pub norm: Option<BatchNorm>,
     /// Done to each map as it is read.
     pub loads: [Load; 2],
+    /// Whether the second map, of the shape of the result, is added before the activation instead of being concatenated.
+    pub residual: bool,
     /// Applied to the result.
     pub activation: Activation,
     /// Shape of the weight tensor in the file.
@@ -44,10 +51,13 @@ impl Default for Conv {
             kernel: [1; 3],
             stride: [1; 3],
             padding: [0; 3],
+            dilation: [1; 3],
+            groups: 1,
             through: [None; 2],
             bias: true,
             norm: None,
             loads: [Load::default(); 2],
+            residual: false,
             activation: Activation::None,
             weight_shape: Vec::new(),
         }
@@ -55,10 +65,82 @@ impl Default for Conv {
 }
 
 impl Conv {
+    /// Whether the taps are neighbours and every output channel sees every input channel.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.groups == 1 && self.kernel.iter().zip(self.dilation).all(|(&kernel, dilation)| kernel == 1 || dilation == 1)
+    }
+
+    /// Its channels and groups.
+    #[must_use]
+    pub fn grouping(&self) -> Grouping {
+        Grouping { inputs: self.in_channels, outputs: self.out_channels, groups: self.groups }
+    }
+
     /// Whether each voxel of the result is computed from its own stored voxel alone: a linear layer over tokens.
     #[must_use]
     pub fn is_pointwise(&self) -> bool {
-        self.kernel == [1; 3] && self.stride == [1; 3] && self.padding == [0; 3] && self.through == [None; 2]
+        self.is_plain() && self.kernel == [1; 3] && self.stride == [1; 3] && self.padding == [0; 3] && self.through == [None; 2]
+    }
+
+    /// What cannot be whatever the inputs are.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.out_channels == 0 || self.kernel.contains(&0) || self.stride.contains(&0) || self.dilation.contains(&0) {
+            return Err("has a kernel, stride, dilation or width of zero".into());
+        }
+        if self.groups == 0 || !self.in_channels.is_multiple_of(self.groups) || !self.out_channels.is_multiple_of(self.groups) {
+            return Err(format!("{} groups do not divide {} and {} channels", self.groups, self.in_channels, self.out_channels));
+        }
+        Ok(())
+    }
+
+    /// Extent of the result on sources read at `extent`: `(n + 2p - d (k - 1) - 1) / s + 1` along each axis.
+    pub(super) fn output(&self, extent: Extent) -> Result<Extent, String> {
+        let n = extent.axes();
+        let mut out = [0; 3];
+        for axis in 0..3 {
+            let [kernel, padding, dilation] = [self.kernel, self.padding, self.dilation].map(|a| u64::from(a[axis]));
+            let padded = u32::try_from(u64::from(n[axis]) + 2 * padding).map_err(|_| "the map is beyond 32-bit extents")?;
+            let reach = (kernel - 1).checked_mul(dilation).and_then(|reach| u32::try_from(reach).ok());
+            let span = reach.and_then(|reach| padded.checked_sub(reach)?.checked_sub(1));
+            out[axis] = span.ok_or("the kernel is larger than the padded map")? / self.stride[axis] + 1;
+        }
+        Ok(out.into())
+    }
+
+    /// The map that the convolution makes of its inputs.
+    pub(super) fn infer(&self, inputs: &[Map]) -> Result<Map, String> {
+        self.check()?;
+        let (maps, mut scales) = inputs.split_at(self.maps(inputs.len()));
+        if self.residual && (maps.len() != 2 || self.through[1].is_some()) {
+            return Err("adds a second map, which it must read as it is".into());
+        }
+        let sources = &maps[..if self.residual { 1 } else { maps.len() }];
+        let have: u64 = sources.iter().map(|m| u64::from(m.channels)).sum();
+        let read = sources.iter().enumerate().map(|(slot, m)| self.read_extent(slot, m.extent)).collect::<Result<Vec<_>, _>>()?;
+        if have != u64::from(self.in_channels) || read.iter().any(|&extent| extent != read[0]) {
+            return Err(format!("convolution of {} channels given {sources:?}", self.in_channels));
+        }
+        if maps.len() < 2 && self.loads[1] != Load::default() {
+            return Err("does something to a second map that it does not read".into());
+        }
+        if self.through.iter().zip(&self.loads).any(|(through, load)| through.is_some() && *load != Load::default()) {
+            return Err("normalises or activates what it reads through resampling".into());
+        }
+        for (slot, (map, load)) in maps.iter().zip(&self.loads).enumerate() {
+            let Some(scope) = load.norm else { continue };
+            if scope == Scope::Plane && !self.keeps_planes(slot) {
+                return Err("its windows reach over planes that are normalised each by itself".into());
+            }
+            let (scale, rest) = scales.split_first().ok_or("lacks a scale")?;
+            check_scale(*map, *scale, scope)?;
+            scales = rest;
+        }
+        let result = Map::new(self.output(read[0])?, self.out_channels);
+        if self.residual && maps[1] != result {
+            return Err(format!("adds {} channels of {} to {} of {}", maps[1].channels, maps[1].extent, result.channels, result.extent));
+        }
+        Ok(result)
     }
 
     /// Extent at which a source of `extent` is read.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::{Graph, Op};
-use crate::kernels::Activation;
+use super::{Combine, Graph, Op};
+use crate::kernels::{Activation, Spread};
 
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,6 +26,12 @@ impl fmt::Display for Op {
                 if c.stride != [1; 3] {
                     write!(f, " stride {}", x(&c.stride))?;
                 }
+                if c.dilation != [1; 3] {
+                    write!(f, " dilation {}", x(&c.dilation))?;
+                }
+                if c.groups > 1 {
+                    write!(f, " in {} groups", c.groups)?;
+                }
                 if let Some(resize) = c.through.iter().flatten().next() {
                     write!(f, " through {resize}")?;
                 }
@@ -34,6 +40,9 @@ impl fmt::Display for Op {
                 }
                 if c.loads.iter().any(|load| load.norm.is_some()) {
                     f.write_str(" of normalised")?;
+                }
+                if c.residual {
+                    f.write_str(" plus residual")?;
                 }
                 match c.activation {
                     Activation::None => Ok(()),
@@ -92,9 +101,26 @@ impl fmt::Display for Op {
                 }
             }
             Self::Deformable(d) => write!(f, "deformable sampling {} heads {} points", d.heads, d.points),
-            Self::Multiply => f.write_str("multiply"),
+            Self::Add(c) => combined(f, "add", c),
+            Self::Multiply(c) => combined(f, "multiply", c),
             Self::Argmax => f.write_str("argmax"),
             Self::HeadArgmax(c) => write!(f, "argmax of conv {}->{}", c.in_channels, c.out_channels),
         }
+    }
+}
+
+fn combined(f: &mut fmt::Formatter<'_>, what: &str, c: &Combine) -> fmt::Result {
+    f.write_str(what)?;
+    match c.spread {
+        Spread::Nothing => {}
+        Spread::Channels => f.write_str(" over channels")?,
+        Spread::Voxels => f.write_str(" over voxels")?,
+    }
+    if c.norms() > 0 {
+        f.write_str(" of normalised")?;
+    }
+    match c.activation {
+        Activation::None => Ok(()),
+        a => write!(f, " {a}"),
     }
 }

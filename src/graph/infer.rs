@@ -17,7 +17,8 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
             let norms = usize::from(c.load.norm.is_some());
             1 + norms..=1 + norms
         }
-        Op::Concat | Op::Multiply | Op::Normalise(_) => 2..=2,
+        Op::Concat | Op::Normalise(_) => 2..=2,
+        Op::Add(c) | Op::Multiply(c) => 2 + c.norms()..=2 + c.norms(),
         Op::PRelu { .. } => 1..=2,
         Op::Attention(_) if inputs.len() == 4 => return Err("has keys without values".into()),
         Op::Attention(_) => 3..=5,
@@ -29,15 +30,11 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
         return Err(format!("takes {arity:?} inputs, has {}", inputs.len()));
     }
     let same_extent = inputs.windows(2).all(|w| w[0].extent == w[1].extent);
-    let beyond = || "the map is beyond 32-bit extents".to_owned();
     match op {
         Op::Input { channels: 0 } | Op::InputAgain { channels: 0 } | Op::Attention(Attention { heads: 0, .. }) => {
             Err("has no channels or heads".into())
         }
-        Op::HeadArgmax(c) if !c.is_pointwise() => Err("is no pointwise convolution".into()),
-        Op::Conv(c) | Op::HeadArgmax(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
-            Err("has a kernel, stride or width of zero".into())
-        }
+        Op::HeadArgmax(c) if !c.is_pointwise() || c.residual => Err("is no pointwise convolution".into()),
         Op::ConvTranspose(c) if c.out_channels == 0 || c.kernel.contains(&0) || c.stride.contains(&0) => {
             Err("has a kernel, stride or width of zero".into())
         }
@@ -54,37 +51,7 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
             Ok(Map::new(c.output(inputs[0].extent)?, c.out_channels))
         }
         Op::Input { channels } | Op::InputAgain { channels } => Ok(Map::new(extent, *channels)),
-        Op::Conv(c) | Op::HeadArgmax(c) => {
-            let (inputs, mut scales) = inputs.split_at(c.maps(inputs.len()));
-            let have: u64 = inputs.iter().map(|m| u64::from(m.channels)).sum();
-            let read = inputs.iter().enumerate().map(|(slot, m)| c.read_extent(slot, m.extent)).collect::<Result<Vec<_>, _>>()?;
-            if have != u64::from(c.in_channels) || read.iter().any(|&extent| extent != read[0]) {
-                return Err(format!("convolution of {} channels given {inputs:?}", c.in_channels));
-            }
-            if inputs.len() < 2 && c.loads[1] != Load::default() {
-                return Err("does something to a second map that it does not read".into());
-            }
-            if c.through.iter().zip(&c.loads).any(|(through, load)| through.is_some() && *load != Load::default()) {
-                return Err("normalises or activates what it reads through resampling".into());
-            }
-            for (map, load) in inputs.iter().zip(&c.loads) {
-                let Some(scope) = load.norm else { continue };
-                if scope == Scope::Plane && !c.keeps_planes() {
-                    return Err("its windows reach over planes that are normalised each by itself".into());
-                }
-                let (scale, rest) = scales.split_first().ok_or("lacks a scale")?;
-                check_scale(*map, *scale, scope)?;
-                scales = rest;
-            }
-            let n = read[0].axes();
-            let mut out = [0; 3];
-            for axis in 0..3 {
-                let padded = c.padding[axis].checked_mul(2).and_then(|p| p.checked_add(n[axis])).ok_or_else(beyond)?;
-                let span = padded.checked_sub(c.kernel[axis]).ok_or("the kernel is larger than the padded map")?;
-                out[axis] = span / c.stride[axis] + 1;
-            }
-            Ok(Map::new(out.into(), c.out_channels))
-        }
+        Op::Conv(c) | Op::HeadArgmax(c) => c.infer(inputs),
         Op::BatchNorm(n) if n.channels != inputs[0].channels => {
             Err(format!("norm of {} channels given {}", n.channels, inputs[0].channels))
         }
@@ -117,8 +84,8 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
             let channels = inputs[0].channels.checked_add(inputs[1].channels).ok_or("has more channels than 32 bits count")?;
             Ok(Map::new(inputs[0].extent, channels))
         }
-        Op::Multiply if inputs[0] == inputs[1] => Ok(inputs[0]),
-        Op::Concat | Op::Multiply => Err(format!(
+        Op::Add(c) | Op::Multiply(c) => c.infer(inputs),
+        Op::Concat => Err(format!(
             "inputs differ: {} channels of {}, {} channels of {}",
             inputs[0].channels, inputs[0].extent, inputs[1].channels, inputs[1].extent
         )),
@@ -146,7 +113,7 @@ pub(crate) fn scale_scope(scale: Map) -> Scope {
 }
 
 /// Whether `scale` holds scale and shift of `map`.
-fn check_scale(map: Map, scale: Map, scope: Scope) -> Result<(), String> {
+pub(super) fn check_scale(map: Map, scale: Map, scope: Scope) -> Result<(), String> {
     let expected = Map::new(Extent::new(scope.planes(map.extent.d), 1, 1), pair_channels(map.channels)?);
     if scale == expected {
         return Ok(());

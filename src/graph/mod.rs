@@ -7,6 +7,7 @@ use crate::kernels::{Activation, Load, Shift};
 use crate::shape::{Extent, Map};
 
 mod attention;
+mod combine;
 mod conv;
 mod display;
 mod infer;
@@ -18,6 +19,7 @@ use infer::infer_node;
 pub(crate) use infer::scale_scope;
 
 pub use attention::{Attention, Deformable, KeyMask, RelativeBias, WindowAttention};
+pub use combine::Combine;
 pub use conv::{Conv, ConvTranspose};
 pub use norm::Norm;
 pub use resample::{PatchExpand, PatchMerge, Resize, Size};
@@ -131,8 +133,10 @@ pub enum Op {
     WindowAttention(WindowAttention),
     /// Sampling at computed places.
     Deformable(Deformable),
+    /// Element-wise sum.
+    Add(Combine),
     /// Element-wise product.
-    Multiply,
+    Multiply(Combine),
     /// Label of the highest channel.
     Argmax,
     /// Label of the highest channel of a pointwise convolution whose result is never stored.
@@ -152,22 +156,25 @@ impl Op {
         Self::Resize(Resize::aligned(factor))
     }
 
-    /// The batch norm and the activation that a convolution of either kind has taken in.
-    pub(crate) fn fused(&self) -> Option<(&Option<BatchNorm>, Activation)> {
+    /// Where a batch norm that follows can be folded in: it scales the sums of the convolution alone.
+    pub(crate) fn foldable(&mut self) -> Option<&mut Option<BatchNorm>> {
         match self {
-            Self::Conv(c) => Some((&c.norm, c.activation)),
-            Self::ConvTranspose(c) => Some((&c.norm, c.activation)),
+            Self::Conv(Conv { norm, activation: Activation::None, residual: false, .. })
+            | Self::ConvTranspose(ConvTranspose { norm, activation: Activation::None, .. }) => norm.is_none().then_some(norm),
             _ => None,
         }
     }
 
-    /// The same to be set.
-    pub(crate) fn fused_mut(&mut self) -> Option<(&mut Option<BatchNorm>, &mut Activation)> {
-        match self {
-            Self::Conv(c) => Some((&mut c.norm, &mut c.activation)),
-            Self::ConvTranspose(c) => Some((&mut c.norm, &mut c.activation)),
-            _ => None,
-        }
+    /// Where an activation that follows can be fused.
+    pub(crate) fn fusable(&mut self) -> Option<&mut Activation> {
+        let activation = match self {
+            Self::Conv(c) => &mut c.activation,
+            Self::ConvTranspose(c) => &mut c.activation,
+            Self::Add(c) | Self::Multiply(c) => &mut c.activation,
+            Self::LayerNorm { after, .. } => after,
+            _ => return None,
+        };
+        (*activation == Activation::None).then_some(activation)
     }
 }
 

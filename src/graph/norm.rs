@@ -53,9 +53,9 @@ impl Conv {
         inputs.saturating_sub(self.loads.iter().filter(|load| load.norm.is_some()).count())
     }
 
-    /// Whether plane z of the result is computed from plane z alone.
-    pub(super) fn keeps_planes(&self) -> bool {
-        (self.kernel[0], self.stride[0], self.padding[0]) == (1, 1, 0)
+    /// Whether plane z of the result is computed from plane z alone of a map that it reads.
+    pub(super) fn keeps_planes(&self, slot: usize) -> bool {
+        (self.residual && slot == 1) || (self.kernel[0], self.stride[0], self.padding[0]) == (1, 1, 0)
     }
 }
 
@@ -66,12 +66,14 @@ impl ConvTranspose {
     }
 }
 
-/// Whether the operation can apply a norm to its inputs as it loads them. A scale for each plane must be that of the plane
-/// that is computed, or a window of scales would have to be bound.
-fn absorbs(op: &Op, scope: Scope) -> bool {
-    match op {
-        Op::Conv(c) => scope == Scope::Volume || c.keeps_planes(),
+/// Whether the node can apply a norm to the value wherever it loads it. A scale for each plane must be that of the plane that is
+/// computed, or a window of scales would have to be bound.
+fn absorbs(node: &Node, value: NodeId, scope: Scope) -> bool {
+    let slots = || (0..node.inputs.len()).filter(|&slot| node.inputs[slot] == value);
+    match &node.op {
+        Op::Conv(c) => scope == Scope::Volume || slots().all(|slot| c.keeps_planes(slot)),
         Op::ConvTranspose(c) => scope == Scope::Volume || c.keeps_planes(),
+        Op::Add(_) | Op::Multiply(_) => true,
         _ => false,
     }
 }
@@ -81,6 +83,7 @@ fn attach(op: &mut Op, loads: [Load; 2]) {
     match op {
         Op::Conv(c) => c.loads = loads,
         Op::ConvTranspose(c) => c.load = loads[0],
+        Op::Add(c) | Op::Multiply(c) => c.loads = loads,
         _ => {}
     }
 }
@@ -146,7 +149,7 @@ pub(super) fn split(graph: &Graph, keep: &[NodeId]) -> (Graph, Split) {
         let planes = new.add(format!("{}.plane_statistics", node.name), Op::PlaneStats, &[stats]);
         let scale = new.add(format!("{}.scale", node.name), Op::NormScale(norm.clone()), &[planes]);
         let load = Load { norm: Some(norm.scope()), activation };
-        let all_absorb = readers[last.index()].iter().all(|r| absorbs(&graph.node(*r).op, norm.scope()));
+        let all_absorb = readers[last.index()].iter().all(|r| absorbs(graph.node(*r), last, norm.scope()));
         let value = if all_absorb && prelu.is_none() && !needed(last) {
             done.absorbed += 1;
             Value::OnLoad { raw: raws[0], scale, load }
@@ -163,6 +166,7 @@ pub(super) fn split(graph: &Graph, keep: &[NodeId]) -> (Graph, Split) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Combine;
     use super::super::pass::optimise;
     use super::*;
     use crate::shape::Extent;
@@ -249,6 +253,35 @@ mod tests {
             let (apart, _) = optimise(&g, &[NodeId(2)]);
             assert!(matches!(apart.node(apart.find("a.norm").expect("kept")).op, Op::Normalise(_)));
             assert_eq!(apart.node(apart.find("a").expect("in the sample")).inputs.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_sum_applies_norms_as_it_loads() {
+        // of the residual blocks of an nnU-Net: the norm of one branch, of both, or of what a convolution adds
+        for (first, second, per_plane) in [(true, false, false), (true, true, true), (false, true, true)] {
+            let mut g = Graph::default();
+            let x = g.add("input", Op::Input { channels: 4 }, &[]);
+            let branch = |g: &mut Graph, name: &str, normed: bool| {
+                let y = g.add(format!("{name}.conv"), conv(4, 4, [3; 3]), &[x]);
+                if normed { g.add(name, norm(per_plane), &[y]) } else { y }
+            };
+            let (a, b) = (branch(&mut g, "a", first), branch(&mut g, "b", second));
+            let y = g.add("sum", Op::Add(Combine::default()), &[a, b]);
+            g.add("end", Op::Activation(Activation::LeakyRelu { slope: 0.01 }), &[y]);
+            let (g, applied) = optimise(&g, &[]);
+            let norms = usize::from(first) + usize::from(second);
+            assert_eq!((applied.norms_absorbed, applied.activations_fused), (norms, 1));
+            assert_eq!(applied.adds_fused, usize::from(norms == 1), "the convolution without a norm adds");
+            let end = g.node(g.output());
+            assert_eq!((end.name.as_str(), end.inputs.len()), ("end", 2 + norms));
+            let loads = match &end.op {
+                Op::Conv(c) => c.loads,
+                Op::Add(c) => c.loads,
+                _ => panic!("{}", end.op),
+            };
+            assert_eq!(loads.map(|load| load.norm.is_some()), [norms == 2, true]);
+            assert!(g.infer(Extent::new(2, 3, 4)).is_ok());
         }
     }
 

@@ -1,17 +1,19 @@
 //! Rewrites that leave the result as it is: fold, fuse, prune. Each returns how often it applied.
 
-use super::{BatchNorm, Graph, Node, NodeId, Op, norm};
-use crate::kernels::{Activation, Load};
+use super::{Combine, Conv, Graph, Node, NodeId, Op, norm};
+use crate::kernels::{Activation, Load, Spread};
 
 /// What [`optimise`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Batch norms folded into convolutions.
     pub norms_folded: usize,
-    /// Activations fused into convolutions and layer norms.
+    /// Activations fused into convolutions, sums, products and layer norms.
     pub activations_fused: usize,
     /// Concatenations read by their convolution directly.
     pub concats_fused: usize,
+    /// Sums with a second map fused into the convolution that makes the first.
+    pub adds_fused: usize,
     /// Instance and group norms taken apart into statistics, scale, and application.
     pub norms_split: usize,
     /// Of those, the ones whose readers apply them as they load: the normalised value is never stored.
@@ -32,29 +34,27 @@ pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
         }
         match work.nodes[id.index()].op.clone() {
             Op::BatchNorm(norm) => {
-                if let Some(conv) = work.sole_conv(id, graph, |norm, activation| norm.is_none() && activation == Activation::None) {
-                    if let Some((folded, _)) = work.nodes[conv.index()].op.fused_mut() {
-                        *folded = Some(norm);
-                    }
+                if let Some(conv) = work.sole(id, 0, graph)
+                    && let Some(folded) = work.nodes[conv.index()].op.foldable()
+                {
+                    *folded = Some(norm);
                     work.replaced[id.index()] = conv;
                     applied.norms_folded += 1;
                 }
             }
             Op::Activation(activation) => {
-                let conv = work.sole_conv(id, graph, |_, before| before == Activation::None);
-                if let Some(taker) = conv.or_else(|| work.sole_layer_norm(id, graph)) {
-                    match &mut work.nodes[taker.index()].op {
-                        Op::LayerNorm { after, .. } => *after = activation,
-                        op => op.fused_mut().into_iter().for_each(|(_, fused)| *fused = activation),
-                    }
+                if let Some(before) = work.sole(id, 0, graph)
+                    && let Some(fused) = work.nodes[before.index()].op.fusable()
+                {
+                    *fused = activation;
                     // the fused node answers to the name of what it now produces
-                    work.nodes[taker.index()].name = work.nodes[id.index()].name.clone();
-                    work.replaced[id.index()] = taker;
+                    work.nodes[before.index()].name = work.nodes[id.index()].name.clone();
+                    work.replaced[id.index()] = before;
                     applied.activations_fused += 1;
                 }
             }
             Op::LayerNorm { before: Activation::None, .. } => {
-                if let Some(input) = work.sole(id, graph)
+                if let Some(input) = work.sole(id, 0, graph)
                     && let Node { op: Op::Activation(activation), inputs, .. } = work.nodes[input.index()].clone()
                 {
                     if let Op::LayerNorm { before, .. } = &mut work.nodes[id.index()].op {
@@ -65,7 +65,7 @@ pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
                     applied.activations_fused += 1;
                 }
             }
-            Op::Conv(_) => {
+            Op::Conv(conv) if conv.is_plain() => {
                 if let [input] = work.nodes[id.index()].inputs[..]
                     && work.nodes[input.index()].op == Op::Concat
                     && !work.keep.contains(&input)
@@ -74,6 +74,7 @@ pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
                     applied.concats_fused += 1;
                 }
             }
+            Op::Add(Combine { spread: Spread::Nothing, .. }) => applied.adds_fused += usize::from(work.fuse_add(id, graph)),
             _ => {}
         }
     }
@@ -96,6 +97,7 @@ pub fn label(graph: &mut Graph, keep: &[NodeId]) -> NodeId {
         Some(Node { name, op, .. }) if !keep.contains(&logits) => {
             if let Op::Conv(conv) = op
                 && conv.is_pointwise()
+                && !conv.residual
             {
                 *op = Op::HeadArgmax(conv.clone());
                 *name = "labels".into();
@@ -117,6 +119,7 @@ pub fn read_through(graph: &Graph, keep: &[NodeId]) -> Graph {
     for id in graph.ids() {
         let Op::Resize(resize) = graph.node(id).op else { continue };
         let can = |reader: &NodeId| match &nodes[reader.index()].op {
+            Op::Conv(c) if !c.is_plain() || (c.residual && nodes[reader.index()].inputs.get(1) == Some(&id)) => false,
             Op::Conv(c) => {
                 let loads = nodes[reader.index()].inputs.iter().zip(&c.loads).filter(|(input, _)| **input == id);
                 c.through.iter().flatten().all(|&other| other == resize) && loads.into_iter().all(|(_, load)| *load == Load::default())
@@ -151,22 +154,31 @@ impl Work {
         id
     }
 
-    /// The node that feeds `id` and, in the original graph, nobody else on the way.
-    fn sole(&self, id: NodeId, graph: &Graph) -> Option<NodeId> {
-        let before = *graph.node(id).inputs.first()?;
+    /// The node that feeds this input of `id` and, in the original graph, nobody else on the way.
+    fn sole(&self, id: NodeId, slot: usize, graph: &Graph) -> Option<NodeId> {
+        let before = *graph.node(id).inputs.get(slot)?;
         let alone = graph.nodes().iter().flat_map(|n| &n.inputs).filter(|&&i| i == before).count() == 1;
         (alone && !self.keep.contains(&before)).then(|| self.resolve(before))
     }
 
-    /// The same if it is a convolution; `ready` sees what it has taken in.
-    fn sole_conv(&self, id: NodeId, graph: &Graph, ready: impl Fn(&Option<BatchNorm>, Activation) -> bool) -> Option<NodeId> {
-        self.sole(id, graph).filter(|conv| self.nodes[conv.index()].op.fused().is_some_and(|(norm, activation)| ready(norm, activation)))
-    }
-
-    /// The same if it is a layer norm that nothing follows yet.
-    fn sole_layer_norm(&self, id: NodeId, graph: &Graph) -> Option<NodeId> {
-        let ready = |n: &NodeId| matches!(self.nodes[n.index()].op, Op::LayerNorm { after: Activation::None, .. });
-        self.sole(id, graph).filter(ready)
+    /// Fuses a sum of maps of one shape into a convolution that makes one of them. The convolution takes the place of the sum,
+    /// before which both maps are there.
+    fn fuse_add(&mut self, id: NodeId, graph: &Graph) -> bool {
+        for slot in 0..2 {
+            let Some(from) = self.sole(id, slot, graph) else { continue };
+            let Node { op: Op::Conv(conv), inputs, .. } = &self.nodes[from.index()] else { continue };
+            let ([source], [_, _]) = (&inputs[..], &self.nodes[id.index()].inputs[..]) else { continue };
+            if conv.residual || conv.activation != Activation::None || !conv.is_plain() {
+                continue;
+            }
+            let (conv, source) = (Conv { residual: true, ..conv.clone() }, *source);
+            let added = self.nodes[id.index()].inputs[1 - slot];
+            self.nodes[id.index()].op = Op::Conv(conv);
+            self.nodes[id.index()].inputs = vec![source, added];
+            self.replaced[from.index()] = id;
+            return true;
+        }
+        false
     }
 }
 
@@ -195,7 +207,7 @@ fn prune(nodes: &[Node], output: NodeId, keep: &[NodeId]) -> (Graph, Vec<NodeId>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Conv, ConvTranspose, Resize};
+    use crate::graph::{BatchNorm, ConvTranspose, Resize};
     use crate::shape::Extent;
 
     fn conv(name: &str, cin: u32, cout: u32) -> Op {
@@ -264,7 +276,7 @@ mod tests {
         assert_eq!(fused.nodes()[1].inputs, [x]);
         // who is kept, or read by another, stays
         assert_eq!(optimise(&g, &[y, n]).1.activations_fused, 0);
-        g.add("gate", Op::Multiply, &[r, y]);
+        g.add("gate", Op::Multiply(Combine::default()), &[r, y]);
         let (apart, _) = optimise(&g, &[]);
         assert!(matches!(apart.nodes()[2].op, Op::LayerNorm { before: Activation::None, after: Activation::Relu, .. }));
         // what a convolution stores activated is not activated again
@@ -283,7 +295,7 @@ mod tests {
         let mut g = sample();
         let a = g.find("a.conv").expect("in the sample");
         let r = g.find("a").expect("in the sample");
-        g.add("sum", Op::Multiply, &[a, r]);
+        g.add("sum", Op::Multiply(Combine::default()), &[a, r]);
         let (_, applied) = optimise(&g, &[]);
         assert_eq!(applied.norms_folded, 0);
     }
@@ -321,8 +333,109 @@ mod tests {
         assert_eq!(read_through(&through, &[]), through);
 
         assert_eq!(read_through(&g, &[up]), g, "who is kept stays");
-        g.add("gate", Op::Multiply, &[up, up]);
+        g.add("gate", Op::Multiply(Combine::default()), &[up, up]);
         assert!(read_through(&g, &[]).find("up").is_some(), "another reader needs it stored");
+    }
+
+    /// act(norm(conv(x)) + skip), with a reader of the result.
+    fn residual(swapped: bool) -> Graph {
+        let mut g = Graph::default();
+        let x = g.add("input", Op::Input { channels: 4 }, &[]);
+        let y = g.add("conv", conv("conv", 4, 4), &[x]);
+        let y = g.add("norm", Op::BatchNorm(BatchNorm { module: "norm".into(), channels: 4, eps: 1e-5 }), &[y]);
+        // made after the convolution that takes it in
+        let skip = g.add("skip", Op::max_pool([1; 3]), &[x]);
+        let y = g.add("sum", Op::Add(Combine::default()), &if swapped { [skip, y] } else { [y, skip] });
+        let y = g.add("block", Op::Activation(Activation::Relu), &[y]);
+        g.add("head", conv("head", 4, 2), &[y]);
+        g
+    }
+
+    #[test]
+    fn a_convolution_adds_the_residual_before_its_activation() {
+        for swapped in [false, true] {
+            let g = residual(swapped);
+            let (fused, applied) = optimise(&g, &[]);
+            assert_eq!(applied, Applied { norms_folded: 1, activations_fused: 1, adds_fused: 1, ..Applied::default() });
+            let names: Vec<&str> = fused.nodes().iter().map(|n| n.name.as_str()).collect();
+            assert_eq!(names, ["input", "skip", "block", "head"]);
+            let block = fused.node(NodeId(2));
+            assert_eq!(block.inputs, [NodeId(0), NodeId(1)]);
+            assert!(matches!(&block.op, Op::Conv(c) if c.residual && c.activation == Activation::Relu && c.norm.is_some()));
+            let last = |g: &Graph| g.infer(Extent::new(2, 3, 4)).expect("the shapes agree").last().copied();
+            assert_eq!(last(&fused), last(&g));
+            assert_eq!(fused.parameters(), g.parameters());
+        }
+    }
+
+    #[test]
+    fn a_residual_that_cannot_be_fused_stays() {
+        let fused = |g: &Graph, keep: &[NodeId]| optimise(g, keep).1.adds_fused;
+        let g = residual(false);
+        let id = |name: &str| g.find(name).expect("in the sample");
+        assert_eq!(fused(&g, &[id("norm")]), 0, "who is kept stays");
+        assert_eq!(fused(&g, &[id("skip"), id("sum"), id("block")]), 1);
+        let mut read = g.clone();
+        read.add("reader", Op::Multiply(Combine::default()), &[id("norm"), id("skip")]);
+        assert_eq!(fused(&read, &[]), 0, "the convolution has another reader");
+
+        let with = |op: fn() -> Op, inputs: usize, activation: bool, spread: Spread| {
+            let mut g = Graph::default();
+            let x = g.add("input", Op::Input { channels: 4 }, &[]);
+            let mut y = g.add("conv", op(), &vec![x; inputs]);
+            if activation {
+                y = g.add("act", Op::Activation(Activation::Relu), &[y]);
+            }
+            g.add("sum", Op::Add(Combine { spread, ..Combine::default() }), &[y, x]);
+            g
+        };
+        assert_eq!(fused(&with(|| conv("c", 4, 4), 1, false, Spread::Nothing), &[]), 1);
+        assert_eq!(fused(&with(|| conv("c", 8, 4), 2, false, Spread::Nothing), &[]), 0, "it reads a second map already");
+        assert_eq!(fused(&with(|| conv("c", 4, 4), 1, true, Spread::Nothing), &[]), 0, "its activation comes before the sum");
+        assert_eq!(fused(&with(|| conv("c", 4, 4), 1, false, Spread::Voxels), &[]), 0, "the shapes differ");
+        let grouped = || match conv("c", 4, 4) {
+            Op::Conv(c) => Op::Conv(Conv { groups: 2, ..c }),
+            op => op,
+        };
+        assert_eq!(fused(&with(grouped, 1, false, Spread::Nothing), &[]), 0, "its kernel reads one map");
+        let mut twice = Graph::default();
+        let x = twice.add("input", Op::Input { channels: 4 }, &[]);
+        let y = twice.add("conv", conv("conv", 4, 4), &[x]);
+        twice.add("sum", Op::Add(Combine::default()), &[y, y]);
+        assert_eq!(fused(&twice, &[]), 0, "a convolution cannot add itself");
+    }
+
+    #[test]
+    fn a_batch_norm_of_a_sum_is_not_folded_into_the_convolution() {
+        let mut g = residual(false);
+        let sum = g.find("sum").expect("in the sample");
+        g.nodes.truncate(sum.index() + 1);
+        let y = g.add("after", Op::BatchNorm(BatchNorm { module: "after".into(), channels: 4, eps: 1e-5 }), &[sum]);
+        g.add("end", Op::Activation(Activation::Relu), &[y]);
+        let (fused, applied) = optimise(&g, &[]);
+        assert_eq!((applied.adds_fused, applied.norms_folded, applied.activations_fused), (1, 1, 0));
+        assert!(fused.find("after").is_some());
+    }
+
+    #[test]
+    fn a_residual_is_not_read_through_upsampling() {
+        let mut g = Graph::default();
+        let x = g.add("input", Op::Input { channels: 4 }, &[]);
+        let up = g.add("up", Op::upsample([2; 3]), &[x]);
+        let y = g.add("conv", conv("conv", 4, 4), &[up]);
+        g.add("sum", Op::Add(Combine::default()), &[y, up]);
+        let g = optimise(&g, &[]).0;
+        assert_eq!(read_through(&g, &[]), g);
+        let mut other = Graph::default();
+        let x = other.add("input", Op::Input { channels: 4 }, &[]);
+        let up = other.add("up", Op::upsample([1; 3]), &[x]);
+        let y = other.add("conv", conv("conv", 4, 4), &[up]);
+        other.add("sum", Op::Add(Combine::default()), &[y, x]);
+        let through = read_through(&optimise(&other, &[]).0, &[]);
+        assert!(
+            matches!(&through.node(through.output()).op, Op::Conv(c) if c.residual && c.through == [Some(Resize::aligned([1; 3])), None])
+        );
+        assert!(through.infer(Extent::new(2, 3, 4)).is_ok());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::pass::{self, Applied};
 use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, NodeId, Norm, Op, WindowAttention};
-use crate::kernels::{outputs_first, pack_weights, pack_window_constant};
+use crate::kernels::{outputs_first, pack_grouped, pack_weights, pack_window_constant};
 
 mod card;
 mod plain_conv_unet;
@@ -15,6 +15,8 @@ mod weights;
 
 #[cfg(test)]
 mod attention_tests;
+#[cfg(test)]
+mod conv_tests;
 #[cfg(test)]
 mod point_tests;
 #[cfg(test)]
@@ -140,11 +142,14 @@ impl Model {
         self.card.stride()
     }
 
-    /// Folded and packed weights of a convolution whose sources have these channels; see [`pack_weights`].
+    /// Folded and packed weights of a convolution whose sources have these channels; see [`pack_weights`] and [`pack_grouped`].
     pub(crate) fn pack(&self, conv: &Conv, in_channels: [u32; 2]) -> Result<Vec<f32>, LoadError> {
         let mut weight = self.weights.floats(&format!("{}.weight", conv.module))?;
         let mut bias = self.bias(conv.bias.then_some(&conv.module), conv.out_channels)?;
         self.fold(conv.norm.as_ref(), &mut weight, &mut bias)?;
+        if !conv.is_plain() {
+            return Ok(pack_grouped(&weight, &bias, conv.grouping(), conv.kernel));
+        }
         Ok(pack_weights(&weight, &bias, in_channels, conv.out_channels, conv.kernel))
     }
 

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{Attention, BatchNorm, Conv, Graph, NodeId, Op};
+use crate::graph::{Attention, BatchNorm, Combine, Conv, Graph, NodeId, Op};
 use crate::kernels::Activation;
 
 /// Which of the two published conventions the attention follows.
@@ -197,7 +197,7 @@ impl Builder<'_> {
         let g = self.norm(&format!("{module}.gate_norm"), g, cs);
         let g = self.graph.add(format!("{module}.gate"), Op::Activation(Activation::Sigmoid), &[g]);
         let g = self.upsample(&format!("{module}.gate_up"), g);
-        self.graph.add(module, Op::Multiply, &[g, s])
+        self.graph.add(module, Op::Multiply(Combine::default()), &[g, s])
     }
 
     fn up(&mut self, module: &str, mut y: NodeId, mut s: NodeId, cy: u32, cs: u32, gated: bool) -> NodeId {

@@ -5,9 +5,9 @@ use std::ops::Range;
 use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{self, Conv, ConvTranspose, Graph, Node, NodeId, Op};
 use crate::kernels::{
-    Activation, Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Through, Window, argmax, attention, channel_stats,
-    conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_pointwise, deformable_sampling, head_argmax, layer_norm, multiply,
-    norm_scale, normalise, packed_len, plane_stats, position_add, softmax, window_attention,
+    Activation, Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Through, Window, argmax, attention, channel_stats, combine,
+    conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_general, conv3d_pointwise, deformable_sampling, head_argmax,
+    layer_norm, norm_scale, normalise, packed_len, plane_stats, position_add, softmax, window_attention,
 };
 use crate::record::ConstantSource;
 use crate::shape::{Elem, Extent, Map};
@@ -94,7 +94,8 @@ impl Network {
         match &self.node(id).op {
             Op::Conv(c) | Op::HeadArgmax(c) => {
                 let in_channels = self.source_channels(id, c);
-                let elements = packed_len(in_channels, c.out_channels, c.kernel);
+                let plain = || packed_len(in_channels, c.out_channels, c.kernel);
+                let elements = if c.is_plain() { plain() } else { c.grouping().packed_len(c.kernel) };
                 Some((ConstantSource::Conv { node: id, in_channels }, elements * self.elem.bytes()))
             }
             Op::ConvTranspose(c) => {
@@ -113,6 +114,8 @@ impl Network {
                 Some((ConstantSource::Attention { node: id, keys }, u64::from(keys).next_multiple_of(4) * 4))
             }
             Op::Gather(tokens) => Some((ConstantSource::Tokens { node: id }, tokens.len() as u64 * 4)),
+            // what is bound where a map is not normalised, as a region of the map may be smaller than a scale
+            Op::Add(c) | Op::Multiply(c) if c.loads.iter().any(|load| load.norm.is_none()) => Some(self.scale_shift(id, 1)),
             Op::BatchNorm(_) | Op::Activation(_) => Some(self.scale_shift(id, self.map(id).channels)),
             Op::NormScale(norm) => Some(self.scale_shift(id, norm.channels)),
             Op::LayerNorm { channels, .. } => Some(self.scale_shift(id, *channels)),
@@ -129,10 +132,10 @@ impl Network {
         (ConstantSource::ScaleShift { node, channels }, u64::from(channels.div_ceil(4)) * 8 * 4)
     }
 
-    /// Channels of the maps that a convolution reads.
+    /// Channels of the maps that a convolution sums over.
     fn source_channels(&self, id: NodeId, c: &Conv) -> [u32; 2] {
         let inputs = &self.node(id).inputs;
-        let maps = &inputs[..c.maps(inputs.len())];
+        let maps = &inputs[..if c.residual { 1 } else { c.maps(inputs.len()) }];
         [0, 1].map(|slot| maps.get(slot).map_or(0, |&i| self.map(i).channels))
     }
 
@@ -150,6 +153,7 @@ impl Network {
         ConvShape {
             input,
             in_channels: self.source_channels(id, c),
+            residual: c.residual,
             out_channels: c.out_channels,
             kernel: c.kernel,
             stride: c.stride,
@@ -163,13 +167,51 @@ impl Network {
         }
     }
 
-    fn conv(&self, id: NodeId, c: &Conv) -> Call {
+    fn conv(&self, id: NodeId, c: &Conv) -> Result<Call, PlanError> {
+        if !c.is_plain() {
+            return self.conv_general(id, c);
+        }
         let shape = self.conv_shape(id, c);
-        if c.is_pointwise() {
+        Ok(if c.is_pointwise() {
             Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape))
         } else {
             Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape))
+        })
+    }
+
+    fn conv_general(&self, id: NodeId, c: &Conv) -> Result<Call, PlanError> {
+        let node = self.node(id);
+        if c.maps(node.inputs.len()) > 1 || c.through != [None; 2] {
+            let text = "a dilated or grouped convolution reads one map, and no upsampled one";
+            return Err(PlanError::new(PlanErrorKind::Unsupported, text).at(node.name.clone()));
         }
+        Ok(Call::Conv3dGeneral(conv3d_general::Conv3dGeneral {
+            input: self.map(node.inputs[0]).extent,
+            grouping: c.grouping(),
+            kernel: c.kernel,
+            stride: c.stride,
+            padding: c.padding,
+            dilation: c.dilation,
+            load: c.loads[0],
+            activation: c.activation,
+            elem: self.elem,
+            windows: [Window::whole(0); 2],
+            target: Target::whole(self.planes(id)),
+        }))
+    }
+
+    fn combine(&self, id: NodeId, c: &graph::Combine, multiply: bool) -> Call {
+        let map = self.map(id);
+        Call::Combine(combine::Combine {
+            map,
+            spread: c.spread,
+            multiply,
+            loads: c.loads,
+            activation: c.activation,
+            elem: self.elem,
+            windows: [Window::whole(0); 4],
+            target: Target::whole(map.extent.d),
+        })
     }
 
     fn conv_transpose(&self, id: NodeId, c: &ConvTranspose) -> Call {
@@ -201,7 +243,7 @@ impl Network {
         let (window, target) = (Window::whole(0), Target::whole(map.extent.d));
         Ok(Some(match &node.op {
             Op::Input { .. } | Op::InputAgain { .. } => return Ok(None),
-            Op::Conv(c) => self.conv(id, c),
+            Op::Conv(c) => return self.conv(id, c).map(Some),
             Op::ConvTranspose(c) => self.conv_transpose(id, c),
             Op::MaxPool { .. } | Op::Resize(_) | Op::Shift(_) | Op::PatchMerge(_) | Op::PatchExpand(_) | Op::Gather(_) => {
                 return Ok(self.resample(id));
@@ -221,7 +263,8 @@ impl Network {
                 windows: [window; 6],
                 target,
             }),
-            Op::Multiply => Call::Multiply(multiply::Multiply { map, elem, windows: [Window::whole(0); 2], target }),
+            Op::Add(c) => self.combine(id, c, false),
+            Op::Multiply(c) => self.combine(id, c, true),
             Op::HeadArgmax(c) => Call::HeadArgmax(head_argmax::HeadArgmax(self.conv_shape(id, c))),
             Op::Argmax => Call::Argmax(argmax::Argmax { map, elem, windows: [Window::whole(0)], target }),
             Op::ChannelStats => {

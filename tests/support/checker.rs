@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use organum::graph::{NodeId, Op, Size};
-use organum::kernels::{Call, Interpolation, Shift, Target, Window, argmax};
+use organum::kernels::{Call, Interpolation, Shift, Spread, Target, Window, argmax};
 use organum::record::{Command, ConstantSource, Recording, Region};
 use organum::{DeviceCaps, Map, Plan};
 
@@ -87,6 +87,9 @@ fn needs(op: &Op, slot: usize, inputs: usize, n: u32, out: u32, z: u32) -> Vec<u
     match op {
         // scale and shift come after the maps
         Op::Conv(c) | Op::HeadArgmax(c) if slot >= c.maps(inputs) => vec![if n == 1 { 0 } else { z }],
+        Op::Add(_) | Op::Multiply(_) if slot >= 2 => vec![if n == 1 { 0 } else { z }],
+        Op::Add(c) | Op::Multiply(c) if slot == 1 && c.spread == Spread::Voxels => vec![0],
+        Op::Conv(c) if slot == 1 && c.residual => vec![z],
         Op::Normalise(_) | Op::ConvTranspose(_) | Op::PRelu { .. } if slot == 1 => vec![if n == 1 { 0 } else { z }],
         Op::NormScale(norm) if !norm.per_plane => (0..n).collect(),
         Op::Conv(c) if c.through[slot].is_some() => {
@@ -99,7 +102,9 @@ fn needs(op: &Op, slot: usize, inputs: usize, n: u32, out: u32, z: u32) -> Vec<u
             let resize = Op::Resize(resize);
             needs(&plain, slot, inputs, fine, out, z).into_iter().flat_map(|s| needs(&resize, 0, 1, n, fine, s)).collect()
         }
-        Op::Conv(c) => (0..c.kernel[0]).filter_map(|k| (z * c.stride[0] + k).checked_sub(c.padding[0])).filter(|&s| s < n).collect(),
+        Op::Conv(c) => {
+            (0..c.kernel[0]).filter_map(|k| (z * c.stride[0] + k * c.dilation[0]).checked_sub(c.padding[0])).filter(|&s| s < n).collect()
+        }
         Op::ConvTranspose(c) => {
             let reaches = |s: &u32| (0..c.kernel[0]).any(|k| s * c.stride[0] + k == z + c.padding[0]);
             (0..n).filter(reaches).collect()

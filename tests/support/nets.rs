@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use organum::graph::{Attention, BatchNorm, Conv, ConvTranspose, Graph, NodeId, Norm, Op, pass};
+use organum::graph::{Attention, BatchNorm, Combine, Conv, ConvTranspose, Graph, NodeId, Norm, Op, pass};
 use organum::kernels::Activation;
 use organum::{DeviceCaps, Elem, Extent, OutputMode, PlanOptions};
 use proptest::prelude::*;
@@ -24,6 +24,8 @@ pub(crate) struct Net {
     pub(crate) norm: NormKind,
     /// Convolutions read through the upsampling.
     pub(crate) through: bool,
+    /// Residual blocks in the encoder, every other one of a depthwise and a pointwise convolution.
+    pub(crate) residual: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,14 +96,34 @@ impl Builder {
     fn block(&mut self, name: &str, x: NodeId, cin: u32, cout: u32, k: u32) -> NodeId {
         let kernel = if self.planar { [1, 3, 3] } else { [k, 3, 3] };
         let y = self.conv(&format!("{name}.conv"), &[x], cin, cout, kernel, [1; 3]);
+        let y = self.norm(name, y, cout);
+        self.graph.add(name, Op::Activation(Activation::Relu), &[y])
+    }
+
+    fn residual(&mut self, name: &str, x: NodeId, c: u32, depthwise: bool) -> NodeId {
+        let (kernel, dilation) = (self.along(3), self.along(2));
+        let mut y = x;
+        if depthwise {
+            let (module, weight_shape) = (format!("{name}.depthwise"), [c, 1].into_iter().chain(kernel).map(|n| n as usize).collect());
+            let padding = if self.planar { [0, 2, 2] } else { [2; 3] };
+            let conv =
+                Conv { in_channels: c, out_channels: c, kernel, padding, dilation, groups: c, weight_shape, module, ..Conv::default() };
+            y = self.graph.add(format!("{name}.depthwise"), Op::Conv(conv), &[y]);
+        }
+        let y = self.conv(&format!("{name}.conv"), &[y], c, c, if depthwise { [1; 3] } else { kernel }, [1; 3]);
+        let y = self.norm(name, y, c);
+        let y = self.graph.add(format!("{name}.sum"), Op::Add(Combine::default()), &[y, x]);
+        self.graph.add(name, Op::Activation(Activation::Relu), &[y])
+    }
+
+    fn norm(&mut self, name: &str, y: NodeId, cout: u32) -> NodeId {
         let module = format!("{name}.norm");
         let groups = if matches!(self.norm, NormKind::Layer) { 1 } else { cout };
         let op = match self.norm {
             NormKind::Batch => Op::BatchNorm(BatchNorm { module: module.clone(), channels: cout, eps: 1e-5 }),
             _ => Op::Norm(Norm { module: Some(module.clone()), channels: cout, groups, eps: 1e-5, per_plane: self.planar }),
         };
-        let y = self.graph.add(module, op, &[y]);
-        self.graph.add(name, Op::Activation(Activation::Relu), &[y])
+        self.graph.add(module, op, &[y])
     }
 
     fn attention(&mut self, name: &str, x: NodeId, v: NodeId, c: u32, cv: u32) -> NodeId {
@@ -135,6 +157,9 @@ impl Net {
             }
             x = b.block(&format!("enc.{i}"), x, cin, c, if i == 0 { self.kernel } else { 3 });
             cin = c;
+            if self.residual {
+                x = b.residual(&format!("res.{i}"), x, c, i % 2 == 1);
+            }
         }
         if self.attention {
             let t = b.graph.add("pe", Op::PositionalEncoding { dims: if self.planar { 2 } else { 3 } }, &[x]);
@@ -147,7 +172,7 @@ impl Net {
                 let g = b.conv(&format!("gate.{i}.conv"), &[z], c, c, [1; 3], [1; 3]);
                 let g = b.graph.add(format!("gate.{i}"), Op::Activation(Activation::Sigmoid), &[g]);
                 let g = b.graph.add(format!("gate.{i}.up"), Op::upsample(two), &[g]);
-                skip = b.graph.add(format!("gate.{i}.mul"), Op::Multiply, &[g, skip]);
+                skip = b.graph.add(format!("gate.{i}.mul"), Op::Multiply(Combine::default()), &[g, skip]);
             }
             let up = b.up(&format!("up.{i}"), x, cin, self.up);
             let cat = b.graph.add(format!("cat.{i}"), Op::Concat, &[skip, up]);
@@ -178,34 +203,26 @@ pub(crate) struct Case {
 }
 
 pub(crate) fn case() -> impl Strategy<Value = Case> {
-    let net = (
-        any::<bool>(),
-        prop::collection::vec(1u32..20, 1..4),
-        1u32..4,
-        1u32..6,
-        prop::sample::select(vec![1u32, 3, 5]),
-        any::<bool>(),
-        any::<bool>(),
+    let net =
         (
             any::<bool>(),
-            prop::sample::select(vec![Up::Linear, Up::Linear, Up::Blocks, Up::Overlapping]),
-            prop::sample::select(vec![NormKind::Batch, NormKind::Instance, NormKind::Layer]),
+            prop::collection::vec(1u32..20, 1..4),
+            1u32..4,
+            1u32..6,
+            prop::sample::select(vec![1u32, 3, 5]),
             any::<bool>(),
-        ),
-    )
-        .prop_map(|(planar, levels, in_channels, classes, kernel, attention, gate, (strided, up, norm, through))| Net {
-            planar,
-            levels,
-            in_channels,
-            classes,
-            kernel,
-            attention,
-            gate,
-            strided,
-            up,
-            norm,
-            through,
-        });
+            any::<bool>(),
+            (
+                any::<bool>(),
+                prop::sample::select(vec![Up::Linear, Up::Linear, Up::Blocks, Up::Overlapping]),
+                prop::sample::select(vec![NormKind::Batch, NormKind::Instance, NormKind::Layer]),
+                any::<bool>(),
+                any::<bool>(),
+            ),
+        )
+            .prop_map(|(planar, levels, in_channels, classes, kernel, attention, gate, (strided, up, norm, through, residual))| {
+                Net { planar, levels, in_channels, classes, kernel, attention, gate, strided, up, norm, through, residual }
+            });
     let options =
         (12u32..22, any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(1u32..9), 0u64..1000, [any::<bool>(), any::<bool>()]);
     (net, [1u32..9, 1u32..5, 1u32..5], options).prop_map(
@@ -275,5 +292,6 @@ pub(crate) fn small() -> Net {
         up: Up::Linear,
         norm: NormKind::Batch,
         through: false,
+        residual: false,
     }
 }

@@ -121,8 +121,8 @@ pub(crate) fn inspect(a: &args::Inspect) -> Result<(), Failure> {
     say(&format!("parameters    {} in {}", weights.parameters(), format_bytes(weights.bytes())));
     say(&format!("stride        {:?}", model.stride()));
     say(&format!(
-        "passes        {} norms folded, {} activations and {} concatenations fused, {} nodes removed",
-        applied.norms_folded, applied.activations_fused, applied.concats_fused, applied.nodes_removed
+        "passes        {} norms folded, {} activations, {} concatenations and {} sums fused, {} nodes removed",
+        applied.norms_folded, applied.activations_fused, applied.concats_fused, applied.adds_fused, applied.nodes_removed
     ));
     if !card.provenance.is_empty() {
         say(&format!("provenance    {}", card.provenance));
