@@ -5,9 +5,9 @@
 #[path = "support/checker.rs"]
 mod checker;
 
+use organum::Extent;
 use organum::graph::{Attention, Conv, Deformable, Graph, KeyMask, NodeId, Op, RelativeBias, WindowAttention};
 use organum::kernels::{TokenChannels, WindowShape};
-use organum::{DeviceCaps, Extent, Plan, PlanOptions};
 
 const C: u32 = 4;
 const EXTENT: Extent = Extent::new(10, 4, 6);
@@ -132,19 +132,7 @@ fn plans_of_attention_read_what_is_there() {
         ("masked", tokens(true)),
         ("sampling", sampling()),
     ];
-    let caps = DeviceCaps::default();
     for (name, graph) in &graphs {
-        let planned = |options: PlanOptions| {
-            let plan = Plan::of_graph(graph, EXTENT, &caps, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
-            checker::check(&plan, &caps);
-            plan
-        };
-        for depth in [1, 2, 3, 4, 7, 10] {
-            planned(PlanOptions::default().with_slab_depth(depth));
-        }
-        let whole = planned(PlanOptions::default());
-        let least = whole.report().smallest_budget;
-        let small = planned(PlanOptions::default().with_budget(least));
-        println!("{name}: {} bytes, at least {}", whole.report().peak_bytes, small.report().peak_bytes);
+        checker::check_every_way(name, graph, EXTENT);
     }
 }

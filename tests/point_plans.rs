@@ -5,9 +5,9 @@
 #[path = "support/checker.rs"]
 mod checker;
 
+use organum::Extent;
 use organum::graph::{Conv, Graph, NodeId, Norm, Op, pass};
 use organum::kernels::Activation;
-use organum::{DeviceCaps, Elem, Extent, Plan, PlanOptions};
 
 const C: u32 = 6;
 const EXTENT: Extent = Extent::new(10, 4, 6);
@@ -52,20 +52,8 @@ fn plans_of_point_operations_read_what_is_there() {
         ("slopes after a norm", between(&[norm(false), prelu(C)])),
         ("slopes after a norm of planes", between(&[norm(true), prelu(C)])),
     ];
-    let caps = DeviceCaps::default();
     for (name, graph) in &graphs {
         let (graph, _) = pass::optimise(graph, &[]);
-        let planned = |options: PlanOptions| {
-            let plan = Plan::of_graph(&graph, EXTENT, &caps, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
-            checker::check(&plan, &caps);
-            plan
-        };
-        for (depth, elem) in [1, 2, 3, 7, 10].into_iter().flat_map(|depth| [(depth, Elem::F32), (depth, Elem::F16)]) {
-            planned(PlanOptions::default().with_slab_depth(depth).with_precision(elem));
-        }
-        let whole = planned(PlanOptions::default());
-        let least = whole.report().smallest_budget;
-        let small = planned(PlanOptions::default().with_budget(least));
-        println!("{name}: {} bytes, at least {}", whole.report().peak_bytes, small.report().peak_bytes);
+        checker::check_every_way(name, &graph, EXTENT);
     }
 }

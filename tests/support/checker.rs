@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use organum::graph::{NodeId, Op, Size};
+use organum::graph::{Graph, NodeId, Op, Size};
 use organum::kernels::{Call, Interpolation, Shift, Spread, Target, Window, argmax};
 use organum::record::{Command, ConstantSource, Recording, Region};
-use organum::{DeviceCaps, Map, Plan};
+use organum::{DeviceCaps, Elem, Extent, Map, Plan, PlanOptions};
 
 /// What lies in a range of bytes: a plane of a node's value, or a node's constant.
 type Content = (NodeId, Option<u32>);
@@ -360,4 +360,26 @@ impl<'a> Checker<'a> {
 /// Checks the plan's own recording.
 pub(crate) fn check(plan: &Plan, caps: &DeviceCaps) {
     Checker::new(plan, plan.recording(), caps).check();
+}
+
+/// Plans of a graph in both storage types, in several cuts and in the smallest budget: every plane that is read is where it
+/// is read.
+#[allow(dead_code, reason = "each test binary uses a part")]
+pub(crate) fn check_every_way(name: &str, graph: &Graph, extent: Extent) {
+    let caps = DeviceCaps::default();
+    for elem in [Elem::F32, Elem::F16] {
+        let options = PlanOptions::default().with_precision(elem);
+        let planned = |options: PlanOptions| {
+            let plan = Plan::of_graph(graph, extent, &caps, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
+            check(&plan, &caps);
+            plan
+        };
+        for depth in [1, 2, 3, 4, 7, 10] {
+            planned(options.clone().with_slab_depth(depth));
+        }
+        let whole = planned(options.clone());
+        let least = whole.report().smallest_budget;
+        let small = planned(options.clone().with_budget(least));
+        println!("{name} {}: {} bytes, at least {}", elem.name(), whole.report().peak_bytes, small.report().peak_bytes);
+    }
 }
