@@ -34,10 +34,11 @@ pub(crate) fn run(a: &args::Bench) -> Result<(), Failure> {
     let arithmetic = fma.cost().flops as f64 / seconds(&fma)?;
     let summary = engine.summary();
     let mut rows: Vec<Value> = Vec::new();
+    let width = chosen.iter().map(|(_, label, _)| label.len()).max().unwrap_or(0);
     if !a.json {
         say(&format!("{} ({}, {})", summary.name, summary.backend, summary.driver));
         say(&format!("ceilings: {:.2} GB/s copied, {:.2} GFLOP/s in registers", traffic / 1e9, arithmetic / 1e9));
-        say(&format!("{:<44} {:<10} {:>10} {:>10} {:>5} {:>9} {:>5}", "case", "storage", "ms", "GFLOP/s", "%", "GB/s", "%"));
+        say(&format!("{:<width$} {:<10} {:>10} {:>10} {:>5} {:>9} {:>5}", "case", "storage", "ms", "GFLOP/s", "%", "GB/s", "%"));
     }
     for (_, label, call) in &chosen {
         let storage = call.variant(engine.caps()).storage;
@@ -55,7 +56,7 @@ pub(crate) fn run(a: &args::Bench) -> Result<(), Failure> {
             }));
         } else {
             say(&format!(
-                "{label:<44} {:<10} {:>10.3} {:>10.2} {:>5.1} {:>9.2} {:>5.1}",
+                "{label:<width$} {:<10} {:>10.3} {:>10.2} {:>5.1} {:>9.2} {:>5.1}",
                 storage.name(),
                 seconds * 1e3,
                 flops / 1e9,
