@@ -136,14 +136,18 @@ fn head_argmax_is_pointwise_then_argmax() {
     println!("{ties} labels differ by ties of f16 logits");
 }
 
-/// Next to a mean of 1000 times the deviation, scale and shift are those of f64 but for the rounding of the mean itself.
+/// Next to a mean of 1000 times the deviation, and over millions of voxels, scale and shift are those of f64 but for the
+/// rounding of the mean itself.
 #[test]
-fn statistics_survive_a_large_mean() {
+fn statistics_survive_a_large_mean_and_millions_of_voxels() {
     let Some(engine) = engine() else { return };
-    let map = Map::new(Extent::new(9, 70, 60), 6);
     let (windows, eps) = ([Window::whole(0)], 1e-5f32);
-    let n = map.extent.voxels() as usize;
-    for (mean, deviation) in [(0.0, 1.0), (1000.0, 1.0), (-30_000.0, 100.0), (5.0, 1e-3)] {
+    let (small, large) = (Extent::new(9, 70, 60), Extent::new(96, 128, 256));
+    for (mean, deviation, extent) in
+        [(0.0, 1.0, small), (1000.0, 1.0, small), (-30_000.0, 100.0, small), (5.0, 1e-3, small), (5.0, 1.0, large)]
+    {
+        let map = Map::new(extent, 6);
+        let n = map.extent.voxels() as usize;
         let mut random = Random::new(3);
         // the sum of four uniform numbers: nearly normal, of variance 4/3
         let mut value = || mean + deviation * (0..4).map(|_| random.unit()).sum::<f32>();
@@ -157,7 +161,7 @@ fn statistics_survive_a_large_mean() {
             floats(Call::ChannelStats(channel_stats::ChannelStats { map, elem: Elem::F32, windows, target }), std::slice::from_ref(&x));
         let planes = floats(Call::PlaneStats(plane_stats::PlaneStats { map, windows, target }), &[parts]);
         let scale =
-            norm_scale::NormScale { planes: 9, channels: 6, group: 1, eps, scope: Scope::Volume, windows, target: Target::whole(1) };
+            norm_scale::NormScale { planes: extent.d, channels: 6, group: 1, eps, scope: Scope::Volume, windows, target: Target::whole(1) };
         let affine: Vec<f32> = (0..16).map(|c| f32::from(u8::from(c < 6))).collect();
         let scale = floats(Call::NormScale(scale), &[planes, affine]);
         let (mut worst_scale, mut worst) = (0.0f64, 0.0f64);
@@ -170,7 +174,9 @@ fn statistics_survive_a_large_mean() {
             let normalised = |v: f64| (v as f32).mul_add(scale[c], scale[8 + c]);
             worst = values().map(|v| (f64::from(normalised(v)) - (v - mean) * expected).abs()).fold(worst, f64::max);
         }
-        println!("mean {mean}, deviation {deviation}: scale differs by {worst_scale:.1e}, normalised values by {worst:.1e}");
+        println!(
+            "mean {mean}, deviation {deviation} over {n} voxels: scale differs by {worst_scale:.1e}, normalised values by {worst:.1e}"
+        );
         assert!(worst_scale < 5e-7, "{worst_scale:e}");
         // half an ulp of the mean and of the shift
         let rounding = f64::from(mean.abs() / deviation * f32::EPSILON) + 2e-6;
