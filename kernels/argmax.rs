@@ -120,6 +120,11 @@ impl Kernel for Argmax {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let case = |label: &str, extent: Extent, classes: u32, elem| {
             (

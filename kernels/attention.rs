@@ -262,6 +262,11 @@ impl Kernel for Attention {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let case = |label: &str, extent: Extent, qk: u32, v: u32, heads: u32, per_plane: bool, elem| {
             let k = Self {

@@ -119,6 +119,11 @@ impl Kernel for ChannelStats {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let case = |label: &str, extent: Extent, channels: u32, elem: Elem| {
             let map = Map::new(extent, channels);

@@ -202,6 +202,11 @@ impl Kernel for Combine {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let add = Self {
             map: Map::new(Extent::new(3, 5, 7), 6),

@@ -125,6 +125,11 @@ impl Kernel for Conv3dDirect {
         self.0.reference(inputs, output.floats());
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.0.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let base = ConvShape {
             input: Extent::new(5, 7, 9),

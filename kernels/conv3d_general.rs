@@ -310,6 +310,11 @@ impl Kernel for Conv3dGeneral {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let base = Self {
             input: Extent::new(5, 7, 9),

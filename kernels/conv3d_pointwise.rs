@@ -102,6 +102,11 @@ impl Kernel for Conv3dPointwise {
         }
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.0.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let base = ConvShape {
             input: Extent::new(3, 5, 7),

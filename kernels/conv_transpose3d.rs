@@ -103,6 +103,11 @@ impl Kernel for ConvTranspose3d {
         }
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.0.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let base = ConvTransposeShape {
             input: Extent::new(3, 5, 7),

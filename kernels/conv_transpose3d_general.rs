@@ -109,6 +109,11 @@ impl Kernel for ConvTranspose3dGeneral {
         }
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.0.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let base = ConvTransposeShape {
             input: Extent::new(4, 5, 7),

@@ -204,6 +204,11 @@ impl Kernel for DeformableSampling {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let case = |label: &str, queries: Extent, levels: &[Extent], channels: u32, heads: u32, points: u32, elem| {
             let target = Target::whole(queries.d);

@@ -90,6 +90,11 @@ impl Kernel for GatherTokens {
         }
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let list = [
             ("some", Extent::new(3, 4, 5), 6, 17, Elem::F32),

@@ -121,6 +121,11 @@ impl Kernel for HeadArgmax {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.0.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let base = ConvShape {
             input: Extent::new(3, 5, 7),

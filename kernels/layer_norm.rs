@@ -113,6 +113,11 @@ impl Kernel for LayerNorm {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         // a large eps keeps the few and equal values of narrow rows from amplifying rounding
         let case = |label: &str, extent: Extent, channels: u32| {

@@ -134,6 +134,11 @@ impl Kernel for MaxPool3d {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let base = Self {
             input: Extent::new(5, 7, 9),

@@ -221,7 +221,7 @@ impl HostSlice<'_> {
 pub type BindingSizes = Vec<u64>;
 
 /// One kernel: a value of the type is one dispatch.
-pub trait Kernel: Sized {
+pub trait Kernel: Clone {
     /// File, entry point, pipeline label, bench id and error text.
     const NAME: &'static str;
     /// The WGSL half without prelude.
@@ -257,6 +257,11 @@ pub trait Kernel: Sized {
     /// The same arithmetic on the host, accumulated in f64; `inputs` are the `Read` bindings in order. A destination that is
     /// an [`Binding::Update`] holds what is added to.
     fn reference(&self, inputs: &[&[f32]], output: HostSlice<'_>);
+    /// The same dispatch on elements of another storage type; what is always f32 stays as it is.
+    #[must_use]
+    fn stored_as(self, _elem: Elem) -> Self {
+        self
+    }
     /// Shapes that exercise the kernel: odd extents, one-voxel axes, unpadded channels, windows, element types.
     fn cases() -> Vec<(String, Self)>;
 }
@@ -287,6 +292,20 @@ fn workgroup_size(caps: &DeviceCaps) -> u32 {
     if caps.cpu { 16 } else { caps.max_invocations.clamp(1, 64) }
 }
 
+/// Cases with those of f32 once more in f16, but where there is one of that label already.
+fn in_both_types<K: Kernel>(mut cases: Vec<(String, K)>) -> Vec<(String, K)> {
+    let caps = DeviceCaps::default();
+    for at in 0..cases.len() {
+        let (label, k) = &cases[at];
+        let (label, half) = (format!("{label}_f16"), k.clone().stored_as(Elem::F16));
+        let new = half.variant(&caps).storage == Storage::F16 && k.variant(&caps).storage == Storage::F32;
+        if new && cases.iter().all(|(other, _)| *other != label) {
+            cases.push((label, half));
+        }
+    }
+    cases
+}
+
 macro_rules! catalogue {
     ($($variant:ident($path:path)),+ $(,)?) => {
         /// One dispatch of any kernel.
@@ -298,11 +317,11 @@ macro_rules! catalogue {
         /// Names of all kernels.
         pub const NAMES: &[&str] = &[$(<$path as Kernel>::NAME),+];
 
-        /// Every case of every kernel, with a label that names both.
+        /// Every case of every kernel, with a label that names both, and again in 16-bit floats.
         #[must_use]
         pub fn cases() -> Vec<(String, Call)> {
             let mut all = Vec::new();
-            $(all.extend(<$path>::cases().into_iter().map(|(label, k)| (format!("{}/{label}", <$path as Kernel>::NAME), Call::$variant(k))));)+
+            $(all.extend(in_both_types(<$path>::cases()).into_iter().map(|(label, k)| (format!("{}/{label}", <$path as Kernel>::NAME), Call::$variant(k))));)+
             all
         }
 

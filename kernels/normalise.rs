@@ -126,6 +126,11 @@ impl Kernel for Normalise {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let base = Self {
             map: Map::new(Extent::new(3, 5, 7), 6),

@@ -112,6 +112,11 @@ impl Kernel for PatchExpand {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let list = [
             ("swin", [1, 2, 2], [3, 8, 10], 8, Elem::F32),

@@ -131,6 +131,11 @@ impl Kernel for PatchMerge {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let swin = vec![[0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1]];
         let cube: Vec<[u32; 3]> = (0..8).map(|i| [i >> 2, i >> 1 & 1, i & 1]).collect();

@@ -179,6 +179,11 @@ impl Kernel for Resize {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let (small, twice, odd) = (Extent::new(3, 4, 5), Extent::new(6, 8, 10), Extent::new(7, 9, 5));
         let extents = [

@@ -201,6 +201,11 @@ impl Kernel for ShiftMap {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let pad = |before, after| Shift::Pad { before, after };
         let (roll, flip, none) = (Shift::Roll, Shift::Flip, Shift::NONE);

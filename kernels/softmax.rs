@@ -95,6 +95,11 @@ impl Kernel for Softmax {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let case = |label: &str, extent: Extent, channels: u32, elem: Elem| {
             let map = Map::new(extent, channels);

@@ -130,6 +130,11 @@ impl Kernel for TileAccumulate {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let base = Self {
             tile: Map::new(Extent::new(3, 4, 5), 6),

@@ -94,6 +94,11 @@ impl Kernel for TileNormalise {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let base =
             Self { map: Map::new(Extent::new(3, 5, 7), 6), elem: Elem::F32, windows: [Window::whole(0); 2], target: Target::whole(3) };

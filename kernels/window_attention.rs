@@ -430,6 +430,11 @@ impl Kernel for WindowAttention {
         });
     }
 
+    fn stored_as(mut self, elem: Elem) -> Self {
+        self.elem = elem;
+        self
+    }
+
     fn cases() -> Vec<(String, Self)> {
         let shape = |heads: u32, dims: [u32; 2], window: [u32; 3], shift: [u32; 3], tokens: u32, bias_rows: u32| WindowShape {
             heads,
@@ -454,10 +459,10 @@ impl Kernel for WindowAttention {
         };
         let plain = |window, shift, tokens| shape(2, [8, 8], window, shift, tokens, 5);
         let token_queries = |shift, tokens| WindowShape { token_queries: true, bias_rows: 0, ..plain([2, 3, 2], shift, tokens) };
-        let upsampling = {
-            let window = WindowShape { q_window: [1, 6, 4], first: [0, 1, 13], ..shape(3, [4, 5], [1, 3, 2], [0; 3], 0, 9) };
+        let upsampling = |label: &str, value_dim: u32| {
+            let window = WindowShape { q_window: [1, 6, 4], first: [0, 1, 13], ..shape(3, [4, value_dim], [1, 3, 2], [0; 3], 0, 9) };
             let (_, k) = case("", Extent::new(2, 4, 5), window, Elem::F32);
-            ("finer_queries".to_owned(), Self { queries: Extent::new(2, 7, 10), q_channels: 13, kv_channels: 30, ..k })
+            (label.to_owned(), Self { queries: Extent::new(2, 7, 10), q_channels: 13, kv_channels: 15 + 3 * value_dim, ..k })
         };
         let (f32, f16) = (Elem::F32, Elem::F16);
         vec![
@@ -475,7 +480,8 @@ impl Kernel for WindowAttention {
             case("no_bias", Extent::new(4, 4, 4), shape(2, [4, 4], [2, 2, 2], [1; 3], 0, 0), f32),
             case("token_queries", Extent::new(5, 6, 5), token_queries([0; 3], 3), f32),
             case("token_queries_shifted", Extent::new(5, 6, 5), token_queries([1, 1, 0], 2), f32),
-            upsampling,
+            upsampling("finer_queries", 5),
+            upsampling("finer_queries_even", 6),
             case("shifted_f16", Extent::new(5, 6, 7), plain([4, 4, 4], [2, 2, 2], 1), f16),
             case("token_queries_f16", Extent::new(5, 6, 5), token_queries([0; 3], 3), f16),
         ]
