@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use support::{engine, engine_without_f16, relative_error, shared};
 
-const CASES: [&str; 8] = [
+const CASES: [&str; 10] = [
     "u_transformer_2d",
     "u_transformer_3d",
     "u_transformer_themyr2021",
@@ -17,6 +17,8 @@ const CASES: [&str; 8] = [
     "mhca_only_2d",
     "nnunet_3d_fullres",
     "nnformer",
+    "glam_nnformer_a",
+    "glam_nnformer_d",
 ];
 
 struct Golden {

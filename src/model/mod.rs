@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::pass::{self, Applied};
-use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, NodeId, Norm, Op, WindowAttention};
+use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, NodeId, Norm, Op, Parameter, WindowAttention};
 use crate::kernels::{outputs_first, pack_grouped, pack_weights, pack_window_constant};
 
 mod card;
@@ -26,7 +26,7 @@ mod resample_tests;
 mod tests;
 
 pub use card::{Card, Inference, InputSpec};
-pub use former::NnFormerConfig;
+pub use former::{GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use u_transformer::{Profile, UTransformerConfig};
 use weights::Tolerance;
@@ -201,6 +201,17 @@ impl Model {
             }
         }
         Ok(scores)
+    }
+
+    /// The rows of a parameter: `[rows][C padded]`, zero where padded.
+    pub(crate) fn rows(&self, parameter: &Parameter) -> Result<Vec<f32>, LoadError> {
+        let [_, channels] = parameter.shape.map(|n| n as usize);
+        let values = self.weights.floats(&parameter.tensor)?;
+        let taken = values.chunks_exact(channels.max(1)).skip(parameter.rows.start as usize).take(parameter.count() as usize);
+        let padding = channels.next_multiple_of(4) - channels;
+        #[expect(clippy::cast_possible_truncation, reason = "stored as f32")]
+        let padded = |row: &[f64]| row.iter().map(|&v| v as f32).chain(std::iter::repeat_n(0.0, padding)).collect::<Vec<_>>();
+        Ok(taken.flat_map(padded).collect())
     }
 
     /// The bias of a module that has one, else zeros.

@@ -9,16 +9,20 @@ use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::{Combine, Conv, ConvTranspose, Graph, NodeId, Op, RelativeBias, WindowAttention};
 use crate::kernels::{Activation, WindowShape};
 
+mod glam;
 mod nnformer;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
+pub use glam::{GlamNnFormerConfig, GlamVariant};
 pub use nnformer::NnFormerConfig;
 
 const NNFORMER: &str = "nnformer";
+const GLAM_NNFORMER: &str = "glam_nnformer";
 
 /// The architectures of the family.
-pub(super) const NAMES: [&str; 1] = [NNFORMER];
+pub(super) const NAMES: [&str; 2] = [NNFORMER, GLAM_NNFORMER];
 
 /// Whether an architecture is of the family.
 pub(super) fn is(architecture: &str) -> bool {
@@ -27,13 +31,18 @@ pub(super) fn is(architecture: &str) -> bool {
 
 /// The graph of a card of the family.
 pub(super) fn build(card: &Card) -> Result<Built, LoadError> {
-    card.config::<NnFormerConfig>()?.build().map_err(|message| LoadError::new(LoadErrorKind::Card, message))
+    let built = match card.architecture.as_str() {
+        GLAM_NNFORMER => card.config::<GlamNnFormerConfig>()?.build(),
+        _ => card.config::<NnFormerConfig>()?.build(),
+    };
+    built.map_err(|message| LoadError::new(LoadErrorKind::Card, message))
 }
 
 /// Writes the defaults of what the config leaves out into it; one that is none of the family is left for [`build`] to refuse.
 pub(super) fn fill(card: &mut Card) {
     let filled = match card.architecture.as_str() {
         NNFORMER => card.config::<NnFormerConfig>().ok().map(serde_json::to_value),
+        GLAM_NNFORMER => card.config::<GlamNnFormerConfig>().ok().map(serde_json::to_value),
         _ => None,
     };
     if let Some(Ok(config)) = filled {
@@ -107,6 +116,8 @@ impl Shape {
         let window = self.window[i].min(least);
         Stage {
             module: format!("{}.layers.{i}", if decoder { self.decoder } else { "model_down" }),
+            level: i,
+            grid,
             // the decoder's list begins with the deepest stage, which its modules are stored after
             depth: if decoder { self.decoder_depths[self.stages() - 2 - i] } else { self.depths[i] },
             channels: self.embed_dim << i,
@@ -121,6 +132,10 @@ impl Shape {
 /// One stage.
 struct Stage {
     module: String,
+    /// Its number, 0 for the finest.
+    level: usize,
+    /// Tokens along each axis.
+    grid: [u32; 3],
     depth: u32,
     channels: u32,
     heads: u32,
