@@ -37,6 +37,7 @@ pub mod shift;
 pub mod softmax;
 pub mod tile_accumulate;
 pub mod tile_normalise;
+pub mod token_rows;
 pub mod window_attention;
 
 mod activation;
@@ -385,6 +386,7 @@ catalogue! {
     PatchMerge(patch_merge::PatchMerge),
     PatchExpand(patch_expand::PatchExpand),
     GatherTokens(gather_tokens::GatherTokens),
+    TokenRows(token_rows::TokenRows),
     PositionAdd(position_add::PositionAdd),
     Attention(attention::Attention),
     WindowAttention(window_attention::WindowAttention),

@@ -49,6 +49,11 @@ pub enum ConstantSource {
         /// The node.
         node: NodeId,
     },
+    /// Rows of a tensor of the file.
+    Parameter {
+        /// The node.
+        node: NodeId,
+    },
     /// Positional encoding of a map.
     PositionTable {
         /// The map.
@@ -64,7 +69,7 @@ impl ConstantSource {
     pub const fn elem(&self, elem: Elem) -> Elem {
         match self {
             Self::ScaleShift { .. } | Self::Attention { .. } | Self::Tokens { .. } => Elem::F32,
-            Self::Conv { .. } | Self::PositionTable { .. } => elem,
+            Self::Conv { .. } | Self::Parameter { .. } | Self::PositionTable { .. } => elem,
         }
     }
 }

@@ -174,6 +174,10 @@ fn constant_values(model: &Model, plan: &Plan, source: &ConstantSource) -> Resul
             Op::Gather(tokens) => Ok(tokens.iter().map(|&token| token as f32).collect()),
             op => Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan picks tokens for {op}"))),
         },
+        ConstantSource::Parameter { node } => match &plan.graph().node(*node).op {
+            Op::Parameter(parameter) => model.rows(parameter).map_err(other),
+            op => Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan holds a parameter for {op}"))),
+        },
         ConstantSource::Conv { node, in_channels } => match &plan.graph().node(*node).op {
             Op::Conv(conv) | Op::HeadArgmax(conv) => model.pack(conv, *in_channels),
             Op::ConvTranspose(conv) => model.pack_transposed(conv),

@@ -48,6 +48,7 @@ const OPERATIONS: &[(&str, &str, &str)] = &[
     ("non-local upsampling", "window_attention", "finer_queries"),
     ("deformable sampling", "deformable_sampling", "two_levels"),
     ("positional encoding", "position_add", "plain"),
+    ("learned tokens", "token_rows", "over_and_over"),
     ("roll", "shift", "roll"),
     ("zero padding", "shift", "pad"),
     ("crop", "shift", "crop"),

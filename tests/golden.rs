@@ -8,8 +8,18 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use support::{engine, engine_without_f16, relative_error, shared};
 
-const CASES: [&str; 7] =
-    ["u_transformer_2d", "u_transformer_3d", "u_transformer_themyr2021", "u_net_3d", "mhsa_only_3d", "mhca_only_2d", "nnunet_3d_fullres"];
+const CASES: [&str; 10] = [
+    "u_transformer_2d",
+    "u_transformer_3d",
+    "u_transformer_themyr2021",
+    "u_net_3d",
+    "mhsa_only_3d",
+    "mhca_only_2d",
+    "nnunet_3d_fullres",
+    "nnformer",
+    "glam_nnformer_a",
+    "glam_nnformer_d",
+];
 
 struct Golden {
     model: Model,
@@ -31,7 +41,11 @@ fn floats(tensors: &SafeTensors<'_>, name: &str) -> Vec<f64> {
     }
 }
 
+/// Part of the name of the only cases to run: `ORGANUM_GOLDEN=nnformer cargo test --test golden`.
 fn load(name: &str) -> Option<Golden> {
+    if std::env::var("ORGANUM_GOLDEN").is_ok_and(|part| !name.contains(&part)) {
+        return None;
+    }
     let folder = shared(&format!("golden/{name}"))?;
     let bytes = std::fs::read(folder.join("io.safetensors")).expect("io.safetensors is there");
     let io = SafeTensors::deserialize(&bytes).expect("io.safetensors is one");

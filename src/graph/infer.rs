@@ -8,7 +8,7 @@ use crate::shape::{Extent, Map};
 /// The map that an operation makes of its inputs; `extent` is that of the network's input.
 pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
     let arity = match op {
-        Op::Input { .. } | Op::InputAgain { .. } => 0..=0,
+        Op::Input { .. } | Op::InputAgain { .. } | Op::Parameter(_) => 0..=0,
         Op::Conv(c) | Op::HeadArgmax(c) => {
             let norms = c.loads.iter().filter(|load| load.norm.is_some()).count();
             1 + norms..=2 + norms
@@ -51,6 +51,7 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
             Ok(Map::new(c.output(inputs[0].extent)?, c.out_channels))
         }
         Op::Input { channels } | Op::InputAgain { channels } => Ok(Map::new(extent, *channels)),
+        Op::Parameter(p) => p.infer(),
         Op::Conv(c) | Op::HeadArgmax(c) => c.infer(inputs),
         Op::BatchNorm(n) if n.channels != inputs[0].channels => {
             Err(format!("norm of {} channels given {}", n.channels, inputs[0].channels))

@@ -12,6 +12,7 @@ mod conv;
 mod display;
 mod infer;
 mod norm;
+mod parameter;
 pub mod pass;
 mod resample;
 
@@ -22,6 +23,7 @@ pub use attention::{Attention, Deformable, KeyMask, RelativeBias, WindowAttentio
 pub use combine::Combine;
 pub use conv::{Conv, ConvTranspose};
 pub use norm::Norm;
+pub use parameter::Parameter;
 pub use resample::{PatchExpand, PatchMerge, Resize, Size};
 
 /// Index of a node; a node produces exactly one value, which has the same index.
@@ -61,6 +63,8 @@ pub enum Op {
         /// Channels, those of the input.
         channels: u32,
     },
+    /// Rows of a tensor of the file as a map; without inputs.
+    Parameter(Parameter),
     /// Convolution; a linear layer over tokens is a convolution with kernel 1.
     Conv(Conv),
     /// Transposed convolution.
@@ -324,6 +328,7 @@ impl Graph {
                     vectors(&mut list, module, &["weight", "bias"], *channels);
                 }
                 Op::LayerNorm { module: Some(module), channels, .. } => vectors(&mut list, module, &["weight", "bias"], *channels),
+                Op::Parameter(p) => list.push((p.tensor.clone(), p.shape.map(|n| n as usize).to_vec())),
                 Op::PRelu { module, channels } => vectors(&mut list, module, &["weight"], *channels),
                 Op::WindowAttention(WindowAttention { shape: s, bias: Some(bias), .. }) => {
                     let voxels = |window: [u32; 3]| window.iter().map(|&n| n as usize).product();

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::u_transformer::UTransformerConfig;
 use crate::error::{LoadError, LoadErrorKind};
+use crate::shape::Extent;
 use crate::volume::intensity::Intensity;
 use crate::volume::orient::Axes;
 
@@ -62,7 +63,7 @@ impl Card {
     /// Parses and checks a card.
     pub(super) fn parse(json: &str) -> Result<Self, LoadError> {
         let bad = |message: String| LoadError::new(LoadErrorKind::Card, message);
-        let card: Self = serde_json::from_str(json).map_err(|e| bad("the card is not what it should be".into()).caused_by(e))?;
+        let mut card: Self = serde_json::from_str(json).map_err(|e| bad("the card is not what it should be".into()).caused_by(e))?;
         match card.input.resample.as_deref() {
             None | Some("linear") => {}
             Some(other) => return Err(bad(format!("the card asks for {other:?} resampling; this version has: linear"))),
@@ -70,6 +71,7 @@ impl Card {
         if let Some(bad_spacing) = card.input.spacing_mm.filter(|s| s.iter().any(|&v| !(v.is_finite() && v > 0.0))) {
             return Err(bad(format!("the card's spacing_mm {bad_spacing:?} is not positive")));
         }
+        super::former::fill(&mut card);
         Ok(card)
     }
 
@@ -104,9 +106,19 @@ impl Card {
         self.config.get("classes").and_then(Value::as_u64).and_then(|d| u32::try_from(d).ok()).unwrap_or(1)
     }
 
+    /// The only extent that the network takes, if there is just one.
+    #[must_use]
+    pub fn crop(&self) -> Option<Extent> {
+        let crop = self.config.get("crop").filter(|_| super::former::is(&self.architecture))?;
+        serde_json::from_value::<[u32; 3]>(crop.clone()).ok().map(Extent::from)
+    }
+
     /// Every spatial extent must be a multiple of this along D, H, W.
     #[must_use]
     pub fn stride(&self) -> [u32; 3] {
+        if let Some(crop) = self.crop() {
+            return crop.axes();
+        }
         if let Some(strides) = self.config.get("strides").and_then(Value::as_array) {
             let mut product = [1u32; 3];
             for stage in strides.iter().filter_map(Value::as_array) {

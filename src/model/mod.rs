@@ -5,10 +5,11 @@ use std::path::Path;
 
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::pass::{self, Applied};
-use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, NodeId, Norm, Op, WindowAttention};
+use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, NodeId, Norm, Op, Parameter, WindowAttention};
 use crate::kernels::{outputs_first, pack_grouped, pack_weights, pack_window_constant};
 
 mod card;
+mod former;
 mod plain_conv_unet;
 mod u_transformer;
 mod weights;
@@ -25,8 +26,10 @@ mod resample_tests;
 mod tests;
 
 pub use card::{Card, Inference, InputSpec};
+pub use former::{GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use u_transformer::{Profile, UTransformerConfig};
+use weights::Tolerance;
 pub use weights::Weights;
 
 const PLAIN_CONV_UNET: &str = "plain_conv_unet";
@@ -97,8 +100,7 @@ impl Model {
     }
 
     fn of(card: Card, raw: Graph, weights: Weights) -> Result<Self, LoadError> {
-        let canonical: fn(&str) -> String = if card.architecture == PLAIN_CONV_UNET { plain_conv_unet::canonical } else { str::to_owned };
-        weights.check(&raw.parameters(), canonical)?;
+        weights.check(&raw.parameters(), &tolerance(&card)?)?;
         let (graph, applied) = pass::optimise(&raw, &[]);
         Ok(Self { card, raw, graph, applied, weights })
     }
@@ -168,7 +170,8 @@ impl Model {
         let (mut table, mut index) = (Vec::new(), Vec::new());
         if let Some(bias) = &attention.bias {
             table = self.weights.floats(&bias.table)?;
-            index = self.weights.floats(&bias.index)?;
+            let rebuilt = former::is(&self.card.architecture) && !self.weights.has(&bias.index);
+            index = if rebuilt { former::relative_index(s.k_window) } else { self.weights.floats(&bias.index)? };
             let whole = (table.len() as u64, index.len() as u64) == (u64::from(s.bias_rows) * u64::from(s.heads), s.index_len());
             let valid = |&row: &f64| row >= 0.0 && row < f64::from(s.bias_rows) && row.fract() == 0.0;
             if !whole || !index.iter().all(valid) {
@@ -198,6 +201,17 @@ impl Model {
             }
         }
         Ok(scores)
+    }
+
+    /// The rows of a parameter: `[rows][C padded]`, zero where padded.
+    pub(crate) fn rows(&self, parameter: &Parameter) -> Result<Vec<f32>, LoadError> {
+        let [_, channels] = parameter.shape.map(|n| n as usize);
+        let values = self.weights.floats(&parameter.tensor)?;
+        let taken = values.chunks_exact(channels.max(1)).skip(parameter.rows.start as usize).take(parameter.count() as usize);
+        let padding = channels.next_multiple_of(4) - channels;
+        #[expect(clippy::cast_possible_truncation, reason = "stored as f32")]
+        let padded = |row: &[f64]| row.iter().map(|&v| v as f32).chain(std::iter::repeat_n(0.0, padding)).collect::<Vec<_>>();
+        Ok(taken.flat_map(padded).collect())
     }
 
     /// The bias of a module that has one, else zeros.
@@ -266,9 +280,22 @@ fn build(card: &Card) -> Result<Graph, LoadError> {
     match card.architecture.as_str() {
         "u_transformer" => Ok(u_transformer::graph(card.u_transformer()?)),
         PLAIN_CONV_UNET => card.config::<PlainConvUnetConfig>()?.graph(),
+        name if former::is(name) => Ok(former::build(card)?.graph),
         other => Err(LoadError::new(
             LoadErrorKind::UnknownArchitecture,
-            format!("the card names the architecture {other:?}; this version builds: u_transformer, {PLAIN_CONV_UNET}"),
+            format!(
+                "the card names the architecture {other:?}; this version builds: u_transformer, {PLAIN_CONV_UNET}, {}",
+                former::NAMES.join(", ")
+            ),
         )),
     }
+}
+
+/// How the tensors of a file may differ from those of the graph of a card.
+fn tolerance(card: &Card) -> Result<Tolerance, LoadError> {
+    Ok(match card.architecture.as_str() {
+        PLAIN_CONV_UNET => Tolerance { canonical: plain_conv_unet::canonical, ..Tolerance::default() },
+        name if former::is(name) => Tolerance { dead: former::build(card)?.dead, rebuilds_indices: true, ..Tolerance::default() },
+        _ => Tolerance::default(),
+    })
 }

@@ -20,6 +20,23 @@ const IGNORED_SUFFIX: &str = "num_batches_tracked";
 /// Names of tensors of indices end like this.
 const INDEX_SUFFIX: &str = "_index";
 
+/// How the tensors of a file may differ from those of a graph.
+pub(super) struct Tolerance {
+    /// The name under which the graph knows a tensor that repeats another under a further name.
+    pub canonical: fn(&str) -> String,
+    /// Prefixes of tensors that a checkpoint holds and no output depends on.
+    pub dead: Vec<String>,
+    /// Indices by relative position may be missing: they can be rebuilt.
+    pub rebuilds_indices: bool,
+}
+
+impl Default for Tolerance {
+    /// None at all.
+    fn default() -> Self {
+        Self { canonical: str::to_owned, dead: Vec::new(), rebuilds_indices: false }
+    }
+}
+
 /// The tensors of a model file.
 #[derive(Debug)]
 pub struct Weights {
@@ -106,16 +123,21 @@ impl Weights {
             .sum()
     }
 
-    /// Compares with what a graph needs. A tensor that repeats another under a further name, whose `canonical` form is that
-    /// of the other, is not extra.
+    /// Whether there is a tensor of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.metadata.info(name).is_some()
+    }
+
+    /// Compares with what a graph needs.
     ///
     /// # Errors
     /// Lists every tensor that is missing, extra, mis-shaped or of a type that is not read.
-    pub(super) fn check(&self, expected: &[(String, Vec<usize>)], canonical: fn(&str) -> String) -> Result<(), LoadError> {
+    pub(super) fn check(&self, expected: &[(String, Vec<usize>)], tolerance: &Tolerance) -> Result<(), LoadError> {
         let present = self.metadata.tensors();
         let mut problems = Vec::new();
         for (name, shape) in expected {
             match present.get(name) {
+                None if tolerance.rebuilds_indices && name.ends_with(INDEX_SUFFIX) => {}
                 None => problems.push(format!("missing {name} {shape:?}")),
                 Some(t) if t.shape != *shape => {
                     problems.push(format!("mis-shaped {name}: {:?} in the file, {shape:?} in the network", t.shape))
@@ -128,7 +150,10 @@ impl Weights {
         }
         let shapes: std::collections::HashMap<&str, &Vec<usize>> = expected.iter().map(|(name, shape)| (name.as_str(), shape)).collect();
         let known = |name: &str, shape: &Vec<usize>| {
-            shapes.contains_key(name) || name.ends_with(IGNORED_SUFFIX) || shapes.get(canonical(name).as_str()) == Some(&shape)
+            shapes.contains_key(name)
+                || name.ends_with(IGNORED_SUFFIX)
+                || shapes.get((tolerance.canonical)(name).as_str()) == Some(&shape)
+                || tolerance.dead.iter().any(|prefix| name.starts_with(prefix))
         };
         let mut extra: Vec<_> = present.iter().filter(|(name, t)| !known(name, &t.shape)).map(|(name, _)| name).collect();
         extra.sort();

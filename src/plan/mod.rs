@@ -11,7 +11,7 @@ use std::rc::Rc;
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{Graph, pass};
-use crate::model::Model;
+use crate::model::{Card, Model};
 use crate::record::Recording;
 use crate::shape::{Elem, Extent};
 use network::Network;
@@ -133,7 +133,7 @@ impl Plan {
     /// When the extent does not suit, when the budget is below the smallest that works (named in the error), or when the
     /// device's limits rule the network out.
     pub fn new(model: &Model, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Self, PlanError> {
-        check_stride(extent, model.stride())?;
+        check_extent(extent, model.card())?;
         Self::of_graph(&model.graph_with(&options.taps), extent, caps, options)
     }
 
@@ -204,6 +204,20 @@ fn check_axes(extent: Extent) -> Result<(), PlanError> {
         return Err(PlanError::new(PlanErrorKind::Extent, text));
     }
     Ok(())
+}
+
+/// Checks an extent against what the network of a card takes.
+///
+/// # Errors
+/// When the network takes one other extent alone, or as [`check_stride`].
+pub fn check_extent(extent: Extent, card: &Card) -> Result<(), PlanError> {
+    match card.crop() {
+        Some(crop) if crop != extent => {
+            let text = format!("an extent of {extent} is not possible: {} runs on its configured crop of {crop} alone", card.architecture);
+            Err(PlanError::new(PlanErrorKind::Extent, text))
+        }
+        _ => check_stride(extent, card.stride()),
+    }
 }
 
 /// Checks an extent against a network's stride.

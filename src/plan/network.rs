@@ -7,7 +7,7 @@ use crate::graph::{self, Conv, ConvTranspose, Graph, Node, NodeId, Op};
 use crate::kernels::{
     Activation, Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Through, Window, argmax, attention, channel_stats, combine,
     conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_general, conv3d_pointwise, deformable_sampling, head_argmax,
-    layer_norm, norm_scale, normalise, packed_len, plane_stats, position_add, softmax, window_attention,
+    layer_norm, norm_scale, normalise, packed_len, plane_stats, position_add, softmax, token_rows, window_attention,
 };
 use crate::record::ConstantSource;
 use crate::shape::{Elem, Extent, Map};
@@ -112,6 +112,10 @@ impl Network {
                 let keys: u64 = self.node(id).inputs.iter().skip(1).step_by(2).map(|&k| self.map(k).extent.voxels()).sum();
                 let keys = u32::try_from(keys).unwrap_or(u32::MAX);
                 Some((ConstantSource::Attention { node: id, keys }, u64::from(keys).next_multiple_of(4) * 4))
+            }
+            Op::Parameter(p) => {
+                let bytes = token_rows::table_len(self.map(id), p.count()) * self.elem.bytes();
+                Some((ConstantSource::Parameter { node: id }, bytes))
             }
             Op::Gather(tokens) => Some((ConstantSource::Tokens { node: id }, tokens.len() as u64 * 4)),
             // what is bound where a map is not normalised, as a region of the map may be smaller than a scale
@@ -243,6 +247,7 @@ impl Network {
         let (window, target) = (Window::whole(0), Target::whole(map.extent.d));
         Ok(Some(match &node.op {
             Op::Input { .. } | Op::InputAgain { .. } => return Ok(None),
+            Op::Parameter(p) => Call::TokenRows(token_rows::TokenRows { map, rows: p.count(), elem, target }),
             Op::Conv(c) => return self.conv(id, c).map(Some),
             Op::ConvTranspose(c) => self.conv_transpose(id, c),
             Op::MaxPool { .. } | Op::Resize(_) | Op::Shift(_) | Op::PatchMerge(_) | Op::PatchExpand(_) | Op::Gather(_) => {

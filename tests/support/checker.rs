@@ -219,7 +219,8 @@ impl<'a> Checker<'a> {
                 ConstantSource::Conv { node, .. }
                 | ConstantSource::ScaleShift { node, .. }
                 | ConstantSource::Attention { node, .. }
-                | ConstantSource::Tokens { node } => node,
+                | ConstantSource::Tokens { node }
+                | ConstantSource::Parameter { node } => node,
                 ConstantSource::PositionTable { .. } => {
                     let of = |id: &NodeId| matches!(self.plan.graph().node(*id).op, Op::PositionalEncoding { .. });
                     let tables: Vec<NodeId> = self.plan.graph().ids().filter(of).collect();

@@ -36,7 +36,7 @@ pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
     if let Some(bytes) = a.memory {
         options = options.with_budget(bytes);
     }
-    organum::plan::check_stride(a.extent, card.stride())?;
+    organum::plan::check_extent(a.extent, &card)?;
     if a.table {
         return table(&graph, a.extent, &caps, &options);
     }

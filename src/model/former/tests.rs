@@ -1,0 +1,101 @@
+//! The family's published configurations, what they refuse, and which tensors they do without.
+
+use super::*;
+use crate::{DeviceCaps, Elem, Extent, Model, Plan, PlanOptions};
+
+/// A small network of each architecture.
+fn small(architecture: &str, more: &str) -> String {
+    format!(r#"{{"architecture":"{architecture}","config":{{"crop":[32,64,64],"classes":2,"embed_dim":8,"heads":[1,2,2,4]{more}}}}}"#)
+}
+
+#[test]
+fn offsets_collide_as_published() {
+    let index = relative_index([4; 3]);
+    assert_eq!((index.len(), index[0], index[63], index[63 * 64]), (4096, 57.0, 0.0, 114.0));
+    assert_eq!(relative_index([1; 3]), [0.0]);
+}
+
+#[test]
+fn published_configurations_are_the_defaults_and_can_be_planned() {
+    // elements of all parameters but indices and dead ones: with those 150.05 and 191.2 are published
+    for (name, millions) in [(NNFORMER, 149.54), (GLAM_NNFORMER, 136.78)] {
+        let (card, graph) =
+            crate::model::architecture(&format!(r#"{{"architecture":"{name}","config":{{}}}}"#)).expect("the defaults are one");
+        let extent = Extent::new(64, 128, 128);
+        assert_eq!((card.classes(), card.in_channels(), card.crop()), (14, 1, Some(extent)));
+        let kept = |name: &str| !name.ends_with("_index");
+        let elements: usize = graph.parameters().iter().filter(|(n, _)| kept(n)).map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        #[expect(clippy::cast_precision_loss, reason = "a count of millions")]
+        let counted = elements as f64 / 1e6;
+        assert!((counted - millions).abs() < 0.05, "{name}: {counted} million parameters");
+        for elem in [Elem::F32, Elem::F16] {
+            let plan = Plan::of_graph(&graph, extent, &DeviceCaps::desktop(), &PlanOptions::default().with_precision(elem));
+            let report = plan.expect("it can be planned").report().clone();
+            println!("{name} {}: {} bytes, {} FLOPs", elem.name(), report.peak_bytes, report.flops);
+        }
+    }
+}
+
+#[test]
+fn networks_run_on_their_crop_alone() {
+    for name in NAMES {
+        let model = Model::random(&small(name, ""), 1).expect("it is one");
+        assert_eq!(model.stride(), [32, 64, 64]);
+        let plan = |extent| Plan::new(&model, extent, &DeviceCaps::host(), &PlanOptions::default());
+        assert!(plan(Extent::new(32, 64, 64)).is_ok());
+        let e = plan(Extent::new(64, 64, 64)).expect_err("another extent");
+        assert!(e.to_string().contains("crop of 32x64x64"), "{e}");
+    }
+}
+
+#[test]
+fn what_is_no_network_is_refused() {
+    for (change, word) in [
+        (r#","depths":[2]"#, "depths"),
+        (r#","depths":[2,0,2,2]"#, "depths"),
+        (r#","window":[4,4]"#, "window"),
+        (r#","patch":[2,2,2]"#, "patch"),
+        (r#","in_channels":0"#, "in_channels"),
+        (r#","mlp_ratio":4"#, "mlp_ratio"),
+    ] {
+        for name in NAMES {
+            let e = Model::random(&small(name, change), 1).expect_err("it is none");
+            let text = format!("{e} {:?}", std::error::Error::source(&e).map(ToString::to_string));
+            assert!(text.contains(word), "{name}: {text}");
+        }
+    }
+    for (from, to, word) in [("[32,64,64]", "[32,64,48]", "crop"), ("[1,2,2,4]", "[1,2,3,4]", "heads"), (":8", ":7", "embed_dim")] {
+        let e = Model::random(&small(NNFORMER, "").replace(from, to), 1).expect_err("it is none");
+        assert!(e.to_string().contains(word), "{e}");
+    }
+}
+
+/// The tensors of a small network as a file, after some were taken out and others put in.
+fn load(name: &str, without: &str, with: &str) -> Result<Model, LoadError> {
+    let card = small(name, "");
+    let built = build(&Card::parse(&card)?)?;
+    let mut tensors = built.graph.parameters();
+    tensors.retain(|(n, _)| without.is_empty() || !n.ends_with(without));
+    if !with.is_empty() {
+        tensors.push((with.to_owned(), vec![3]));
+    }
+    Model::from_bytes(crate::model::weights::random(&card, &tensors, 1)?)
+}
+
+#[test]
+fn what_leads_nowhere_or_repeats_may_be_there_or_not() {
+    for name in NAMES {
+        assert!(load(name, "", "").is_ok());
+        for (without, with) in
+            [("relative_position_index", ""), ("", "final.1.up.weight"), ("", "model_down.layers.3.downsample.norm.bias")]
+        {
+            load(name, without, with).unwrap_or_else(|e| panic!("{name} without {without:?} with {with:?}: {e}"));
+        }
+        for (without, with) in
+            [("final.0.up.bias", ""), ("bias_table", ""), ("", "final.9.up.weight"), ("", "model_down.layers.4.norm.bias")]
+        {
+            let e = load(name, without, with).expect_err("it does not fit").to_string();
+            assert!(e.contains(if with.is_empty() { without } else { with }), "{e}");
+        }
+    }
+}
