@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use support::{engine, engine_without_f16, relative_error, shared};
 
-const CASES: [&str; 10] = [
+const CASES: [&str; 12] = [
     "u_transformer_2d",
     "u_transformer_3d",
     "u_transformer_themyr2021",
@@ -19,6 +19,8 @@ const CASES: [&str; 10] = [
     "nnformer",
     "glam_nnformer_a",
     "glam_nnformer_d",
+    "fine",
+    "fine_depth3",
 ];
 
 struct Golden {
@@ -53,8 +55,12 @@ fn load(name: &str) -> Option<Golden> {
         serde_json::from_slice(&std::fs::read(folder.join("case.json")).expect("case.json is there")).expect("case.json is JSON");
     let shape: Vec<u32> = case["input"].as_array().expect("a shape").iter().map(|n| n.as_u64().expect("an extent") as u32).collect();
     let extent = if shape.len() == 4 { Extent::new(1, shape[2], shape[3]) } else { Extent::new(shape[2], shape[3], shape[4]) };
+    let mut model = Model::load(folder.join("model.safetensors")).expect("the model loads");
+    if let Ok(position) = serde_json::from_value(case["inference"]["position"].clone()) {
+        model = model.with_position(position).expect("it has volume tokens");
+    }
     Some(Golden {
-        model: Model::load(folder.join("model.safetensors")).expect("the model loads"),
+        model,
         extent,
         channels: shape[1],
         input: floats(&io, "input").iter().map(|&v| v as f32).collect(),

@@ -26,7 +26,7 @@ mod resample_tests;
 mod tests;
 
 pub use card::{Card, Inference, InputSpec};
-pub use former::{GlamNnFormerConfig, GlamVariant, NnFormerConfig};
+pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use u_transformer::{Profile, UTransformerConfig};
 use weights::Tolerance;
@@ -91,6 +91,33 @@ impl Model {
     pub fn random_graph(graph: Graph, seed: u64) -> Result<Self, LoadError> {
         let bytes = weights::random(GRAPH_CARD, &graph.parameters(), seed)?;
         Self::from_graph(graph, bytes)
+    }
+
+    /// The network for a crop whose centre lies there, in voxels from the volume's along D, H, W: FINE's volume tokens depend on it.
+    ///
+    /// # Errors
+    /// When the architecture has no volume tokens.
+    pub fn with_position(self, position: [i64; 3]) -> Result<Self, LoadError> {
+        self.with("position", position.to_vec().into())
+    }
+
+    /// The network for a volume of which these volume tokens were visited, besides those that the file counts.
+    ///
+    /// # Errors
+    /// When the architecture has no volume tokens, or not these.
+    pub fn with_visited(self, tokens: &[u32]) -> Result<Self, LoadError> {
+        self.with("visited", tokens.into())
+    }
+
+    fn with(self, key: &str, value: serde_json::Value) -> Result<Self, LoadError> {
+        let Self { mut card, weights, .. } = self;
+        if card.architecture != former::FINE {
+            let text = format!("the architecture {} has no volume tokens", card.architecture);
+            return Err(LoadError::new(LoadErrorKind::Card, text));
+        }
+        card.config[key] = value;
+        let raw = build(&card)?;
+        Self::of(card, raw, weights)
     }
 
     fn from_weights(weights: Weights) -> Result<Self, LoadError> {

@@ -15,7 +15,7 @@ use super::schedule::Schedule;
 use super::slab;
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
-use crate::graph::{Graph, NodeId, pass};
+use crate::graph::{Graph, NodeId, Op, pass};
 use crate::kernels::Call;
 use crate::record::{Constant, ConstantSource, Recording, Region, UNIFORM_STRIDE};
 use crate::shape::Extent;
@@ -211,7 +211,11 @@ fn constants(net: &Network, caps: &DeviceCaps) -> Result<Vec<Needed>, PlanError>
         }
         let same = |n: &&mut Needed| {
             let maps = |id: NodeId| net.node(id).inputs.iter().map(|&i| net.map(i)).collect::<Vec<_>>();
-            net.node(n.node).op == net.node(node).op && maps(n.node) == maps(node)
+            let channels = |id: NodeId| maps(id).iter().map(|map| map.channels).collect::<Vec<_>>();
+            // the weights of a layer are the same for any extent: window tokens go through those of their voxels
+            let any_extent = matches!(net.node(node).op, Op::Conv(_) | Op::ConvTranspose(_) | Op::LayerNorm { .. });
+            let alike = || if any_extent { channels(n.node) == channels(node) } else { maps(n.node) == maps(node) };
+            net.node(n.node).op == net.node(node).op && alike()
         };
         match list.iter_mut().find(same) {
             Some(needed) => needed.nodes.push(node),

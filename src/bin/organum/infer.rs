@@ -58,16 +58,31 @@ fn interpret(shape: &[u64], dims: u32) -> Result<(u32, Extent), Failure> {
     }
 }
 
+/// Whole numbers between commas.
+fn numbers<T: std::str::FromStr>(option: &str, text: &str) -> Result<Vec<T>, Failure> {
+    let number = |part: &str| part.trim().parse().map_err(|_| Failure::usage(format!("{option}: {part:?} in {text:?} is no such number")));
+    text.split(',').map(number).collect()
+}
+
+/// The network for a crop at `--position` of a volume of which `--visited` was seen.
+fn placed(mut model: Model, a: &args::Infer) -> Result<Model, Failure> {
+    let refused = |option: &str, e: &organum::LoadError| Failure::usage(format!("{option}: {e}"));
+    if let Some(text) = &a.position {
+        let position = <[i64; 3]>::try_from(numbers::<i64>("--position", text)?)
+            .map_err(|_| Failure::usage(format!("--position: {text:?} is not three numbers z,y,x")))?;
+        model = model.with_position(position).map_err(|e| refused("--position", &e))?;
+    }
+    if let Some(text) = &a.visited {
+        let visited = if text.is_empty() { Vec::new() } else { numbers("--visited", text)? };
+        model = model.with_visited(&visited).map_err(|e| refused("--visited", &e))?;
+    }
+    Ok(model)
+}
+
 /// `organum infer`.
 pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
     let started = Instant::now();
-    let model = Model::load(&a.model)?;
-    if a.position.is_some() || a.visited.is_some() {
-        return Err(Failure::usage(format!(
-            "--position and --visited: the architecture {} has no volume tokens",
-            model.card().architecture
-        )));
-    }
+    let model = placed(Model::load(&a.model)?, a)?;
     if a.output.extension().is_none_or(|e| e != "npy") {
         return Err(Failure::usage(format!("{} must end in .npy", a.output.display())));
     }

@@ -9,20 +9,23 @@ use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::{Combine, Conv, ConvTranspose, Graph, NodeId, Op, RelativeBias, WindowAttention};
 use crate::kernels::{Activation, WindowShape};
 
+mod fine;
 mod glam;
 mod nnformer;
 #[cfg(test)]
 mod tests;
 mod tokens;
 
+pub use fine::FineConfig;
 pub use glam::{GlamNnFormerConfig, GlamVariant};
 pub use nnformer::NnFormerConfig;
 
 const NNFORMER: &str = "nnformer";
 const GLAM_NNFORMER: &str = "glam_nnformer";
+pub(super) const FINE: &str = "fine";
 
 /// The architectures of the family.
-pub(super) const NAMES: [&str; 2] = [NNFORMER, GLAM_NNFORMER];
+pub(super) const NAMES: [&str; 3] = [NNFORMER, GLAM_NNFORMER, FINE];
 
 /// Whether an architecture is of the family.
 pub(super) fn is(architecture: &str) -> bool {
@@ -33,6 +36,7 @@ pub(super) fn is(architecture: &str) -> bool {
 pub(super) fn build(card: &Card) -> Result<Built, LoadError> {
     let built = match card.architecture.as_str() {
         GLAM_NNFORMER => card.config::<GlamNnFormerConfig>()?.build(),
+        FINE => card.config::<FineConfig>()?.build(),
         _ => card.config::<NnFormerConfig>()?.build(),
     };
     built.map_err(|message| LoadError::new(LoadErrorKind::Card, message))
@@ -43,6 +47,7 @@ pub(super) fn fill(card: &mut Card) {
     let filled = match card.architecture.as_str() {
         NNFORMER => card.config::<NnFormerConfig>().ok().map(serde_json::to_value),
         GLAM_NNFORMER => card.config::<GlamNnFormerConfig>().ok().map(serde_json::to_value),
+        FINE => card.config::<FineConfig>().ok().map(serde_json::to_value),
         _ => None,
     };
     if let Some(Ok(config)) = filled {

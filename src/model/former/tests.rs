@@ -5,7 +5,9 @@ use crate::{DeviceCaps, Elem, Extent, Model, Plan, PlanOptions};
 
 /// A small network of each architecture.
 fn small(architecture: &str, more: &str) -> String {
-    format!(r#"{{"architecture":"{architecture}","config":{{"crop":[32,64,64],"classes":2,"embed_dim":8,"heads":[1,2,2,4]{more}}}}}"#)
+    format!(
+        r#"{{"architecture":"{architecture}","config":{{"crop":[32,64,64],"classes":2,"embed_dim":8,"heads":[1,2,2,4],"window":[4,4,4,2]{more}}}}}"#
+    )
 }
 
 #[test]
@@ -18,7 +20,7 @@ fn offsets_collide_as_published() {
 #[test]
 fn published_configurations_are_the_defaults_and_can_be_planned() {
     // elements of all parameters but indices and dead ones: with those 150.05 and 191.2 are published
-    for (name, millions) in [(NNFORMER, 149.54), (GLAM_NNFORMER, 136.78)] {
+    for (name, millions) in [(NNFORMER, 149.54), (GLAM_NNFORMER, 136.78), (FINE, 136.62)] {
         let (card, graph) =
             crate::model::architecture(&format!(r#"{{"architecture":"{name}","config":{{}}}}"#)).expect("the defaults are one");
         let extent = Extent::new(64, 128, 128);
@@ -28,10 +30,13 @@ fn published_configurations_are_the_defaults_and_can_be_planned() {
         #[expect(clippy::cast_precision_loss, reason = "a count of millions")]
         let counted = elements as f64 / 1e6;
         assert!((counted - millions).abs() < 0.05, "{name}: {counted} million parameters");
-        for elem in [Elem::F32, Elem::F16] {
+        for (elem, most) in [(Elem::F32, 850_000_000), (Elem::F16, 450_000_000)] {
             let plan = Plan::of_graph(&graph, extent, &DeviceCaps::desktop(), &PlanOptions::default().with_precision(elem));
             let report = plan.expect("it can be planned").report().clone();
-            println!("{name} {}: {} bytes, {} FLOPs", elem.name(), report.peak_bytes, report.flops);
+            assert!(report.peak_bytes < most, "{name} {}: {} bytes", elem.name(), report.peak_bytes);
+            // 423.7, and about 415 of which tokens that lead nowhere are a part, are published
+            let giga = report.flops / 1_000_000_000;
+            assert!((405..430).contains(&giga), "{name} {}: {giga} GFLOP", elem.name());
         }
     }
 }
@@ -98,4 +103,27 @@ fn what_leads_nowhere_or_repeats_may_be_there_or_not() {
             assert!(e.contains(if with.is_empty() { without } else { with }), "{e}");
         }
     }
+}
+
+#[test]
+fn volume_tokens_are_those_of_the_position() {
+    let deep = small(FINE, r#","depths":[3,2,2,2]"#);
+    let model = |card: &str| Model::random(card, 1).expect("it is one");
+    let tokens = |model: &Model| {
+        let gather = model.graph().nodes().iter().find(|n| n.name == "model_down.layers.0.blocks.0.current").map(|n| n.op.clone());
+        let mask = model.graph().nodes().iter().find_map(|n| if let Op::Attention(a) = &n.op { a.mask.clone() } else { None });
+        (gather, mask.map(|m| m.visited))
+    };
+    // a crop of 32x64x64 in a grid of 64 voxels a cell around the middle of 660
+    let (gather, visited) = tokens(&model(&deep));
+    assert!(matches!(&gather, Some(Op::Gather(t)) if t[..] == [12, 17, 13, 18]), "{gather:?}");
+    assert_eq!(visited, Some(vec![12, 17, 13, 18]));
+    let moved = model(&deep).with_position([0, -100, 70]).and_then(|m| m.with_visited(&[3, 24])).expect("it has volume tokens");
+    let (gather, visited) = tokens(&moved);
+    assert!(matches!(&gather, Some(Op::Gather(t)) if t[..] == [3, 8, 4, 9]), "{gather:?}");
+    assert_eq!(visited, Some(vec![3, 8, 4, 9, 3, 24]));
+    assert!(model(&deep).with_visited(&[25]).expect_err("there are 25").to_string().contains("25"));
+    assert_eq!(tokens(&model(&small(FINE, ""))).1, None, "two blocks never look at the volume");
+    let e = model(&small(NNFORMER, "")).with_position([0; 3]).expect_err("it has none");
+    assert!(e.to_string().contains("no volume tokens"), "{e}");
 }
