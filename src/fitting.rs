@@ -67,14 +67,27 @@ impl Session {
     /// # Errors
     /// When there is no plan, when the device cannot hold the smallest one, or as [`Session::new`].
     pub async fn fitting(engine: &Engine, model: &Model, extent: Extent, options: &PlanOptions) -> Result<Self, FitError> {
-        let mut options = options.clone();
-        loop {
-            let plan = Plan::new(model, extent, engine.caps(), &options)?;
-            let smaller = smaller_budget(plan.report().peak_bytes, plan.report().smallest_budget);
-            match (Self::new(engine, model, plan).await, smaller) {
-                (Err(e), Some(bytes)) if e.kind() == EngineErrorKind::OutOfMemory => options.budget = Some(bytes),
-                (result, _) => return Ok(result?),
-            }
+        let plan = |options: &PlanOptions| {
+            let plan = Plan::new(model, extent, engine.caps(), options)?;
+            let (peak, smallest) = (plan.report().peak_bytes, plan.report().smallest_budget);
+            Ok((plan, peak, smallest))
+        };
+        fit(options, plan, |plan| Self::new(engine, model, plan)).await
+    }
+}
+
+/// Plans, with the plan's peak and the smallest budget, and opens the plan, within ever less while there is no memory for it.
+async fn fit<P, S, F: Future<Output = Result<S, EngineError>>>(
+    options: &PlanOptions,
+    mut plan: impl FnMut(&PlanOptions) -> Result<(P, u64, u64), PlanError>,
+    mut open: impl FnMut(P) -> F,
+) -> Result<S, FitError> {
+    let mut options = options.clone();
+    loop {
+        let (planned, peak, smallest) = plan(&options)?;
+        match (open(planned).await, smaller_budget(peak, smallest)) {
+            (Err(e), Some(bytes)) if e.kind() == EngineErrorKind::OutOfMemory => options.budget = Some(bytes),
+            (result, _) => return Ok(result?),
         }
     }
 }
@@ -85,13 +98,26 @@ mod tests {
 
     /// Budgets tried with a planner that uses `share` percent of its budget, on a device of `memory` bytes.
     fn tried(resident: u64, smallest: u64, share: u64, memory: u64) -> (Vec<u64>, bool) {
-        let (mut peak, mut list) = (resident, Vec::new());
-        while peak > memory {
-            let Some(budget) = smaller_budget(peak, smallest) else { return (list, false) };
-            list.push(budget);
-            peak = (budget / 100 * share).max(smallest);
-        }
-        (list, true)
+        let mut list = Vec::new();
+        let plan = |options: &PlanOptions| {
+            list.extend(options.budget);
+            let peak = options.budget.map_or(resident, |budget| (budget / 100 * share).max(smallest));
+            Ok((peak, peak, smallest))
+        };
+        let open =
+            |peak| async move { if peak > memory { Err(EngineError::new(EngineErrorKind::OutOfMemory, "no room")) } else { Ok(peak) } };
+        let fitted = pollster::block_on(fit(&PlanOptions::default(), plan, open));
+        let refused = matches!(&fitted, Err(FitError::Engine(e)) if e.kind() == EngineErrorKind::OutOfMemory);
+        assert!(fitted.is_ok() || refused);
+        (list, !refused)
+    }
+
+    #[test]
+    fn other_failures_are_not_tried_again() {
+        let plan = |_: &PlanOptions| Ok(((), 100, 10));
+        let lost = |()| async { Err::<(), _>(EngineError::new(EngineErrorKind::Unsupported, "not on this device")) };
+        let error = pollster::block_on(fit(&PlanOptions::default(), plan, lost)).expect_err("it is refused");
+        assert!(matches!(error, FitError::Engine(e) if e.kind() == EngineErrorKind::Unsupported));
     }
 
     #[test]

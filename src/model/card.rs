@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::u_transformer::UTransformerConfig;
+use super::architecture::{self, Built};
 use crate::error::{LoadError, LoadErrorKind};
 use crate::shape::Extent;
 use crate::volume::intensity::Intensity;
@@ -63,7 +63,7 @@ impl Card {
     /// Parses and checks a card.
     pub(super) fn parse(json: &str) -> Result<Self, LoadError> {
         let bad = |message: String| LoadError::new(LoadErrorKind::Card, message);
-        let mut card: Self = serde_json::from_str(json).map_err(|e| bad("the card is not what it should be".into()).caused_by(e))?;
+        let card: Self = serde_json::from_str(json).map_err(|e| bad("the card is not what it should be".into()).caused_by(e))?;
         match card.input.resample.as_deref() {
             None | Some("linear") => {}
             Some(other) => return Err(bad(format!("the card asks for {other:?} resampling; this version has: linear"))),
@@ -71,21 +71,14 @@ impl Card {
         if let Some(bad_spacing) = card.input.spacing_mm.filter(|s| s.iter().any(|&v| !(v.is_finite() && v > 0.0))) {
             return Err(bad(format!("the card's spacing_mm {bad_spacing:?} is not positive")));
         }
-        super::former::fill(&mut card);
         Ok(card)
     }
 
-    /// The configuration as that of an architecture, unchecked.
-    pub(super) fn config<T: serde::de::DeserializeOwned>(&self) -> Result<T, LoadError> {
-        let text = format!("the card's config is not one of a {}", self.architecture);
-        serde_json::from_value(self.config.clone()).map_err(|e| LoadError::new(LoadErrorKind::Card, text).caused_by(e))
-    }
-
-    /// The configuration of a `u_transformer`, checked.
-    pub(super) fn u_transformer(&self) -> Result<UTransformerConfig, LoadError> {
-        let config: UTransformerConfig = self.config()?;
-        config.check().map_err(|message| LoadError::new(LoadErrorKind::Card, message))?;
-        Ok(config)
+    /// The network that the card describes; writes the defaults of what its config leaves out into it.
+    pub(super) fn build(&mut self) -> Result<Built, LoadError> {
+        let (built, filled) = architecture::build(&self.architecture, &self.config)?;
+        self.config = filled;
+        Ok(built)
     }
 
     /// Spatial dimensions of the network: 2 or 3.
@@ -109,30 +102,13 @@ impl Card {
     /// The only extent that the network takes, if there is just one.
     #[must_use]
     pub fn crop(&self) -> Option<Extent> {
-        let crop = self.config.get("crop").filter(|_| super::former::is(&self.architecture))?;
-        serde_json::from_value::<[u32; 3]>(crop.clone()).ok().map(Extent::from)
+        self.clone().build().ok()?.crop.map(Extent::from)
     }
 
     /// Every spatial extent must be a multiple of this along D, H, W.
     #[must_use]
     pub fn stride(&self) -> [u32; 3] {
-        if let Some(crop) = self.crop() {
-            return crop.axes();
-        }
-        if let Some(strides) = self.config.get("strides").and_then(Value::as_array) {
-            let mut product = [1u32; 3];
-            for stage in strides.iter().filter_map(Value::as_array) {
-                // along [D,] H, W
-                for (n, s) in product.iter_mut().rev().zip(stage.iter().rev()) {
-                    *n = n.saturating_mul(s.as_u64().and_then(|s| u32::try_from(s).ok()).unwrap_or(1).max(1));
-                }
-            }
-            return product;
-        }
-        let levels = self.config.get("channels").and_then(Value::as_array).map_or(1, Vec::len);
-        #[expect(clippy::cast_possible_truncation, reason = "checked to be at most 12 levels")]
-        let s = 1u32 << levels.saturating_sub(1).min(12) as u32;
-        if self.dims() == 2 { [1, s, s] } else { [s; 3] }
+        self.clone().build().map_or([1; 3], |built| built.stride)
     }
 
     /// The name of a class; `label N` when the card has none.

@@ -8,6 +8,7 @@ use crate::graph::pass::{self, Applied};
 use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, NodeId, Norm, Op, Parameter, WindowAttention};
 use crate::kernels::{outputs_first, pack_grouped, pack_weights, pack_window_constant};
 
+mod architecture;
 mod card;
 mod former;
 mod plain_conv_unet;
@@ -25,14 +26,13 @@ mod resample_tests;
 #[cfg(test)]
 mod tests;
 
+use architecture::{Architecture, Built};
 pub use card::{Card, Inference, InputSpec};
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use u_transformer::{Profile, UTransformerConfig};
 use weights::Tolerance;
 pub use weights::Weights;
-
-const PLAIN_CONV_UNET: &str = "plain_conv_unet";
 
 /// The card of a network that was built node by node.
 const GRAPH_CARD: &str = r#"{"architecture":"graph","config":{}}"#;
@@ -46,6 +46,7 @@ pub struct Model {
     graph: Graph,
     applied: Applied,
     weights: Weights,
+    tolerance: Tolerance,
 }
 
 impl Model {
@@ -71,7 +72,7 @@ impl Model {
     /// # Errors
     /// When the card is not one, or names an unknown architecture.
     pub fn random(card: &str, seed: u64) -> Result<Self, LoadError> {
-        let bytes = weights::random(card, &build(&Card::parse(card)?)?.parameters(), seed)?;
+        let bytes = weights::random(card, &Card::parse(card)?.build()?.graph.parameters(), seed)?;
         Self::from_bytes(bytes)
     }
 
@@ -81,7 +82,8 @@ impl Model {
     /// # Errors
     /// When the file is damaged, or its tensors are not those of [`Graph::parameters`].
     pub fn from_graph(graph: Graph, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, LoadError> {
-        Self::of(Card::parse(GRAPH_CARD)?, graph, Weights::from_bytes(bytes.into())?)
+        let built = Built::new(graph, [1; 3]);
+        Self::of(Card::parse(GRAPH_CARD)?, built, Weights::from_bytes(bytes.into())?)
     }
 
     /// The same with reproducible random weights.
@@ -111,25 +113,26 @@ impl Model {
 
     fn with(self, key: &str, value: serde_json::Value) -> Result<Self, LoadError> {
         let Self { mut card, weights, .. } = self;
-        if card.architecture != former::FINE {
+        if card.architecture != FineConfig::NAME {
             let text = format!("the architecture {} has no volume tokens", card.architecture);
             return Err(LoadError::new(LoadErrorKind::Card, text));
         }
         card.config[key] = value;
-        let raw = build(&card)?;
-        Self::of(card, raw, weights)
+        let built = card.build()?;
+        Self::of(card, built, weights)
     }
 
     fn from_weights(weights: Weights) -> Result<Self, LoadError> {
-        let card = Card::parse(weights.card()?)?;
-        let raw = build(&card)?;
-        Self::of(card, raw, weights)
+        let mut card = Card::parse(weights.card()?)?;
+        let built = card.build()?;
+        Self::of(card, built, weights)
     }
 
-    fn of(card: Card, raw: Graph, weights: Weights) -> Result<Self, LoadError> {
-        weights.check(&raw.parameters(), &tolerance(&card)?)?;
+    fn of(card: Card, built: Built, weights: Weights) -> Result<Self, LoadError> {
+        let Built { graph: raw, tolerance, .. } = built;
+        weights.check(&raw.parameters(), &tolerance)?;
         let (graph, applied) = pass::optimise(&raw, &[]);
-        Ok(Self { card, raw, graph, applied, weights })
+        Ok(Self { card, raw, graph, applied, weights, tolerance })
     }
 
     /// The card: architecture, configuration, what the input must be, names of labels.
@@ -197,8 +200,10 @@ impl Model {
         let (mut table, mut index) = (Vec::new(), Vec::new());
         if let Some(bias) = &attention.bias {
             table = self.weights.floats(&bias.table)?;
-            let rebuilt = former::is(&self.card.architecture) && !self.weights.has(&bias.index);
-            index = if rebuilt { former::relative_index(s.k_window) } else { self.weights.floats(&bias.index)? };
+            index = match self.tolerance.relative_index {
+                Some(rebuild) if !self.weights.has(&bias.index) => rebuild(s),
+                _ => self.weights.floats(&bias.index)?,
+            };
             let whole = (table.len() as u64, index.len() as u64) == (u64::from(s.bias_rows) * u64::from(s.heads), s.index_len());
             let valid = |&row: &f64| row >= 0.0 && row < f64::from(s.bias_rows) && row.fract() == 0.0;
             if !whole || !index.iter().all(valid) {
@@ -297,32 +302,7 @@ impl Model {
 /// # Errors
 /// When the card is not one, or names an unknown architecture.
 pub fn architecture(card: &str) -> Result<(Card, Graph), LoadError> {
-    let card = Card::parse(card)?;
-    let (graph, _) = pass::optimise(&build(&card)?, &[]);
+    let mut card = Card::parse(card)?;
+    let (graph, _) = pass::optimise(&card.build()?.graph, &[]);
     Ok((card, graph))
-}
-
-/// The unoptimised graph of a card.
-fn build(card: &Card) -> Result<Graph, LoadError> {
-    match card.architecture.as_str() {
-        "u_transformer" => Ok(u_transformer::graph(card.u_transformer()?)),
-        PLAIN_CONV_UNET => card.config::<PlainConvUnetConfig>()?.graph(),
-        name if former::is(name) => Ok(former::build(card)?.graph),
-        other => Err(LoadError::new(
-            LoadErrorKind::UnknownArchitecture,
-            format!(
-                "the card names the architecture {other:?}; this version builds: u_transformer, {PLAIN_CONV_UNET}, {}",
-                former::NAMES.join(", ")
-            ),
-        )),
-    }
-}
-
-/// How the tensors of a file may differ from those of the graph of a card.
-fn tolerance(card: &Card) -> Result<Tolerance, LoadError> {
-    Ok(match card.architecture.as_str() {
-        PLAIN_CONV_UNET => Tolerance { canonical: plain_conv_unet::canonical, ..Tolerance::default() },
-        name if former::is(name) => Tolerance { dead: former::build(card)?.dead, rebuilds_indices: true, ..Tolerance::default() },
-        _ => Tolerance::default(),
-    })
 }

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::architecture::{Architecture, Built};
+use super::weights::Tolerance;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::{Conv, ConvTranspose, Graph, NodeId, Norm, Op};
 use crate::kernels::Activation;
@@ -87,13 +89,11 @@ pub struct PlainConvUnetConfig {
     pub activation: UnetActivation,
 }
 
-impl PlainConvUnetConfig {
-    /// The unoptimised graph: the heads of deep supervision are in it, but lead nowhere.
-    ///
-    /// # Errors
-    /// When the configuration is not one of a network; the message names the field.
-    pub fn graph(&self) -> Result<Graph, LoadError> {
-        self.check().map_err(|message| LoadError::new(LoadErrorKind::Card, message))?;
+impl Architecture for PlainConvUnetConfig {
+    const NAME: &'static str = "plain_conv_unet";
+
+    fn build(&self) -> Result<Built, String> {
+        self.check()?;
         let mut b = Builder { graph: Graph::default(), config: self };
         let mut x = b.graph.add("input", Op::Input { channels: self.in_channels }, &[]);
         let mut width = self.in_channels;
@@ -116,7 +116,23 @@ impl PlainConvUnetConfig {
             width = features;
             b.conv(&format!("decoder.seg_layers.{s}"), x, [features, self.classes], [1; 3], [1; 3]);
         }
-        Ok(b.graph)
+        let mut extent = [1; 3];
+        for stride in &self.strides {
+            let along = b.along(stride);
+            extent = [0, 1, 2].map(|axis| along[axis].saturating_mul(extent[axis]));
+        }
+        let tolerance = Tolerance { canonical, ..Tolerance::default() };
+        Ok(Built { tolerance, ..Built::new(b.graph, extent) })
+    }
+}
+
+impl PlainConvUnetConfig {
+    /// The unoptimised graph: the heads of deep supervision are in it, but lead nowhere.
+    ///
+    /// # Errors
+    /// When the configuration is not one of a network; the message names the field.
+    pub fn graph(&self) -> Result<Graph, LoadError> {
+        self.build().map(|built| built.graph).map_err(|message| LoadError::new(LoadErrorKind::Card, message))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -225,7 +241,7 @@ impl Builder<'_> {
 
 /// The name under which the graph knows a tensor: a state_dict lists each of a unit's tensors again under the path of the
 /// unit's sequence, and the encoder again under the decoder.
-pub(super) fn canonical(tensor: &str) -> String {
+fn canonical(tensor: &str) -> String {
     let own = tensor.strip_prefix("decoder.encoder.").map_or_else(|| tensor.to_owned(), |rest| format!("encoder.{rest}"));
     own.replace(".all_modules.0.", ".conv.").replace(".all_modules.1.", ".norm.")
 }

@@ -58,7 +58,7 @@ fn model(op: Op, channels: u32) -> Model {
     let weights = Weights::from_bytes(bytes.into()).expect("it is one");
     let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
     let (raw, (graph, applied)) = (graph.clone(), pass::optimise(&graph, &[]));
-    Model { card, raw, graph, applied, weights }
+    Model { card, raw, graph, applied, weights, tolerance: Tolerance::default() }
 }
 
 #[test]
@@ -135,7 +135,14 @@ fn convolutions_through_resampling_have_the_bits_of_the_stored() {
             let run = |graph: &Graph, depth: u32, elem: Elem, engine: Option<&Engine>| {
                 let weights = Weights::from_bytes(bytes.clone().into()).expect("it is one");
                 let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
-                let model = Model { card, raw: graph.clone(), graph: graph.clone(), applied: Applied::default(), weights };
+                let model = Model {
+                    card,
+                    raw: graph.clone(),
+                    graph: graph.clone(),
+                    applied: Applied::default(),
+                    weights,
+                    tolerance: Tolerance::default(),
+                };
                 let options = PlanOptions::default().with_output(OutputMode::Logits).with_slab_depth(depth).with_precision(elem);
                 let caps = engine.map_or_else(DeviceCaps::host, |engine| engine.caps().clone());
                 let plan = Plan::of_graph(graph, extent, &caps, &options).expect("there is a plan");

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::architecture::{Architecture, Built};
 use crate::graph::{Attention, BatchNorm, Combine, Conv, Graph, NodeId, Op};
 use crate::kernels::Activation;
 
@@ -58,8 +59,18 @@ fn default_mhca_levels() -> u32 {
     3
 }
 
+impl Architecture for UTransformerConfig {
+    const NAME: &'static str = "u_transformer";
+
+    fn build(&self) -> Result<Built, String> {
+        self.check()?;
+        let stride = 1 << (self.channels.len() - 1);
+        Ok(Built::new(graph(self), if self.dims == 2 { [1, stride, stride] } else { [stride; 3] }))
+    }
+}
+
 impl UTransformerConfig {
-    pub(super) fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), String> {
         if !(2..=3).contains(&self.dims) {
             return Err(format!("dims is {}, must be 2 or 3", self.dims));
         }
@@ -215,8 +226,8 @@ impl Builder<'_> {
 }
 
 /// The unoptimised graph of a checked configuration.
-pub(super) fn graph(config: UTransformerConfig) -> Graph {
-    let mut b = Builder { graph: Graph::default(), config: &config };
+fn graph(config: &UTransformerConfig) -> Graph {
+    let mut b = Builder { graph: Graph::default(), config };
     let channels = &config.channels;
     let n = channels.len() - 1;
     let mut x = b.graph.add("input", Op::Input { channels: config.in_channels }, &[]);

@@ -10,6 +10,7 @@ use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{LoadError, LoadErrorKind};
+use crate::kernels::WindowShape;
 
 /// The metadata key that holds the card.
 const CARD_KEY: &str = "organum";
@@ -21,19 +22,20 @@ const IGNORED_SUFFIX: &str = "num_batches_tracked";
 const INDEX_SUFFIX: &str = "_index";
 
 /// How the tensors of a file may differ from those of a graph.
+#[derive(Debug)]
 pub(super) struct Tolerance {
     /// The name under which the graph knows a tensor that repeats another under a further name.
     pub canonical: fn(&str) -> String,
     /// Prefixes of tensors that a checkpoint holds and no output depends on.
     pub dead: Vec<String>,
-    /// Indices by relative position may be missing: they can be rebuilt.
-    pub rebuilds_indices: bool,
+    /// What a missing index by relative position is, if it can be rebuilt: the row of the table for each query and key.
+    pub relative_index: Option<fn(&WindowShape) -> Vec<f64>>,
 }
 
 impl Default for Tolerance {
     /// None at all.
     fn default() -> Self {
-        Self { canonical: str::to_owned, dead: Vec::new(), rebuilds_indices: false }
+        Self { canonical: str::to_owned, dead: Vec::new(), relative_index: None }
     }
 }
 
@@ -137,7 +139,7 @@ impl Weights {
         let mut problems = Vec::new();
         for (name, shape) in expected {
             match present.get(name) {
-                None if tolerance.rebuilds_indices && name.ends_with(INDEX_SUFFIX) => {}
+                None if tolerance.relative_index.is_some() && name.ends_with(INDEX_SUFFIX) => {}
                 None => problems.push(format!("missing {name} {shape:?}")),
                 Some(t) if t.shape != *shape => {
                     problems.push(format!("mis-shaped {name}: {:?} in the file, {shape:?} in the network", t.shape))

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Builder, Built, Shape, Stage};
+use super::{Builder, Shape, Stage};
 use crate::graph::{Attention, Combine, KeyMask, NodeId, Op, Parameter};
 use crate::kernels::Shift;
+use crate::model::architecture::{Architecture, Built};
 use crate::shape::Extent;
 
 /// Volume tokens that a crop sees.
@@ -68,6 +69,24 @@ impl Default for FineConfig {
             position: [0; 3],
             visited: Vec::new(),
         }
+    }
+}
+
+impl Architecture for FineConfig {
+    const NAME: &'static str = "fine";
+
+    fn build(&self) -> Result<Built, String> {
+        let shape = self.shape();
+        self.check(&shape)?;
+        let mut b = Builder::default();
+        let skips = b.encode(&shape, |b, stage, x| self.blocks(b, stage, x, false));
+        b.decode(&shape, &skips, |b, stage, [up, skip]| {
+            let x = b.add(format!("{}.sum", stage.module), up, skip);
+            self.blocks(b, stage, x, true)
+        });
+        // where no stage is deep enough for it
+        b.dead.push("vt_check".into());
+        Ok(b.built(self.crop))
     }
 }
 
@@ -138,20 +157,6 @@ impl FineConfig {
             }
         }
         Ok(())
-    }
-
-    pub(in crate::model) fn build(&self) -> Result<Built, String> {
-        let shape = self.shape();
-        self.check(&shape)?;
-        let mut b = Builder::default();
-        let skips = b.encode(&shape, |b, stage, x| self.blocks(b, stage, x, false));
-        b.decode(&shape, &skips, |b, stage, [up, skip]| {
-            let x = b.add(format!("{}.sum", stage.module), up, skip);
-            self.blocks(b, stage, x, true)
-        });
-        // where no stage is deep enough for it
-        b.dead.push("vt_check".into());
-        Ok(b.built())
     }
 
     fn blocks(&self, b: &mut Builder, stage: &Stage, mut x: NodeId, decoder: bool) -> NodeId {

@@ -5,8 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Builder, Built, Shape, Stage};
+use super::{Builder, Shape, Stage};
 use crate::graph::NodeId;
+use crate::model::architecture::{Architecture, Built};
 
 /// Which of the authors' files is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -67,6 +68,34 @@ impl Default for GlamNnFormerConfig {
     }
 }
 
+impl Architecture for GlamNnFormerConfig {
+    const NAME: &'static str = "glam_nnformer";
+
+    fn build(&self) -> Result<Built, String> {
+        let shape = self.shape();
+        shape.check()?;
+        if self.patch != [2, 4, 4] {
+            return Err(format!("patch is {:?}, must be [2, 4, 4]: the embedding has no other strides", self.patch));
+        }
+        if !(1..=32).contains(&self.window_tokens) {
+            return Err(format!("window_tokens is {}, must be 1 to 32", self.window_tokens));
+        }
+        for i in 0..shape.stages() {
+            let (tokens, rows) = (shape.stage(i, false).tokens(self.window_tokens), self.rows(i));
+            if tokens > rows {
+                return Err(format!("stage {i} has {tokens} window tokens in its crop, but positions of {rows} alone"));
+            }
+        }
+        let mut b = Builder::default();
+        let skips = b.encode(&shape, |b, stage, x| self.blocks(b, stage, x));
+        b.decode(&shape, &skips, |b, stage, [up, skip]| {
+            let x = b.add(format!("{}.sum", stage.module), up, skip);
+            self.blocks(b, stage, x)
+        });
+        Ok(b.built(self.crop))
+    }
+}
+
 impl GlamNnFormerConfig {
     fn shape(&self) -> Shape {
         let two_each = vec![2; self.depths.len().saturating_sub(1)];
@@ -90,30 +119,6 @@ impl GlamNnFormerConfig {
         let along = |n: u32| (n * self.window_tokens) >> i;
         let first = if self.variant == GlamVariant::A { 16 } else { 8 };
         along(first) * along(8) * along(8)
-    }
-
-    pub(in crate::model) fn build(&self) -> Result<Built, String> {
-        let shape = self.shape();
-        shape.check()?;
-        if self.patch != [2, 4, 4] {
-            return Err(format!("patch is {:?}, must be [2, 4, 4]: the embedding has no other strides", self.patch));
-        }
-        if !(1..=32).contains(&self.window_tokens) {
-            return Err(format!("window_tokens is {}, must be 1 to 32", self.window_tokens));
-        }
-        for i in 0..shape.stages() {
-            let (tokens, rows) = (shape.stage(i, false).tokens(self.window_tokens), self.rows(i));
-            if tokens > rows {
-                return Err(format!("stage {i} has {tokens} window tokens in its crop, but positions of {rows} alone"));
-            }
-        }
-        let mut b = Builder::default();
-        let skips = b.encode(&shape, |b, stage, x| self.blocks(b, stage, x));
-        b.decode(&shape, &skips, |b, stage, [up, skip]| {
-            let x = b.add(format!("{}.sum", stage.module), up, skip);
-            self.blocks(b, stage, x)
-        });
-        Ok(b.built())
     }
 
     fn blocks(&self, b: &mut Builder, stage: &Stage, mut x: NodeId) -> NodeId {

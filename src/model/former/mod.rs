@@ -4,8 +4,8 @@
 //! `nnFormer_synapse.py` of 282857341/nnFormer computes it; node names are that module's paths. Numbers along three axes are
 //! D, H, W.
 
-use super::Card;
-use crate::error::{LoadError, LoadErrorKind};
+use super::architecture::Built;
+use super::weights::Tolerance;
 use crate::graph::{Combine, Conv, ConvTranspose, Graph, NodeId, Op, RelativeBias, WindowAttention};
 use crate::kernels::{Activation, WindowShape};
 
@@ -19,41 +19,6 @@ mod tokens;
 pub use fine::FineConfig;
 pub use glam::{GlamNnFormerConfig, GlamVariant};
 pub use nnformer::NnFormerConfig;
-
-const NNFORMER: &str = "nnformer";
-const GLAM_NNFORMER: &str = "glam_nnformer";
-pub(super) const FINE: &str = "fine";
-
-/// The architectures of the family.
-pub(super) const NAMES: [&str; 3] = [NNFORMER, GLAM_NNFORMER, FINE];
-
-/// Whether an architecture is of the family.
-pub(super) fn is(architecture: &str) -> bool {
-    NAMES.contains(&architecture)
-}
-
-/// The graph of a card of the family.
-pub(super) fn build(card: &Card) -> Result<Built, LoadError> {
-    let built = match card.architecture.as_str() {
-        GLAM_NNFORMER => card.config::<GlamNnFormerConfig>()?.build(),
-        FINE => card.config::<FineConfig>()?.build(),
-        _ => card.config::<NnFormerConfig>()?.build(),
-    };
-    built.map_err(|message| LoadError::new(LoadErrorKind::Card, message))
-}
-
-/// Writes the defaults of what the config leaves out into it; one that is none of the family is left for [`build`] to refuse.
-pub(super) fn fill(card: &mut Card) {
-    let filled = match card.architecture.as_str() {
-        NNFORMER => card.config::<NnFormerConfig>().ok().map(serde_json::to_value),
-        GLAM_NNFORMER => card.config::<GlamNnFormerConfig>().ok().map(serde_json::to_value),
-        FINE => card.config::<FineConfig>().ok().map(serde_json::to_value),
-        _ => None,
-    };
-    if let Some(Ok(config)) = filled {
-        card.config = config;
-    }
-}
 
 /// Most stages, blocks of a stage, and voxels of a window along an axis.
 const MOST: u32 = 32;
@@ -180,7 +145,8 @@ impl Stage {
 /// The row of the table for each query and key of a window: (3w - 1, 2w - 1, 1) times their offsets from -(w - 1) on. A stride
 /// of 3w - 1 where (2w - 1)^2 would tell all offsets apart: they collide, and trained tables rely on it (nnFormer_synapse.py,
 /// `relative_coords[:, :, 0] *= 3 * self.window_size[1] - 1`; fine.py and nnformergt_good.py copy it).
-pub(super) fn relative_index(window: [u32; 3]) -> Vec<f64> {
+fn relative_index(shape: &WindowShape) -> Vec<f64> {
+    let window = shape.k_window;
     let [d, h, w] = window;
     let voxels: Vec<[u32; 3]> = (0..d).flat_map(|i| (0..h).flat_map(move |j| (0..w).map(move |k| [i, j, k]))).collect();
     let along = |q: &[u32; 3], k: &[u32; 3], axis: usize| q[axis] + window[axis] - 1 - k[axis];
@@ -196,15 +162,11 @@ struct Builder {
     dead: Vec<String>,
 }
 
-/// A finished graph, and prefixes of tensors that a checkpoint may hold besides.
-pub(super) struct Built {
-    pub graph: Graph,
-    pub dead: Vec<String>,
-}
-
 impl Builder {
-    fn built(self) -> Built {
-        Built { graph: self.graph, dead: self.dead }
+    /// The network of a crop: positions in windows and grids are baked into the references.
+    fn built(self, crop: [u32; 3]) -> Built {
+        let tolerance = Tolerance { dead: self.dead, relative_index: Some(relative_index), ..Tolerance::default() };
+        Built { graph: self.graph, stride: crop, crop: Some(crop), tolerance }
     }
 
     /// A linear layer over the channels of each token, under another node name than its module's where that is applied twice.

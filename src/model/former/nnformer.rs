@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Builder, Shape, Stage};
 use crate::graph::{NodeId, Op};
+use crate::model::architecture::{Architecture, Built};
 
 /// Arguments of nnFormer, as in the card; the defaults are those of the Synapse model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,26 @@ impl Default for NnFormerConfig {
     }
 }
 
+impl Architecture for NnFormerConfig {
+    const NAME: &'static str = "nnformer";
+
+    fn build(&self) -> Result<Built, String> {
+        let shape = self.shape();
+        shape.check()?;
+        if self.patch != [2, 4, 4] {
+            return Err(format!("patch is {:?}, must be [2, 4, 4]: the embedding has no other strides", self.patch));
+        }
+        let mut b = Builder::default();
+        let skips = b.encode(&shape, |b, stage, x| blocks(b, stage, x, 0, |i| i % 2 == 1));
+        b.decode(&shape, &skips, |b, stage, [up, skip]| {
+            let x = crossed(b, stage, up, skip);
+            // every further block is shifted, not every second
+            blocks(b, stage, x, 1, |_| true)
+        });
+        Ok(b.built(self.crop))
+    }
+}
+
 impl NnFormerConfig {
     fn shape(&self) -> Shape {
         Shape {
@@ -57,22 +78,6 @@ impl NnFormerConfig {
             merging: [3, 1],
             decoder: "decoder",
         }
-    }
-
-    pub(in crate::model) fn build(&self) -> Result<super::Built, String> {
-        let shape = self.shape();
-        shape.check()?;
-        if self.patch != [2, 4, 4] {
-            return Err(format!("patch is {:?}, must be [2, 4, 4]: the embedding has no other strides", self.patch));
-        }
-        let mut b = Builder::default();
-        let skips = b.encode(&shape, |b, stage, x| blocks(b, stage, x, 0, |i| i % 2 == 1));
-        b.decode(&shape, &skips, |b, stage, [up, skip]| {
-            let x = crossed(b, stage, up, skip);
-            // every further block is shifted, not every second
-            blocks(b, stage, x, 1, |_| true)
-        });
-        Ok(b.built())
     }
 }
 

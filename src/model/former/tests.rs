@@ -1,7 +1,17 @@
 //! The family's published configurations, what they refuse, and which tensors they do without.
 
 use super::*;
-use crate::{DeviceCaps, Elem, Extent, Model, Plan, PlanOptions};
+use crate::model::Card;
+use crate::model::architecture::Architecture;
+use crate::{DeviceCaps, Elem, Extent, LoadError, Model, Plan, PlanOptions};
+
+const NAMES: [&str; 3] = [NnFormerConfig::NAME, GlamNnFormerConfig::NAME, FineConfig::NAME];
+
+fn windows(n: u32) -> WindowShape {
+    Stage { module: String::new(), level: 0, grid: [n; 3], depth: 1, channels: 1, heads: 1, window: [n; 3], shift: [0; 3] }
+        .windows("", "", [0; 3], false)
+        .shape
+}
 
 /// A small network of each architecture.
 fn small(architecture: &str, more: &str) -> String {
@@ -12,15 +22,15 @@ fn small(architecture: &str, more: &str) -> String {
 
 #[test]
 fn offsets_collide_as_published() {
-    let index = relative_index([4; 3]);
+    let index = relative_index(&windows(4));
     assert_eq!((index.len(), index[0], index[63], index[63 * 64]), (4096, 57.0, 0.0, 114.0));
-    assert_eq!(relative_index([1; 3]), [0.0]);
+    assert_eq!(relative_index(&windows(1)), [0.0]);
 }
 
 #[test]
 fn published_configurations_are_the_defaults_and_can_be_planned() {
     // elements of all parameters but indices and dead ones: with those 150.05 and 191.2 are published
-    for (name, millions) in [(NNFORMER, 149.54), (GLAM_NNFORMER, 136.78), (FINE, 136.62)] {
+    for (name, millions) in [(NnFormerConfig::NAME, 149.54), (GlamNnFormerConfig::NAME, 136.78), (FineConfig::NAME, 136.62)] {
         let (card, graph) =
             crate::model::architecture(&format!(r#"{{"architecture":"{name}","config":{{}}}}"#)).expect("the defaults are one");
         let extent = Extent::new(64, 128, 128);
@@ -70,7 +80,7 @@ fn what_is_no_network_is_refused() {
         }
     }
     for (from, to, word) in [("[32,64,64]", "[32,64,48]", "crop"), ("[1,2,2,4]", "[1,2,3,4]", "heads"), (":8", ":7", "embed_dim")] {
-        let e = Model::random(&small(NNFORMER, "").replace(from, to), 1).expect_err("it is none");
+        let e = Model::random(&small(NnFormerConfig::NAME, "").replace(from, to), 1).expect_err("it is none");
         assert!(e.to_string().contains(word), "{e}");
     }
 }
@@ -78,7 +88,7 @@ fn what_is_no_network_is_refused() {
 /// The tensors of a small network as a file, after some were taken out and others put in.
 fn load(name: &str, without: &str, with: &str) -> Result<Model, LoadError> {
     let card = small(name, "");
-    let built = build(&Card::parse(&card)?)?;
+    let built = Card::parse(&card)?.build()?;
     let mut tensors = built.graph.parameters();
     tensors.retain(|(n, _)| without.is_empty() || !n.ends_with(without));
     if !with.is_empty() {
@@ -107,7 +117,7 @@ fn what_leads_nowhere_or_repeats_may_be_there_or_not() {
 
 #[test]
 fn volume_tokens_are_those_of_the_position() {
-    let deep = small(FINE, r#","depths":[3,2,2,2]"#);
+    let deep = small(FineConfig::NAME, r#","depths":[3,2,2,2]"#);
     let model = |card: &str| Model::random(card, 1).expect("it is one");
     let tokens = |model: &Model| {
         let gather = model.graph().nodes().iter().find(|n| n.name == "model_down.layers.0.blocks.0.current").map(|n| n.op.clone());
@@ -123,7 +133,7 @@ fn volume_tokens_are_those_of_the_position() {
     assert!(matches!(&gather, Some(Op::Gather(t)) if t[..] == [3, 8, 4, 9]), "{gather:?}");
     assert_eq!(visited, Some(vec![3, 8, 4, 9, 3, 24]));
     assert!(model(&deep).with_visited(&[25]).expect_err("there are 25").to_string().contains("25"));
-    assert_eq!(tokens(&model(&small(FINE, ""))).1, None, "two blocks never look at the volume");
-    let e = model(&small(NNFORMER, "")).with_position([0; 3]).expect_err("it has none");
+    assert_eq!(tokens(&model(&small(FineConfig::NAME, ""))).1, None, "two blocks never look at the volume");
+    let e = model(&small(NnFormerConfig::NAME, "")).with_position([0; 3]).expect_err("it has none");
     assert!(e.to_string().contains("no volume tokens"), "{e}");
 }
