@@ -55,6 +55,7 @@ pub use conv_transpose::{ConvTransposeShape, outputs_first};
 pub use conv3d_general::{Grouping, pack_grouped};
 pub use load::{Load, Scope};
 pub use patch_merge::MOST_PATCH_PARTS;
+pub use position_add::Angles;
 pub use resize::Interpolation;
 pub use shift::Shift;
 pub use slab::{Reach, Source, Taps, Target, Window};

@@ -1,13 +1,27 @@
 //! Adds a sinusoidal positional encoding, given as one table an axis; each channel depends on one axis only.
 //!
-//! Source: `positional_encoding` of the U-Transformer reference definition (2D: first half of the channels encodes the
-//! last axis, sin and cos interleaved; 3D: one block an axis in the order D, H, W, sines before cosines).
+//! Source: see [`Angles`].
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements, workgroup_size};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent, Map};
+
+/// Which channels encode which axis, and how fast they turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Angles {
+    /// U-Transformer in 2D (`positional_encoding` of the reference definition): the first half of the channels encodes the last
+    /// axis, the second the one before it; sines and cosines alternate.
+    Planar,
+    /// U-Transformer in 3D: a block of channels for each axis in the order D, H, W; sines before cosines.
+    Volume,
+    /// `PositionEmbeddingSine` of CoTr's `position_encoding.py`: a third of the channels for each axis in the order D, H, W, on
+    /// coordinates from 0 to 2 pi. Sines and cosines alternate, but three neighbours share an exponent, not two: what was two
+    /// axes' number in the code it comes from.
+    Thirds,
+}
 
 /// One dispatch of the addition.
 #[derive(Clone, Debug)]
@@ -40,9 +54,9 @@ pub fn table_len(map: Map) -> u64 {
     map.extent.axes().iter().map(|&n| u64::from(n)).sum::<u64>() * u64::from(map.blocks()) * 4
 }
 
-/// The table of a map for networks of `dims` dimensions (2 or 3), computed in f64.
+/// The table of a map, computed in f64.
 #[must_use]
-pub fn table(map: Map, dims: u32) -> Vec<f32> {
+pub fn table(map: Map, angles: Angles) -> Vec<f32> {
     let channels = map.channels as usize;
     let padded = map.blocks() as usize * 4;
     let [d, h, w] = map.extent.axes().map(|n| n as usize);
@@ -55,26 +69,42 @@ pub fn table(map: Map, dims: u32) -> Vec<f32> {
             }
         }
     };
+    let axes = [(0, d), (d, h), (d + h, w)];
     #[expect(clippy::cast_precision_loss, reason = "positions and channel counts are small")]
-    if dims == 2 {
-        let half = channels / 2;
-        for (begin, first, n) in [(d + h, 0, w), (d, half, h)] {
-            for p in 0..n {
-                for i in (0..half).step_by(2) {
-                    let angle = p as f64 * (i as f64 * -(10_000f64.ln() / half as f64)).exp();
-                    put(begin + p, first + i, angle, true);
-                    put(begin + p, first + i + 1, angle, false);
+    match angles {
+        Angles::Planar => {
+            let half = channels / 2;
+            for (first, (begin, n)) in [(0, axes[2]), (half, axes[1])] {
+                for p in 0..n {
+                    for i in (0..half).step_by(2) {
+                        let angle = p as f64 * (i as f64 * -(10_000f64.ln() / half as f64)).exp();
+                        put(begin + p, first + i, angle, true);
+                        put(begin + p, first + i + 1, angle, false);
+                    }
                 }
             }
         }
-    } else {
-        let block = channels.div_ceil(3).next_multiple_of(2);
-        for (axis, (begin, n)) in [(0, d), (d, h), (d + h, w)].into_iter().enumerate() {
-            for p in 0..n {
-                for i in 0..block / 2 {
-                    let angle = p as f64 * 10_000f64.powf(-2.0 * i as f64 / block as f64);
-                    put(begin + p, axis * block + i, angle, true);
-                    put(begin + p, axis * block + block / 2 + i, angle, false);
+        Angles::Volume => {
+            let block = channels.div_ceil(3).next_multiple_of(2);
+            for (axis, (begin, n)) in axes.into_iter().enumerate() {
+                for p in 0..n {
+                    for i in 0..block / 2 {
+                        let angle = p as f64 * 10_000f64.powf(-2.0 * i as f64 / block as f64);
+                        put(begin + p, axis * block + i, angle, true);
+                        put(begin + p, axis * block + block / 2 + i, angle, false);
+                    }
+                }
+            }
+        }
+        Angles::Thirds => {
+            let third = channels / 3;
+            for (axis, (begin, n)) in axes.into_iter().enumerate() {
+                for p in 0..n {
+                    let at = (p as f64 + 0.5) / (n as f64 + 1e-6) * std::f64::consts::TAU;
+                    for i in 0..third {
+                        let angle = at / 10_000f64.powf((i / 3 * 3) as f64 / third as f64);
+                        put(begin + p, axis * third + i, angle, i % 2 == 0);
+                    }
                 }
             }
         }

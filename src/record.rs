@@ -56,10 +56,10 @@ pub enum ConstantSource {
     },
     /// Positional encoding of a map.
     PositionTable {
+        /// The node.
+        node: NodeId,
         /// The map.
         map: Map,
-        /// 2 or 3.
-        dims: u32,
     },
 }
 

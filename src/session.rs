@@ -6,7 +6,6 @@ use crate::caps::DeviceCaps;
 use crate::engine::{Engine, GpuMemory, Pipeline};
 use crate::error::{EngineError, EngineErrorKind, RunError, RunErrorKind};
 use crate::graph::Op;
-use crate::kernels::position_add;
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::record::ConstantSource;
@@ -161,7 +160,10 @@ fn check_input(plan: &Plan, input: &Input<'_>) -> Result<(), RunError> {
 fn constant_values(model: &Model, plan: &Plan, source: &ConstantSource) -> Result<Vec<f32>, EngineError> {
     let other = |e| EngineError::new(EngineErrorKind::Unsupported, "the plan is of another model").caused_by(e);
     match source {
-        ConstantSource::PositionTable { map, dims } => Ok(position_add::table(*map, *dims)),
+        ConstantSource::PositionTable { node, map } => match &plan.graph().node(*node).op {
+            Op::PositionalEncoding(encoding) => model.positions(encoding, *map).map_err(other),
+            op => Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan holds positions for {op}"))),
+        },
         ConstantSource::ScaleShift { node, channels } => model.scale_shift(&plan.graph().node(*node).op, *channels).map_err(other),
         ConstantSource::Attention { node, keys } => match &plan.graph().node(*node).op {
             Op::WindowAttention(attention) => model.window_constant(attention),

@@ -39,6 +39,9 @@ pub struct Conv {
     pub activation: Activation,
     /// Shape of the weight tensor in the file.
     pub weight_shape: Vec<usize>,
+    /// Whether the tensor is that of a linear layer over patches, whose inputs are the voxels of the kernel, row by row, each with
+    /// its channels (`b c (h p1) (w p2) (d p3) -> b (h w d) (p1 p2 p3 c)` of MONAI's patch embedding); else channels come first.
+    pub over_patches: bool,
 }
 
 impl Default for Conv {
@@ -60,6 +63,7 @@ impl Default for Conv {
             residual: false,
             activation: Activation::None,
             weight_shape: Vec::new(),
+            over_patches: false,
         }
     }
 }

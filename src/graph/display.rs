@@ -92,7 +92,7 @@ impl fmt::Display for Op {
             Self::PatchMerge(merge) => write!(f, "merge patches {}", x(&merge.patch)),
             Self::PatchExpand(expand) => write!(f, "expand patches {}", x(&expand.patch)),
             Self::Gather(tokens) => write!(f, "gather {} tokens", tokens.len()),
-            Self::PositionalEncoding { dims } => write!(f, "positional encoding {dims}D"),
+            Self::PositionalEncoding(p) => write!(f, "positional encoding {:?}", p.angles),
             Self::Attention(a) => write!(f, "attention {} heads{}", a.heads, if a.per_plane { " per plane" } else { "" }),
             Self::WindowAttention(a) => {
                 write!(f, "attention {} heads in windows {}", a.shape.heads, x(&a.shape.k_window))?;

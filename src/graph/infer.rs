@@ -80,7 +80,8 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
         }
         Op::PRelu { .. } => inputs.get(1).map_or(Ok(()), |scale| check_scale(inputs[0], *scale, scale_scope(*scale))).map(|()| inputs[0]),
         Op::LayerNorm { channels, eps, .. } => norm::check(*channels, inputs[0].channels, *eps).map(|()| inputs[0]),
-        Op::BatchNorm(_) | Op::Activation(_) | Op::Softmax | Op::PositionalEncoding { .. } => Ok(inputs[0]),
+        Op::BatchNorm(_) | Op::Activation(_) | Op::Softmax => Ok(inputs[0]),
+        Op::PositionalEncoding(p) => p.check(inputs[0].channels).map(|()| inputs[0]),
         Op::Concat if same_extent => {
             let channels = inputs[0].channels.checked_add(inputs[1].channels).ok_or("has more channels than 32 bits count")?;
             Ok(Map::new(inputs[0].extent, channels))

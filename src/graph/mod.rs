@@ -14,6 +14,7 @@ mod infer;
 mod norm;
 mod parameter;
 pub mod pass;
+mod position;
 mod resample;
 
 use infer::infer_node;
@@ -24,6 +25,7 @@ pub use combine::Combine;
 pub use conv::{Conv, ConvTranspose};
 pub use norm::Norm;
 pub use parameter::Parameter;
+pub use position::{LevelEmbedding, PositionalEncoding};
 pub use resample::{PatchExpand, PatchMerge, Resize, Size};
 
 /// Index of a node; a node produces exactly one value, which has the same index.
@@ -126,11 +128,8 @@ pub enum Op {
     PatchExpand(PatchExpand),
     /// Tokens of a map picked by their numbers, counted row by row: one row of so many.
     Gather(Arc<[u32]>),
-    /// Adds the sinusoidal positional encoding of the U-Transformer reference.
-    PositionalEncoding {
-        /// 2: each plane is an image; 3: the volume.
-        dims: u32,
-    },
+    /// Adds a sinusoidal positional encoding.
+    PositionalEncoding(PositionalEncoding),
     /// Attention between the tokens of maps.
     Attention(Attention),
     /// Attention within shifted windows of a map.
@@ -328,7 +327,10 @@ impl Graph {
                     vectors(&mut list, module, &["weight", "bias"], *channels);
                 }
                 Op::LayerNorm { module: Some(module), channels, .. } => vectors(&mut list, module, &["weight", "bias"], *channels),
-                Op::Parameter(p) => list.push((p.tensor.clone(), p.shape.map(|n| n as usize).to_vec())),
+                Op::Parameter(p) => list.push((p.tensor.clone(), p.shape.iter().map(|&n| n as usize).collect())),
+                Op::PositionalEncoding(PositionalEncoding { level: Some(level), .. }) => {
+                    list.push((level.tensor.clone(), level.shape.map(|n| n as usize).to_vec()));
+                }
                 Op::PRelu { module, channels } => vectors(&mut list, module, &["weight"], *channels),
                 Op::WindowAttention(WindowAttention { shape: s, bias: Some(bias), .. }) => {
                     let voxels = |window: [u32; 3]| window.iter().map(|&n| n as usize).product();

@@ -5,14 +5,17 @@ use std::path::Path;
 
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::pass::{self, Applied};
-use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, NodeId, Norm, Op, Parameter, WindowAttention};
-use crate::kernels::{outputs_first, pack_grouped, pack_weights, pack_window_constant};
+use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, NodeId, Norm, Op, Parameter, PositionalEncoding, WindowAttention};
+use crate::kernels::{outputs_first, pack_grouped, pack_weights, pack_window_constant, position_add};
+use crate::shape::Map;
 
 mod architecture;
 mod card;
+mod cotr;
 mod former;
 mod plain_conv_unet;
 mod u_transformer;
+mod unetr;
 mod weights;
 
 #[cfg(test)]
@@ -28,9 +31,11 @@ mod tests;
 
 use architecture::{Architecture, Built};
 pub use card::{Card, Inference, InputSpec};
+pub use cotr::CotrConfig;
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use u_transformer::{Profile, UTransformerConfig};
+pub use unetr::{UnetrConfig, UnetrProjection};
 use weights::Tolerance;
 pub use weights::Weights;
 
@@ -177,6 +182,9 @@ impl Model {
     /// Folded and packed weights of a convolution whose sources have these channels; see [`pack_weights`] and [`pack_grouped`].
     pub(crate) fn pack(&self, conv: &Conv, in_channels: [u32; 2]) -> Result<Vec<f32>, LoadError> {
         let mut weight = self.weights.floats(&format!("{}.weight", conv.module))?;
+        if conv.over_patches {
+            weight = channels_first(&weight, conv.in_channels as usize, conv.kernel.iter().map(|&k| k as usize).product());
+        }
         let mut bias = self.bias(conv.bias.then_some(&conv.module), conv.out_channels)?;
         self.fold(conv.norm.as_ref(), &mut weight, &mut bias)?;
         if !conv.is_plain() {
@@ -237,13 +245,28 @@ impl Model {
 
     /// The rows of a parameter: `[rows][C padded]`, zero where padded.
     pub(crate) fn rows(&self, parameter: &Parameter) -> Result<Vec<f32>, LoadError> {
-        let [_, channels] = parameter.shape.map(|n| n as usize);
+        let channels = parameter.shape.last().map_or(0, |&n| n as usize);
         let values = self.weights.floats(&parameter.tensor)?;
         let taken = values.chunks_exact(channels.max(1)).skip(parameter.rows.start as usize).take(parameter.count() as usize);
         let padding = channels.next_multiple_of(4) - channels;
         #[expect(clippy::cast_possible_truncation, reason = "stored as f32")]
         let padded = |row: &[f64]| row.iter().map(|&v| v as f32).chain(std::iter::repeat_n(0.0, padding)).collect::<Vec<_>>();
         Ok(taken.flat_map(padded).collect())
+    }
+
+    /// The table of a positional encoding; see [`position_add::table`]. The learned part lies in the rows of the first axis.
+    pub(crate) fn positions(&self, encoding: &PositionalEncoding, map: Map) -> Result<Vec<f32>, LoadError> {
+        let mut table = position_add::table(map, encoding.angles);
+        if let Some(level) = &encoding.level {
+            let (channels, padded) = (map.channels as usize, map.blocks() as usize * 4);
+            let all = self.weights.floats(&level.tensor)?;
+            let row = all.get(level.row as usize * channels..).unwrap_or_default();
+            for depth in table.chunks_exact_mut(padded).take(map.extent.d as usize) {
+                #[expect(clippy::cast_possible_truncation, reason = "stored as f32")]
+                depth.iter_mut().zip(row).take(channels).for_each(|(sum, &v)| *sum = (f64::from(*sum) + v) as f32);
+            }
+        }
+        Ok(table)
     }
 
     /// The bias of a module that has one, else zeros.
@@ -295,6 +318,12 @@ impl Model {
         let padded = |row: Vec<f64>| row.into_iter().map(|v| v as f32).chain(std::iter::repeat_n(0.0, padding));
         Ok(rows.into_iter().flat_map(padded).collect())
     }
+}
+
+/// Weights `[out][taps][channels]` as `[out][channels][taps]`.
+fn channels_first(weight: &[f64], channels: usize, taps: usize) -> Vec<f64> {
+    let of = |row: &[f64]| (0..channels * taps).map(|i| row[i % taps * channels + i / taps]).collect::<Vec<_>>();
+    weight.chunks_exact(channels * taps).flat_map(of).collect()
 }
 
 /// The card and the optimised graph of a card's JSON, without weights: enough to plan.

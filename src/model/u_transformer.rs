@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
-use crate::graph::{Attention, BatchNorm, Combine, Conv, Graph, NodeId, Op};
-use crate::kernels::Activation;
+use crate::graph::{Attention, BatchNorm, Combine, Conv, Graph, NodeId, Op, PositionalEncoding};
+use crate::kernels::{Activation, Angles};
 
 /// Which of the two published conventions the attention follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -164,7 +164,8 @@ impl Builder<'_> {
     }
 
     fn with_pe(&mut self, name: &str, x: NodeId) -> NodeId {
-        self.graph.add(name, Op::PositionalEncoding { dims: self.config.dims }, &[x])
+        let angles = if self.config.dims == 2 { Angles::Planar } else { Angles::Volume };
+        self.graph.add(name, Op::PositionalEncoding(PositionalEncoding { angles, level: None }), &[x])
     }
 
     fn upsample(&mut self, name: &str, x: NodeId) -> NodeId {

@@ -103,9 +103,9 @@ impl Network {
                 let elements = packed_len(in_channels, c.out_channels, c.kernel);
                 Some((ConstantSource::Conv { node: id, in_channels }, elements * self.elem.bytes()))
             }
-            Op::PositionalEncoding { dims } => {
+            Op::PositionalEncoding(_) => {
                 let map = self.map(id);
-                Some((ConstantSource::PositionTable { map, dims: *dims }, position_add::table_len(map) * self.elem.bytes()))
+                Some((ConstantSource::PositionTable { node: id, map }, position_add::table_len(map) * self.elem.bytes()))
             }
             Op::WindowAttention(a) => Some((ConstantSource::Attention { node: id, keys: 0 }, a.shape.constant_len() * 4)),
             Op::Attention(graph::Attention { mask: Some(_), .. }) => {
@@ -253,9 +253,7 @@ impl Network {
             Op::MaxPool { .. } | Op::Resize(_) | Op::Shift(_) | Op::PatchMerge(_) | Op::PatchExpand(_) | Op::Gather(_) => {
                 return Ok(self.resample(id));
             }
-            Op::PositionalEncoding { .. } => {
-                Call::PositionAdd(position_add::PositionAdd { map, elem, windows: [Window::whole(0)], target })
-            }
+            Op::PositionalEncoding(_) => Call::PositionAdd(position_add::PositionAdd { map, elem, windows: [Window::whole(0)], target }),
             Op::Attention(a) => self.attention(id, a),
             Op::WindowAttention(a) => return self.window_attention(id, a).map(Some),
             Op::Deformable(d) => Call::DeformableSampling(deformable_sampling::DeformableSampling {

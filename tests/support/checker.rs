@@ -222,7 +222,7 @@ impl<'a> Checker<'a> {
                 | ConstantSource::Tokens { node }
                 | ConstantSource::Parameter { node } => node,
                 ConstantSource::PositionTable { .. } => {
-                    let of = |id: &NodeId| matches!(self.plan.graph().node(*id).op, Op::PositionalEncoding { .. });
+                    let of = |id: &NodeId| matches!(self.plan.graph().node(*id).op, Op::PositionalEncoding(_));
                     let tables: Vec<NodeId> = self.plan.graph().ids().filter(of).collect();
                     let count = nodes.entry("tables").or_insert(0usize);
                     *count += 1;

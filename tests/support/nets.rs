@@ -2,8 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use organum::graph::{Attention, BatchNorm, Combine, Conv, ConvTranspose, Graph, NodeId, Norm, Op, pass};
-use organum::kernels::Activation;
+use organum::graph::{Attention, BatchNorm, Combine, Conv, ConvTranspose, Graph, NodeId, Norm, Op, PositionalEncoding, pass};
+use organum::kernels::{Activation, Angles};
 use organum::{DeviceCaps, Elem, Extent, OutputMode, PlanOptions};
 use proptest::prelude::*;
 
@@ -162,7 +162,8 @@ impl Net {
             }
         }
         if self.attention {
-            let t = b.graph.add("pe", Op::PositionalEncoding { dims: if self.planar { 2 } else { 3 } }, &[x]);
+            let angles = if self.planar { Angles::Planar } else { Angles::Volume };
+            let t = b.graph.add("pe", Op::PositionalEncoding(PositionalEncoding { angles, level: None }), &[x]);
             x = b.attention("mhsa", t, t, cin, cin);
         }
         for (i, (mut skip, c)) in skips.into_iter().enumerate().rev() {

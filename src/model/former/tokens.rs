@@ -29,7 +29,7 @@ impl Builder {
         let tensor = format!("{}.global_token", stage.module);
         let parameter = Parameter {
             tensor: tensor.clone(),
-            shape: [per_window, stage.channels],
+            shape: vec![per_window, stage.channels],
             rows: 0..per_window,
             extent: stage.token_extent(per_window),
         };
@@ -42,7 +42,7 @@ impl Builder {
         let start = rows / 2 - n / 2;
         let parameter = Parameter {
             tensor: format!("{}.pe", stage.module),
-            shape: [rows, stage.channels],
+            shape: vec![rows, stage.channels],
             rows: start..start + n,
             extent: stage.token_extent(per_window),
         };
