@@ -135,8 +135,8 @@ impl Model {
 
     fn of(card: Card, built: Built, weights: Weights) -> Result<Self, LoadError> {
         let Built { graph: raw, tolerance, .. } = built;
-        weights.check(&raw.parameters(), &tolerance)?;
         let (graph, applied) = pass::optimise(&raw, &[]);
+        weights.check(&graph.parameters(), &raw.parameters(), &tolerance)?;
         Ok(Self { card, raw, graph, applied, weights, tolerance })
     }
 

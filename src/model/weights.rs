@@ -130,15 +130,22 @@ impl Weights {
         self.metadata.info(name).is_some()
     }
 
-    /// Compares with what a graph needs.
+    /// Compares with what an output needs, and what the modules hold that lead to none besides.
     ///
     /// # Errors
     /// Lists every tensor that is missing, extra, mis-shaped or of a type that is not read.
-    pub(super) fn check(&self, expected: &[(String, Vec<usize>)], tolerance: &Tolerance) -> Result<(), LoadError> {
+    pub(super) fn check(
+        &self,
+        needed: &[(String, Vec<usize>)],
+        all: &[(String, Vec<usize>)],
+        tolerance: &Tolerance,
+    ) -> Result<(), LoadError> {
         let present = self.metadata.tensors();
         let mut problems = Vec::new();
-        for (name, shape) in expected {
+        let needed: std::collections::HashSet<&str> = needed.iter().map(|(name, _)| name.as_str()).collect();
+        for (name, shape) in all {
             match present.get(name) {
+                None if !needed.contains(name.as_str()) => {}
                 None if tolerance.relative_index.is_some() && name.ends_with(INDEX_SUFFIX) => {}
                 None => problems.push(format!("missing {name} {shape:?}")),
                 Some(t) if t.shape != *shape => {
@@ -150,7 +157,7 @@ impl Weights {
                 Some(_) => {}
             }
         }
-        let shapes: std::collections::HashMap<&str, &Vec<usize>> = expected.iter().map(|(name, shape)| (name.as_str(), shape)).collect();
+        let shapes: std::collections::HashMap<&str, &Vec<usize>> = all.iter().map(|(name, shape)| (name.as_str(), shape)).collect();
         let known = |name: &str, shape: &Vec<usize>| {
             shapes.contains_key(name)
                 || name.ends_with(IGNORED_SUFFIX)

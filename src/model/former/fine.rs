@@ -47,6 +47,9 @@ pub struct FineConfig {
     pub max_extent: [u32; 3],
     /// The crop's centre less the volume's, in voxels.
     pub position: [i64; 3],
+    /// Where the volume ends before the crop does, the crop sees the last cells of the grid instead of the first.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub clamp: bool,
     /// Volume tokens that were visited besides those that the file counts and those at the position.
     pub visited: Vec<u32>,
 }
@@ -67,6 +70,7 @@ impl Default for FineConfig {
             volume_grid: [3, 5, 5],
             max_extent: [218, 660, 660],
             position: [0; 3],
+            clamp: false,
             visited: Vec::new(),
         }
     }
@@ -84,8 +88,6 @@ impl Architecture for FineConfig {
             let x = b.add(format!("{}.sum", stage.module), up, skip);
             self.blocks(b, stage, x, true)
         });
-        // where no stage is deep enough for it
-        b.dead.push("vt_check".into());
         Ok(b.built(self.crop))
     }
 }
@@ -114,14 +116,22 @@ impl FineConfig {
     }
 
     /// The volume tokens that the crop sees: the cell that it begins in and its neighbours towards the end, or, in the last
-    /// row or column, towards the begin. Beyond the grid's end the cell is the first, not the last (`pos2vtpos`, sic).
+    /// row or column, towards the begin. Beyond the grid's end the cell is the first, not the last (`pos2vtpos`, sic), unless
+    /// [`Self::clamp`] says otherwise.
     fn current(&self) -> [u32; 4] {
         let cell = |axis: usize| {
             let [n, cells, most] = [self.crop, self.volume_grid, self.max_extent].map(|a| i64::from(a[axis]));
             let margin = (most - n * cells + 1).div_euclid(2);
             let at = self.position[axis].saturating_add(most / 2 - margin);
             let cell = at.saturating_sub(n / 2).div_euclid(n);
-            if at >= n * cells { 0 } else { u32::try_from(cell.max(0)).unwrap_or(0) }
+            let cell = if self.clamp {
+                cell.min(cells - 1)
+            } else if at >= n * cells {
+                0
+            } else {
+                cell
+            };
+            u32::try_from(cell.max(0)).unwrap_or(0)
         };
         let beside = |at: u32, axis: usize| if at + 1 == self.volume_grid[axis] { at - 1 } else { at + 1 };
         let [y, x] = [cell(1), cell(2)];
@@ -164,30 +174,18 @@ impl FineConfig {
         let mut tokens = b.window_tokens(stage, g);
         let mut volume = self.learned(b, stage);
         for i in 0..stage.depth {
+            // tokens do not leave their stage: the last block's, and what the block before it makes of the volume's, lead nowhere,
+            // and are pruned with their weights
             let block = format!("{}.blocks.{i}", stage.module);
             let seen;
-            (x, seen) = b.token_block(stage, &block, [x, tokens], g, [i % 2 == 1, i + 1 < stage.depth]);
-            // tokens do not leave their stage: the last block's, and what the block before it makes of the volume's, are lost
-            let live = i + 2 < stage.depth;
-            if !live {
-                b.dead.push(format!("{block}.vt_attn."));
-            }
-            let Some(seen) = seen else {
-                b.dead.push(format!("{block}.gt_attn."));
-                continue;
-            };
+            (x, seen) = b.token_block(stage, &block, [x, tokens], g, i % 2 == 1);
             let seen = b.add(format!("{block}.attended.tokens"), tokens, seen);
             let seen = b.mlp(&block, ".tokens", seen, stage.channels);
             let seen = b.positioned(stage, &block, seen, g, rows);
             let current = b.graph.add(format!("{block}.current"), Op::Gather(self.current().into()), &[volume]);
             let crossed;
-            (tokens, crossed) = across(b, stage, &format!("{block}.gt_attn"), [seen, current], live);
-            if let Some(crossed) = crossed {
-                volume = self.remember(b, stage, &block, volume, crossed);
-            }
-        }
-        if stage.depth == 1 {
-            b.dead.extend(["pe", "volume_token"].map(|tensor| format!("{}.{tensor}", stage.module)));
+            (tokens, crossed) = across(b, stage, &format!("{block}.gt_attn"), [seen, current]);
+            volume = self.remember(b, stage, &block, volume, crossed);
         }
         x
     }
@@ -224,17 +222,15 @@ impl FineConfig {
 }
 
 /// Cross-window attention: window tokens with positions, and the current volume tokens, which have none, attend to all of them;
-/// neither norm nor residual. What the volume tokens saw is computed if it is asked for.
-fn across(b: &mut Builder, stage: &Stage, module: &str, [tokens, current]: [NodeId; 2], live: bool) -> (NodeId, Option<NodeId>) {
+/// neither norm nor residual. What both saw.
+fn across(b: &mut Builder, stage: &Stage, module: &str, [tokens, current]: [NodeId; 2]) -> (NodeId, NodeId) {
     let c = stage.channels;
     let (qkv, proj) = (format!("{module}.qkv"), format!("{module}.proj"));
     let t = b.linear(&qkv, tokens, [c, 3 * c]);
     let v = b.linear_as(format!("{qkv}.volume"), &qkv, current, [c, 3 * c]);
     let seen = b.graph.add(module, Op::Attention(stage.fused()), &[t, v, v, t, t]);
-    let crossed = live.then(|| {
-        let seen = b.graph.add(format!("{module}.volume"), Op::Attention(stage.fused()), &[v, v, v, t, t]);
-        b.linear_as(format!("{proj}.volume"), &proj, seen, [c, c])
-    });
+    let crossed = b.graph.add(format!("{module}.volume"), Op::Attention(stage.fused()), &[v, v, v, t, t]);
+    let crossed = b.linear_as(format!("{proj}.volume"), &proj, crossed, [c, c]);
     (b.linear(&proj, seen, [c, c]), crossed)
 }
 
@@ -256,5 +252,17 @@ mod tests {
         ] {
             assert_eq!(FineConfig { position, ..FineConfig::default() }.current(), current, "{position:?}");
         }
+    }
+
+    #[test]
+    fn beyond_the_grid_the_last_cells_can_be_seen_instead_of_the_first() {
+        let current = |position, clamp| FineConfig { position, clamp, ..FineConfig::default() }.current();
+        // the grid of 5 x 128 voxels ends 320 from the middle of 660
+        assert_eq!(current([0, 330, 0], false), [2, 7, 3, 8]);
+        assert_eq!(current([0, 330, 0], true), [22, 17, 23, 18]);
+        for position in [[0, 0, 0], [77, 266, 266], [-77, -300, 100]] {
+            assert_eq!(current(position, true), current(position, false), "{position:?}");
+        }
+        assert_eq!(current([0, i64::MAX, i64::MIN], true), [20, 15, 21, 16]);
     }
 }

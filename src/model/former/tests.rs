@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::Card;
 use crate::model::architecture::Architecture;
-use crate::{DeviceCaps, Elem, Extent, LoadError, Model, Plan, PlanOptions};
+use crate::{DeviceCaps, Elem, Extent, Input, LoadError, Model, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
 
 const NAMES: [&str; 3] = [NnFormerConfig::NAME, GlamNnFormerConfig::NAME, FineConfig::NAME];
 
@@ -136,4 +136,37 @@ fn volume_tokens_are_those_of_the_position() {
     assert_eq!(tokens(&model(&small(FineConfig::NAME, ""))).1, None, "two blocks never look at the volume");
     let e = model(&small(NnFormerConfig::NAME, "")).with_position([0; 3]).expect_err("it has none");
     assert!(e.to_string().contains("no volume tokens"), "{e}");
+}
+
+/// Blocks of two never let a stage's last tokens, nor the volume's, reach the output; asked for, they are computed.
+#[test]
+fn pruned_networks_give_the_bits_of_whole_ones() {
+    let values: Vec<f32> = (0..32 * 64 * 64).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect();
+    for (name, dead) in [
+        (FineConfig::NAME, ["blocks.0.vt_attn.proj", "blocks.1.gt_attn.proj", "blocks.1.vt_attn.proj"].as_slice()),
+        (GlamNnFormerConfig::NAME, &["blocks.1.gt_attn.proj"]),
+    ] {
+        let model = Model::random(&small(name, ""), 3).expect("it is one");
+        let dead: Vec<String> =
+            ["model_down.layers.0", "encoder.layers.1"].iter().flat_map(|m| dead.iter().map(move |d| format!("{m}.{d}"))).collect();
+        assert!(dead.iter().all(|node| model.graph().find(node).is_none()), "{name} computes what leads nowhere");
+        let logits = |taps: &[String]| {
+            let mut options = PlanOptions::default().with_output(OutputMode::Logits);
+            options.taps = taps.to_vec();
+            let extent = Extent::new(32, 64, 64);
+            let plan = Plan::new(&model, extent, &DeviceCaps::host(), &options).expect("it can be planned");
+            let mut session = Session::on_host(&model, plan).expect("it is opened");
+            let input = Input { channels: 1, extent, data: &values };
+            let mut outputs = session.run_blocking(input, RunOptions::default()).expect("it runs").into_iter().map(|o| match o.data {
+                OutputData::Map(values) => values,
+                OutputData::Labels(_) => panic!("asked for logits"),
+            });
+            (outputs.next().expect("there are logits"), outputs.collect::<Vec<_>>())
+        };
+        let (pruned, _) = logits(&[]);
+        let (whole, taps) = logits(&dead);
+        assert_eq!(taps.len(), dead.len());
+        assert!(taps.iter().all(|tap| tap.iter().any(|&v| v != 0.0)), "{name}: nothing was computed");
+        assert!(pruned == whole, "{name}: pruning changed the bits");
+    }
 }

@@ -50,7 +50,7 @@ impl Builder {
         self.add(format!("{block}.gt_attn.positioned"), tokens, pe)
     }
 
-    /// A block of voxels with window tokens: its result, and, if asked for, what the tokens saw. They are keys like the voxels, but
+    /// A block of voxels with window tokens: its result, and what the tokens saw. They are keys like the voxels, but
     /// not normed before, and without bias or mask.
     pub(super) fn token_block(
         &mut self,
@@ -58,8 +58,8 @@ impl Builder {
         block: &str,
         [x, tokens]: [NodeId; 2],
         per_window: u32,
-        [shifted, seen]: [bool; 2],
-    ) -> (NodeId, Option<NodeId>) {
+        shifted: bool,
+    ) -> (NodeId, NodeId) {
         let c = stage.channels;
         let (attn, qkv) = (format!("{block}.attn"), format!("{block}.attn.qkv"));
         let y = self.norm(&format!("{block}.norm1"), x, c);
@@ -68,14 +68,12 @@ impl Builder {
         let mut windows = stage.windows(&attn, &qkv, [0, c, 2 * c], shifted);
         windows.shape.tokens = per_window;
         let attended = self.graph.add(attn.clone(), Op::WindowAttention(windows.clone()), &[y, y, t]);
-        let seen = seen.then(|| {
-            let windows = WindowAttention { bias: None, ..windows };
-            let mut shape = windows.shape.clone();
-            (shape.token_queries, shape.bias_rows) = (true, 0);
-            let seen = self.graph.add(format!("{attn}.tokens"), Op::WindowAttention(WindowAttention { shape, ..windows }), &[t, y, t]);
-            let proj = format!("{attn}.proj");
-            self.linear_as(format!("{proj}.tokens"), &proj, seen, [c, c])
-        });
+        let windows = WindowAttention { bias: None, ..windows };
+        let mut shape = windows.shape.clone();
+        (shape.token_queries, shape.bias_rows) = (true, 0);
+        let seen = self.graph.add(format!("{attn}.tokens"), Op::WindowAttention(WindowAttention { shape, ..windows }), &[t, y, t]);
+        let proj = format!("{attn}.proj");
+        let seen = self.linear_as(format!("{proj}.tokens"), &proj, seen, [c, c]);
         (self.finish(block, x, attended, c), seen)
     }
 
