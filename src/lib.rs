@@ -46,6 +46,10 @@ pub mod tiling;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 mod transfer;
 pub mod volume;
+#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "counts of tokens, and shares that are shown")]
+pub mod volume_tokens;
+#[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
+pub mod window;
 
 pub use caps::DeviceCaps;
 pub use engine::Engine;
@@ -57,3 +61,4 @@ pub use run::{Cancel, Progress, RunOptions};
 pub use session::Session;
 pub use shape::{Elem, Extent, Map, format_bytes};
 pub use transfer::{Input, OutputData, OutputVolume};
+pub use window::{Blended, Windows};

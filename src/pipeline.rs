@@ -16,7 +16,7 @@ const MAX_RESAMPLED: u128 = 1 << 31;
 /// A scan as the network wants it, and what is needed to bring results back to the scan's grid.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// The network's input: the card's axes, spacing and intensity, zero-padded to the network's stride.
+    /// The network's input: the card's axes, spacing and intensity, zero-padded to the network's stride where it runs at once.
     pub volume: Volume<f32>,
     offset: Extent,
     inner: Extent,
@@ -26,11 +26,23 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Prepares a scan for a model.
+    /// Prepares a scan for a model that runs on the whole volume.
     ///
     /// # Errors
     /// When the scan does not have the model's number of channels, or its spacing is absurdly far from the model's.
     pub fn new(model: &Model, scan: &Volume<f32>) -> Result<Self, VolumeError> {
+        Self::padded(model, scan, model.stride())
+    }
+
+    /// The same for [`crate::Windows`]: they pad what they need.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn for_windows(model: &Model, scan: &Volume<f32>) -> Result<Self, VolumeError> {
+        Self::padded(model, scan, [1; 3])
+    }
+
+    fn padded(model: &Model, scan: &Volume<f32>, multiple: [u32; 3]) -> Result<Self, VolumeError> {
         let card = model.card();
         if scan.channels != card.in_channels() {
             let names = if card.input.channels.is_empty() { String::new() } else { format!(" ({})", card.input.channels.join(", ")) };
@@ -59,7 +71,7 @@ impl Prepared {
             intensity.apply(&mut volume);
         }
         let inner = volume.extent;
-        let (volume, offset) = resample::pad_to_multiple(&volume, model.stride().into(), 0.0);
+        let (volume, offset) = resample::pad_to_multiple(&volume, multiple.into(), 0.0);
         Ok(Self { volume, offset, inner, oriented, oriented_spacing, axes: scan.axes })
     }
 

@@ -69,6 +69,18 @@ impl<'a> RunOptions<'a> {
         self
     }
 
+    /// The handle that stops it.
+    pub(crate) fn cancel(&self) -> Cancel {
+        self.cancel.clone().unwrap_or_default()
+    }
+
+    /// Tells the progress.
+    pub(crate) fn report(&mut self, progress: Progress) {
+        if let Some(observer) = &mut self.progress {
+            observer(progress);
+        }
+    }
+
     /// Stops when `cancel` is raised.
     #[must_use]
     pub fn with_cancel(mut self, cancel: Cancel) -> Self {

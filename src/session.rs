@@ -109,6 +109,43 @@ impl Session {
         }
     }
 
+    /// Moves the network to a crop elsewhere: the centre of the crop less that of the volume in voxels along D, H, W, and the
+    /// volume tokens that were visited. Uploads the few numbers that depend on them; without volume tokens there are none.
+    ///
+    /// # Errors
+    /// When the model is not that of the session or does not know these tokens, or when the device fails.
+    pub async fn place(&mut self, model: &Model, position: [i64; 3], visited: &[u32]) -> Result<(), RunError> {
+        let other = |e| RunError::new(RunErrorKind::InputMismatch, "the volume tokens do not suit the session").caused_by(e);
+        let moved = model.graph_at(position, visited).map_err(other)?;
+        let graph = self.plan.graph_mut();
+        let ids: Vec<_> = graph.ids().filter(|&id| matches!(graph.node(id).op, Op::Gather(_) | Op::Attention(_))).collect();
+        for id in ids {
+            let node = graph.node_mut(id);
+            // what is computed again answers to a longer name
+            let name = node.name.split(" (again ").next().unwrap_or_default();
+            if let Some(there) = moved.find(name) {
+                node.op = moved.node(there).op.clone();
+            }
+        }
+        let recording = self.plan.recording();
+        for constant in &recording.constants {
+            if !matches!(constant.source, ConstantSource::Tokens { .. } | ConstantSource::Attention { .. }) {
+                continue;
+            }
+            let values = constant_values(model, &self.plan, &constant.source)
+                .map_err(|e| RunError::new(RunErrorKind::InputMismatch, "the model is not that of the session").caused_by(e))?;
+            let bytes = encode(&values, constant.source.elem(recording.elem));
+            match &mut self.memory {
+                Memory::Gpu { memory, .. } => memory.write(constant.dst, 0, &bytes).await?,
+                Memory::Host(memory) => memory.write(constant.dst, 0, &bytes),
+            }
+        }
+        match &mut self.memory {
+            Memory::Gpu { memory, .. } => memory.flush().await,
+            Memory::Host(_) => Ok(()),
+        }
+    }
+
     /// [`Session::run`] for callers without an executor.
     ///
     /// # Errors

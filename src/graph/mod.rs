@@ -239,6 +239,11 @@ impl Graph {
         &self.nodes[id.index()]
     }
 
+    /// The node of an id of this graph, to be changed in place.
+    pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.nodes[id.index()]
+    }
+
     /// Ids of all nodes in topological order.
     pub fn ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
         #[expect(clippy::cast_possible_truncation, reason = "graphs have thousands of nodes")]

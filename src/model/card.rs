@@ -48,12 +48,85 @@ pub struct InputSpec {
     pub intensity: Option<Intensity>,
 }
 
+/// The whole volume at once, or windows of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// The whole volume at once.
+    Whole,
+    /// Windows that overlap, blended.
+    Window,
+}
+
+/// Whose sliding windows: where they lie, how much their voxels weigh, and what is averaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheme {
+    /// nnU-Net v1: evenly spread, a Gaussian where there are several, probabilities.
+    NnunetV1,
+    /// nnU-Net v2: evenly spread, a Gaussian and sums in 16-bit floats, logits.
+    NnunetV2,
+    /// MONAI's default: at fixed steps, all alike, logits.
+    Monai,
+    /// MONAI with its Gaussian.
+    MonaiGaussian,
+}
+
+impl Scheme {
+    /// That of the pipeline which an architecture was published with.
+    pub(crate) fn of(architecture: &str) -> Self {
+        match architecture {
+            "unetr" => Self::Monai,
+            "plain_conv_unet" | "residual_encoder_unet" => Self::NnunetV2,
+            _ => Self::NnunetV1,
+        }
+    }
+}
+
+/// Along which axes a volume is mirrored, in all combinations, and the results averaged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Mirror {
+    /// All or none of them.
+    All(bool),
+    /// Some of 0, 1, 2: D, H, W.
+    Axes(Vec<u32>),
+}
+
+impl Default for Mirror {
+    fn default() -> Self {
+        Self::All(false)
+    }
+}
+
+impl Mirror {
+    /// The axes.
+    #[must_use]
+    pub fn axes(&self) -> &[u32] {
+        match self {
+            Self::All(true) => &[0, 1, 2],
+            Self::All(false) => &[],
+            Self::Axes(axes) => axes,
+        }
+    }
+}
+
 /// How a scan is segmented.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inference {
-    /// `whole` (default): the whole volume at once.
-    pub mode: Option<String>,
+    /// Absent: windows where the network takes one extent alone, else the whole volume.
+    pub mode: Option<Mode>,
+    /// Extent of a window along [D,] H, W; absent: the only one that the network takes.
+    pub patch: Option<Vec<u32>>,
+    /// Share of a window that its neighbour overlaps, from 0 to below 1; absent: 0.5.
+    pub overlap: Option<f64>,
+    /// Mirror images of windows.
+    pub mirror: Mirror,
+    /// Whose windows; absent: those of the pipeline that the architecture was published with.
+    pub scheme: Option<Scheme>,
+    /// Volume tokens that a window saw count as visited for those after it, as they do in the reference implementation of FINE.
+    pub accumulate_visited: bool,
     /// Further keys, kept as they are.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
@@ -71,7 +144,24 @@ impl Card {
         if let Some(bad_spacing) = card.input.spacing_mm.filter(|s| s.iter().any(|&v| !(v.is_finite() && v > 0.0))) {
             return Err(bad(format!("the card's spacing_mm {bad_spacing:?} is not positive")));
         }
+        let inference = &card.inference;
+        if let Some(patch) = inference.patch.as_ref().filter(|p| !(2..=3).contains(&p.len()) || p.contains(&0)) {
+            return Err(bad(format!("the card's inference.patch {patch:?} is not two or three positive numbers")));
+        }
+        if let Some(overlap) = inference.overlap.filter(|o| !(0.0..1.0).contains(o)) {
+            return Err(bad(format!("the card's inference.overlap of {overlap} is not in 0 to below 1")));
+        }
+        let axes = inference.mirror.axes();
+        if axes.iter().any(|&axis| axis > 2 || axes.iter().filter(|&&other| other == axis).count() > 1) {
+            return Err(bad(format!("the card's inference.mirror {axes:?} is not some of the axes 0, 1, 2")));
+        }
         Ok(card)
+    }
+
+    /// Whether a volume is segmented in windows if nobody says otherwise.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.inference.mode.unwrap_or_else(|| if self.crop().is_some() { Mode::Window } else { Mode::Whole })
     }
 
     /// The network that the card describes; writes the defaults of what its config leaves out into it.

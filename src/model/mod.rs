@@ -30,7 +30,7 @@ mod resample_tests;
 mod tests;
 
 use architecture::{Architecture, Built};
-pub use card::{Card, Inference, InputSpec};
+pub use card::{Card, Inference, InputSpec, Mirror, Mode, Scheme};
 pub use cotr::CotrConfig;
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
@@ -114,6 +114,31 @@ impl Model {
     /// When the architecture has no volume tokens, or not these.
     pub fn with_visited(self, tokens: &[u32]) -> Result<Self, LoadError> {
         self.with("visited", tokens.into())
+    }
+
+    /// The volume tokens that a crop at this position sees, if the network has any.
+    #[must_use]
+    pub fn current_tokens(&self, position: [i64; 3]) -> Option<[u32; 4]> {
+        let config = serde_json::from_value::<FineConfig>(self.card.config.clone()).ok()?;
+        (self.card.architecture == FineConfig::NAME).then(|| FineConfig { position, ..config }.current())
+    }
+
+    /// The volume tokens that were visited; see [`Model::with_visited`].
+    pub(crate) fn visited(&self) -> Vec<u32> {
+        self.card.config.get("visited").and_then(|list| serde_json::from_value(list.clone()).ok()).unwrap_or_default()
+    }
+
+    /// The unoptimised graph for a crop there in a volume of which these tokens were visited.
+    pub(crate) fn graph_at(&self, position: [i64; 3], visited: &[u32]) -> Result<Graph, LoadError> {
+        let mut card = self.card.clone();
+        (card.config["position"], card.config["visited"]) = (position.to_vec().into(), visited.into());
+        Ok(card.build()?.graph)
+    }
+
+    /// The graph before any pass: what taps may name.
+    #[must_use]
+    pub fn whole_graph(&self) -> &Graph {
+        &self.raw
     }
 
     fn with(self, key: &str, value: serde_json::Value) -> Result<Self, LoadError> {

@@ -173,6 +173,10 @@ impl Plan {
         &self.graph
     }
 
+    pub(crate) fn graph_mut(&mut self) -> &mut Graph {
+        &mut self.graph
+    }
+
     /// The run as data.
     #[must_use]
     pub fn recording(&self) -> &Recording {

@@ -91,9 +91,10 @@ pub(crate) struct Segment {
     /// Label map to write, on the input's grid
     #[arg(long)]
     pub(crate) output: PathBuf,
-    /// The whole volume at once, or windows
-    #[arg(long, value_enum, default_value = "whole")]
-    pub(crate) mode: Mode,
+    /// The whole volume at once, or windows of the card's patch; absent: as the card says, else windows only where the network
+    /// takes one extent alone
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<Mode>,
     /// Also write a picture of three planes with the labels
     #[arg(long, value_name = "P.png")]
     pub(crate) overlay: Option<PathBuf>,

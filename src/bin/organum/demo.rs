@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use organum::Model;
+use organum::model::Mode;
 use organum::volume::{evaluate, nifti};
 use serde_json::{Value, json};
 
@@ -70,7 +71,7 @@ fn one(a: &args::Demo, device: &Device, model: &Model, bundled: &Bundled) -> Res
     let file = |name: &str| a.out.join(format!("{}{name}", bundled.prefix));
     let (labels, overlay, attention) = (file("labels.nii.gz"), file("overlay.png"), file("attention.png"));
     let wanted = Wanted { labels: Some(&labels), overlay: Some(&overlay), attention: Some(&attention), probabilities: None };
-    let result = segment(device, model, &scan, &a.run, &wanted)?;
+    let result = segment(device, model, &scan, &a.run, Mode::Whole, &wanted)?;
     let total = started.elapsed();
 
     let scores = evaluate(&result.labels, &expected)?;

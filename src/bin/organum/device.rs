@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use organum::{
-    Cancel, DeviceCaps, Engine, EngineErrorKind, Input, Model, OutputVolume, Plan, PlanOptions, RunErrorKind, RunOptions, Session,
-    format_bytes, smaller_budget,
+    Cancel, DeviceCaps, Engine, EngineErrorKind, Extent, Input, Model, OutputVolume, Plan, PlanOptions, RunError, RunErrorKind, RunOptions,
+    Session, format_bytes, smaller_budget,
 };
 use serde_json::{Value, json};
 
@@ -77,15 +77,21 @@ fn parse_available(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Outputs of a run and what it took.
-pub(crate) struct Ran {
-    pub(crate) outputs: Vec<OutputVolume>,
+/// What a run brought back and what it took.
+pub(crate) struct Ran<T = Vec<OutputVolume>> {
+    pub(crate) outputs: T,
     pub(crate) plan: organum::Report,
     pub(crate) allocated: u64,
     pub(crate) seconds: [Duration; 3],
 }
 
-impl Ran {
+impl<T> Ran<T> {
+    /// What came back, apart from what it took.
+    pub(crate) fn take(self) -> (T, Ran<()>) {
+        let Self { outputs, plan, allocated, seconds } = self;
+        (outputs, Ran { outputs: (), plan, allocated, seconds })
+    }
+
     /// The JSON keys that `infer` and `segment` share.
     pub(crate) fn json(&self, device: &Device, load: Duration, total: Duration) -> Value {
         let [plan, compile, run] = self.seconds.map(seconds);
@@ -123,9 +129,21 @@ fn fitted<T>(first: Option<u64>, mut attempt: impl FnMut(Option<u64>) -> Result<
     }
 }
 
-/// Plans, compiles and runs, with a progress bar; Ctrl-C cancels. Without `--memory` a device that runs out of memory is tried
-/// again with smaller budgets.
-pub(crate) fn run(device: &Device, model: &Model, input: Input<'_>, args: &Run, options: PlanOptions) -> Result<Ran, Failure> {
+/// Plans, compiles and runs once.
+pub(crate) fn run(device: &Device, model: &Model, input: Input<'_>, args: &Run, options: &PlanOptions) -> Result<Ran, Failure> {
+    run_with(device, model, input.extent, args, options, |session, how| session.run_blocking(input, how))
+}
+
+/// Plans, compiles and does with the session what is to be done, with a progress bar; Ctrl-C cancels. Without `--memory` a device
+/// that runs out of memory is tried again with smaller budgets.
+pub(crate) fn run_with<T>(
+    device: &Device,
+    model: &Model,
+    extent: Extent,
+    args: &Run,
+    options: &PlanOptions,
+    mut work: impl FnMut(&mut Session, RunOptions<'_>) -> Result<T, RunError>,
+) -> Result<Ran<T>, Failure> {
     let cancel = Cancel::new();
     let raise = cancel.clone();
     // a second handler is refused, as in the demo's second scan: the first one's flag was never raised then
@@ -135,7 +153,7 @@ pub(crate) fn run(device: &Device, model: &Model, input: Input<'_>, args: &Run, 
         let mut options = options.clone().with_precision(args.precision.into());
         options.budget = budget;
         let started = Instant::now();
-        let plan = Plan::new(model, input.extent, &device.caps(), &options)?;
+        let plan = Plan::new(model, extent, &device.caps(), &options)?;
         let report = plan.report().clone();
         let planned = started.elapsed();
         let smaller = if args.memory.is_none() { smaller_budget(report.peak_bytes, report.smallest_budget) } else { None };
@@ -159,7 +177,7 @@ pub(crate) fn run(device: &Device, model: &Model, input: Input<'_>, args: &Run, 
             bar.set_length(p.total);
             bar.set_position(p.done);
         };
-        let outputs = session.run_blocking(input, RunOptions::default().with_progress(&mut show).with_cancel(cancel.clone()));
+        let outputs = work(&mut session, RunOptions::default().with_progress(&mut show).with_cancel(cancel.clone()));
         bar.finish_and_clear();
         let outputs = outputs.map_err(|e| {
             let smaller = smaller.filter(|_| e.kind() == RunErrorKind::OutOfMemory);

@@ -96,7 +96,7 @@ pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
         return Err(Failure::input(format!("the input has {channels} channels, the network wants {}", model.card().in_channels())));
     }
     let device = Device::open(a.run.device.as_deref())?;
-    let ran = device::run(&device, &model, input, &a.run, PlanOptions::default().with_output(OutputMode::Logits))?;
+    let ran = device::run(&device, &model, input, &a.run, &PlanOptions::default().with_output(OutputMode::Logits))?;
     let Some(OutputData::Map(logits)) = ran.outputs.first().map(|o| &o.data) else {
         return Err(Failure::internal("the run brought no logits back"));
     };

@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use organum::model::Mode;
 use organum::pipeline::{self, Prepared};
 use organum::volume::{Volume, nifti, picture};
-use organum::{Model, OutputData, OutputMode, OutputVolume, PlanOptions};
+use organum::{Input, Model, OutputData, OutputMode, OutputVolume, PlanOptions, Windows, volume_tokens};
 use serde_json::{Map, Value, json};
 
-use crate::args::{self, Mode};
+use crate::args;
 use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
 use crate::output::{need_folder, say, say_json};
@@ -25,7 +26,9 @@ pub(crate) struct Wanted<'a> {
 /// A segmented scan.
 pub(crate) struct Segmented {
     pub(crate) labels: Volume<u16>,
-    pub(crate) ran: Ran,
+    pub(crate) ran: Ran<()>,
+    /// Further keys of the JSON: windows, and which volume tokens one of them saw.
+    told: Map<String, Value>,
 }
 
 impl Segmented {
@@ -49,28 +52,13 @@ pub(crate) fn segment(
     model: &Model,
     scan: &nifti::Scan,
     run: &args::Run,
+    mode: Mode,
     wanted: &Wanted<'_>,
 ) -> Result<Segmented, Failure> {
-    let prepared = Prepared::new(model, &scan.image)?;
-    let mut options = PlanOptions::default();
-    if wanted.probabilities.is_some() {
-        options = options.with_output(OutputMode::Logits);
-    }
-    let gates = if wanted.attention.is_some() { pipeline::gates(model) } else { Vec::new() };
-    for gate in &gates {
-        options = options.with_tap(gate);
-    }
-    let mut ran = device::run(device, model, prepared.input(), run, options)?;
-    let taps = ran.outputs.split_off(1);
     let classes = model.card().classes();
-    let (raw, probabilities) = match ran.outputs.pop().map(|o| o.data) {
-        Some(OutputData::Labels(labels)) => (labels, None),
-        Some(OutputData::Map(mut logits)) => {
-            let labels = pipeline::argmax(&logits, classes);
-            pipeline::softmax(&mut logits, classes);
-            (labels, Some(logits))
-        }
-        None => return Err(Failure::internal("the run brought nothing back")),
+    let (prepared, ran, raw, probabilities, attention) = match mode {
+        Mode::Window => in_windows(device, model, scan, run, wanted)?,
+        Mode::Whole => at_once(device, model, scan, run, wanted)?,
     };
     let centre = centroid(&raw, &prepared.volume);
     let labels = prepared.restore_labels(raw)?;
@@ -84,11 +72,101 @@ pub(crate) fn segment(
     if let Some(path) = wanted.overlay {
         picture::overlay(&scan.image, &labels)?.save(path).map_err(|e| Failure::writing(&e))?;
     }
-    if let Some(path) = wanted.attention.filter(|_| !gates.is_empty()) {
-        let maps = taps.into_iter().map(|tap| gate_volume(&prepared, tap)).collect::<Result<Vec<_>, Failure>>()?;
-        picture::attention(&prepared.volume, &maps, centre)?.save(path).map_err(|e| Failure::writing(&e))?;
+    if let Some(path) = wanted.attention.filter(|_| !attention.maps.is_empty()) {
+        let picture = picture::attention(&prepared.volume, &attention.maps, attention.at.unwrap_or(centre))?;
+        picture.save(path).map_err(|e| Failure::writing(&e))?;
     }
-    Ok(Segmented { labels, ran })
+    Ok(Segmented { labels, ran, told: attention.told })
+}
+
+/// A scan for the network, what its run took, labels, probabilities, and what attention shows.
+type Raw = (Prepared, Ran<()>, Vec<u16>, Option<Vec<f32>>, Attention);
+
+/// Maps of attention over the network's input, the voxel that they are shown at, and what JSON tells of them.
+#[derive(Default)]
+struct Attention {
+    maps: Vec<(String, Volume<f32>)>,
+    at: Option<[u32; 3]>,
+    told: Map<String, Value>,
+}
+
+fn at_once(device: &Device, model: &Model, scan: &nifti::Scan, run: &args::Run, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
+    let prepared = Prepared::new(model, &scan.image)?;
+    let mut options = PlanOptions::default();
+    if wanted.probabilities.is_some() {
+        options = options.with_output(OutputMode::Logits);
+    }
+    if wanted.attention.is_some() {
+        options.taps = pipeline::gates(model);
+    }
+    let ran = device::run(device, model, prepared.input(), run, &options)?;
+    let (mut outputs, ran) = ran.take();
+    let taps = outputs.split_off(1);
+    let classes = model.card().classes();
+    let (raw, probabilities) = match outputs.pop().map(|o| o.data) {
+        Some(OutputData::Labels(labels)) => (labels, None),
+        Some(OutputData::Map(mut logits)) => {
+            let labels = pipeline::argmax(&logits, classes);
+            pipeline::softmax(&mut logits, classes);
+            (labels, Some(logits))
+        }
+        None => return Err(Failure::internal("the run brought nothing back")),
+    };
+    let maps = taps.into_iter().map(|tap| gate_volume(&prepared, tap)).collect::<Result<Vec<_>, Failure>>()?;
+    Ok((prepared, ran, raw, probabilities, Attention { maps, ..Attention::default() }))
+}
+
+fn in_windows(device: &Device, model: &Model, scan: &nifti::Scan, run: &args::Run, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
+    let prepared = Prepared::for_windows(model, &scan.image)?;
+    let windows = Windows::new(model.card(), prepared.volume.extent)?;
+    let options = PlanOptions::default().with_output(OutputMode::Logits);
+    let maps = wanted.probabilities.is_some();
+    let ran = device::run_with(device, model, windows.tile(), run, &options, |session, how| {
+        pollster::block_on(windows.run(session, model, prepared.input(), maps, how))
+    })?;
+    let (blended, ran) = ran.take();
+    let mut attention = Attention::default();
+    if wanted.attention.is_some() {
+        let centre = centroid(&blended.labels, &prepared.volume);
+        attention = volume_attention(device, model, &prepared, &windows, run, centre)?;
+    }
+    attention.told.insert("windows".into(), json!({"count": windows.count(), "passes": windows.passes(), "extent": windows.tile().axes()}));
+    Ok((prepared, ran, blended.labels, blended.probabilities, attention))
+}
+
+/// What the window around a voxel sees of the volume's tokens: runs the network on it once more.
+fn volume_attention(
+    device: &Device,
+    model: &Model,
+    prepared: &Prepared,
+    windows: &Windows,
+    run: &args::Run,
+    centre: [u32; 3],
+) -> Result<Attention, Failure> {
+    let tile = windows.tile();
+    let away = |place: &[i32; 3]| -> i64 {
+        (0..3).map(|a| (i64::from(place[a]) + i64::from(tile.axes()[a] / 2) - i64::from(centre[a])).abs()).sum()
+    };
+    let place = windows.places().min_by_key(away).ok_or_else(|| Failure::internal("there is no window"))?;
+    let position = windows.position(place);
+    let mut options = PlanOptions::default().with_output(OutputMode::Logits);
+    options.taps = volume_tokens::taps(model);
+    let input = prepared.input();
+    let data = windows.crop(&input, place, [false; 3]);
+    let ran = device::run_with(device, model, tile, run, &options, |session, how| {
+        pollster::block_on(session.place(model, position, &[]))?;
+        session.run_blocking(Input { channels: input.channels, extent: tile, data: &data }, how)
+    })?;
+    let (outputs, _) = ran.take();
+    let seen = volume_tokens::seen(model, position, &outputs[1..]);
+    let volume = |values| Volume::new(1, prepared.volume.extent, prepared.volume.spacing, prepared.volume.axes, values);
+    let map = |s: &volume_tokens::Seen| Ok((s.module.clone(), volume(volume_tokens::field(model, prepared.volume.extent, s))?));
+    let maps = seen.iter().map(map).collect::<Result<Vec<_>, Failure>>()?;
+    let stages: Vec<Value> = seen.iter().map(|s| json!({"module": s.module, "weights": s.weights})).collect();
+    let tokens = seen.first().map(|s| s.tokens);
+    let told = json!({"volume_tokens": {"window": place, "position": position, "tokens": tokens, "stages": stages}});
+    let Value::Object(told) = told else { return Err(Failure::internal("an object is one")) };
+    Ok(Attention { maps, at: Some(centre), told })
 }
 
 fn gate_volume(prepared: &Prepared, tap: OutputVolume) -> Result<(String, Volume<f32>), Failure> {
@@ -119,9 +197,6 @@ fn centroid(labels: &[u16], volume: &Volume<f32>) -> [u32; 3] {
 /// `organum segment`.
 pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     let started = Instant::now();
-    if a.mode == Mode::Window {
-        return Err(Failure::usage("--mode window is not there yet; the whole volume is segmented at once, bound it with --memory"));
-    }
     for path in [Some(&a.output), a.probabilities.as_ref()].into_iter().flatten() {
         let name = path.to_string_lossy();
         if !(name.ends_with(".nii") || name.ends_with(".nii.gz")) {
@@ -135,8 +210,15 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         }
     }
     let model = Model::load(&a.model)?;
-    if a.attention.is_some() && pipeline::gates(&model).is_empty() {
-        return Err(Failure::usage("--attention: the network has no attention gates"));
+    let mode = match a.mode {
+        Some(args::Mode::Whole) => Mode::Whole,
+        Some(args::Mode::Window) => Mode::Window,
+        None => model.card().mode(),
+    };
+    let shown = if mode == Mode::Whole { pipeline::gates(&model) } else { volume_tokens::taps(&model) };
+    if a.attention.is_some() && shown.is_empty() {
+        let what = if mode == Mode::Whole { "attention gates" } else { "volume tokens, which are what windows can show" };
+        return Err(Failure::usage(format!("--attention: the network has no {what}")));
     }
     let scan = nifti::read(&a.input)?;
     let load = started.elapsed();
@@ -151,11 +233,14 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         probabilities: a.probabilities.as_deref(),
         attention: attention.as_deref(),
     };
-    let result = segment(&device, &model, &scan, &a.run, &wanted)?;
+    let result = segment(&device, &model, &scan, &a.run, mode, &wanted)?;
     let volumes = result.volumes(&model);
     if a.run.json {
         let mut report = result.ran.json(&device, load, started.elapsed());
         report["labels"] = Value::Object(volumes);
+        for (key, value) in result.told {
+            report[key] = value;
+        }
         say_json(&report);
     } else {
         say(&table(&volumes));
@@ -177,7 +262,7 @@ pub(crate) fn table(volumes: &Map<String, Value>) -> String {
 }
 
 /// One line on where, in how many bytes and how fast.
-pub(crate) fn summary(ran: &Ran, device: &Device, total: Duration) -> String {
+pub(crate) fn summary<T>(ran: &Ran<T>, device: &Device, total: Duration) -> String {
     format!(
         "{} ({}): planned {} bytes, allocated {} bytes; compile {:.2} s, run {:.2} s, total {:.2} s",
         device.name(),

@@ -118,7 +118,7 @@ impl FineConfig {
     /// The volume tokens that the crop sees: the cell that it begins in and its neighbours towards the end, or, in the last
     /// row or column, towards the begin. Beyond the grid's end the cell is the first, not the last (`pos2vtpos`, sic), unless
     /// [`Self::clamp`] says otherwise.
-    fn current(&self) -> [u32; 4] {
+    pub(in crate::model) fn current(&self) -> [u32; 4] {
         let cell = |axis: usize| {
             let [n, cells, most] = [self.crop, self.volume_grid, self.max_extent].map(|a| i64::from(a[axis]));
             let margin = (most - n * cells + 1).div_euclid(2);

@@ -1,0 +1,316 @@
+//! Sliding windows: a network on tiles of a volume, mirrored or not, whose results are blended.
+//!
+//! Sources: `predict_3D` of nnU-Net v1 (`neural_network.py`), `predict_sliding_window_return_logits` of nnU-Net v2, and
+//! `sliding_window_inference` of MONAI. Results are summed on the host, a few planes at a time.
+
+use std::collections::VecDeque;
+
+use half::f16;
+use rayon::prelude::*;
+
+use crate::error::{PlanError, PlanErrorKind, RunError, RunErrorKind, internal};
+use crate::model::{Card, Model, Scheme};
+use crate::pipeline::{argmax, softmax};
+use crate::plan::check_extent;
+use crate::run::{Progress, RunOptions};
+use crate::session::Session;
+use crate::shape::Extent;
+use crate::tiling::{Blend, TileWeights, monai_starts, nnunet_starts};
+use crate::transfer::{Input, OutputData};
+
+/// Share of a tile that neighbours have in common where a card names none.
+const OVERLAP: f64 = 0.5;
+
+/// Where the windows of a volume lie, and how their results are blended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Windows {
+    image: Extent,
+    tile: Extent,
+    starts: [Vec<i32>; 3],
+    weights: TileWeights,
+    scheme: Scheme,
+    mirrors: Vec<[bool; 3]>,
+    remembers: bool,
+}
+
+/// What windows bring back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blended {
+    /// The label of the highest class of each voxel, `[D][H][W]`.
+    pub labels: Vec<u16>,
+    /// Probabilities of all classes, `[C][D][H][W]`, if they were asked for.
+    pub probabilities: Option<Vec<f32>>,
+}
+
+impl Windows {
+    /// Those of a card on a volume. A 2D network takes all planes of a window at once.
+    ///
+    /// # Errors
+    /// When the card names no patch and the network takes more than one extent, or a patch that the network does not take.
+    pub fn new(card: &Card, image: Extent) -> Result<Self, PlanError> {
+        let inference = &card.inference;
+        let planar = card.dims() == 2;
+        let mut tile = match (&inference.patch, card.crop()) {
+            (Some(patch), _) => {
+                let mut axes = [1; 3];
+                axes[3 - patch.len()..].copy_from_slice(patch);
+                Extent::from(axes)
+            }
+            (None, Some(crop)) => crop,
+            (None, None) => {
+                let text = format!("the card of this {} names no patch (inference.patch) for windows", card.architecture);
+                return Err(PlanError::new(PlanErrorKind::Unsupported, text));
+            }
+        };
+        if planar {
+            tile.d = 1;
+        }
+        check_extent(tile, card)?;
+        let scheme = inference.scheme.unwrap_or_else(|| Scheme::of(&card.architecture));
+        let overlap = inference.overlap.unwrap_or(OVERLAP);
+        let starts = |axis: usize| {
+            let (n, window) = (image.axes()[axis], tile.axes()[axis]);
+            match scheme {
+                Scheme::NnunetV1 | Scheme::NnunetV2 => nnunet_starts(n, window, 1.0 - overlap),
+                Scheme::Monai | Scheme::MonaiGaussian => monai_starts(n, window, overlap),
+            }
+        };
+        let starts = [if planar { vec![0] } else { starts(0) }, starts(1), starts(2)];
+        let single = starts.iter().all(|s| s.len() == 1);
+        let blend = match scheme {
+            Scheme::NnunetV1 if single => Blend::Constant,
+            Scheme::NnunetV1 => Blend::NnUnet,
+            Scheme::NnunetV2 => Blend::NnUnetHalf,
+            Scheme::Monai => Blend::Constant,
+            Scheme::MonaiGaussian => Blend::Monai,
+        };
+        let mut weights = TileWeights::new(blend, tile);
+        if planar {
+            tile.d = image.d;
+            weights.along[0] = vec![weights.along[0][0]; image.d as usize];
+        }
+        let mut mirrors = vec![[false; 3]];
+        for axis in inference.mirror.axes() {
+            let more: Vec<_> = mirrors.iter().map(|m| [0, 1, 2].map(|a| m[a] || a == *axis as usize)).collect();
+            mirrors.extend(more);
+        }
+        Ok(Self { image, tile, starts, weights, scheme, mirrors, remembers: inference.accumulate_visited })
+    }
+
+    /// Extent of every window: what a session for [`Windows::run`] is planned for, with logits as its output.
+    #[must_use]
+    pub fn tile(&self) -> Extent {
+        self.tile
+    }
+
+    /// Windows of the volume.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.starts.iter().map(Vec::len).product()
+    }
+
+    /// Runs of the network: windows times mirror images.
+    #[must_use]
+    pub fn passes(&self) -> usize {
+        self.count() * self.mirrors.len()
+    }
+
+    /// Where each window begins, in the order in which they run; negative where the volume is padded.
+    pub fn places(&self) -> impl Iterator<Item = [i32; 3]> + '_ {
+        let [d, h, w] = &self.starts;
+        d.iter().flat_map(move |&z| h.iter().flat_map(move |&y| w.iter().map(move |&x| [z, y, x])))
+    }
+
+    /// The centre of a window less that of the volume, in voxels along D, H, W: FINE's position of a crop. A volume that is
+    /// shorter than its window is padded first.
+    #[must_use]
+    pub fn position(&self, place: [i32; 3]) -> [i64; 3] {
+        [0, 1, 2].map(|axis| {
+            let [tile, image] = [self.tile, self.image].map(|e| i64::from(e.axes()[axis]));
+            i64::from(place[axis].max(0)) + tile / 2 - image.max(tile) / 2
+        })
+    }
+
+    /// Values of the window at `place`, zero beyond the volume, mirrored along the axes told.
+    #[must_use]
+    pub fn crop(&self, input: &Input<'_>, place: [i32; 3], mirrored: [bool; 3]) -> Vec<f32> {
+        let [d, h, w] = self.tile.axes().map(|n| n as usize);
+        let [image_d, image_h, image_w] = self.image.axes().map(|n| n as usize);
+        let source = |axis: usize, i: usize, tile: usize, image: usize| {
+            let i = if mirrored[axis] { tile - 1 - i } else { i };
+            usize::try_from(i64::from(place[axis]) + i as i64).ok().filter(|&at| at < image)
+        };
+        let mut values = vec![0.0; input.channels as usize * d * h * w];
+        values.par_chunks_exact_mut((h * w).max(1)).enumerate().for_each(|(row, plane)| {
+            let (channel, z) = (row / d, row % d);
+            let Some(z) = source(0, z, d, image_d) else { return };
+            for (y, line) in plane.chunks_exact_mut(w).enumerate() {
+                let Some(y) = source(1, y, h, image_h) else { continue };
+                let from = ((channel * image_d + z) * image_h + y) * image_w;
+                for (x, value) in line.iter_mut().enumerate() {
+                    if let Some(x) = source(2, x, w, image_w) {
+                        *value = input.data[from + x];
+                    }
+                }
+            }
+        });
+        values
+    }
+
+    /// Runs a session of [`Windows::tile`] over a volume. Progress counts the operations of all passes. Where the network has
+    /// volume tokens, the session is moved to each window's position, and stays there.
+    ///
+    /// # Errors
+    /// When the input is not of the extent that the windows are of, when cancelled, or when the device fails.
+    pub async fn run(
+        &self,
+        session: &mut Session,
+        model: &Model,
+        input: Input<'_>,
+        probabilities: bool,
+        mut options: RunOptions<'_>,
+    ) -> Result<Blended, RunError> {
+        let voxels = input.extent.voxels() as usize;
+        if input.extent != self.image || input.data.len() != voxels * input.channels as usize {
+            let text = format!("windows over {} were given {} values over {}", self.image, input.data.len(), input.extent);
+            return Err(RunError::new(RunErrorKind::InputMismatch, text));
+        }
+        let classes = model.card().classes();
+        let each = session.plan().report().flops;
+        let total = each * self.passes() as u64;
+        let mut sums = Sums::new(self, classes as usize, probabilities);
+        let mut visited: Vec<u32> = model.visited();
+        for (number, place) in (0u64..).zip(self.places()) {
+            sums.settle(place[0]);
+            if let Some(current) = model.current_tokens(self.position(place)) {
+                session.place(model, self.position(place), &visited).await?;
+                visited.extend(if self.remembers { current.as_slice() } else { &[] });
+                visited.sort_unstable();
+                visited.dedup();
+            }
+            let mut mean = Vec::new();
+            for (turn, &mirrored) in (0u64..).zip(&self.mirrors) {
+                let before = (number * self.mirrors.len() as u64 + turn) * each;
+                let data = self.crop(&input, place, mirrored);
+                let window = Input { channels: input.channels, extent: self.tile, data: &data };
+                let cancel = options.cancel();
+                let mut report = |p: Progress| options.report(Progress { done: before + p.done.min(each), total });
+                let pass = RunOptions::default().with_progress(&mut report).with_cancel(cancel);
+                let output = session.run(window, pass).await?.into_iter().next().map(|o| o.data);
+                let Some(OutputData::Map(mut values)) = output else { return Err(internal("windows need a session with logits")) };
+                if self.scheme == Scheme::NnunetV1 {
+                    softmax(&mut values, classes);
+                }
+                self.add_mirrored(&mut mean, &values, mirrored);
+            }
+            let share = 1.0 / self.mirrors.len() as f32;
+            mean.par_iter_mut().for_each(|v| *v *= share);
+            sums.add(place, &mean);
+        }
+        Ok(sums.finish())
+    }
+
+    /// Adds the result of a pass to the sum over mirror images, turned back.
+    fn add_mirrored(&self, sum: &mut Vec<f32>, values: &[f32], mirrored: [bool; 3]) {
+        let [d, h, w] = self.tile.axes().map(|n| n as usize);
+        sum.resize(values.len(), 0.0);
+        let back = |axis: usize, i: usize, n: usize| if mirrored[axis] { n - 1 - i } else { i };
+        sum.par_chunks_exact_mut((h * w).max(1)).enumerate().for_each(|(row, plane)| {
+            let from = (row / d * d + back(0, row % d, d)) * h * w;
+            for (y, line) in plane.chunks_exact_mut(w).enumerate() {
+                let source = &values[from + back(1, y, h) * w..][..w];
+                line.iter_mut().enumerate().for_each(|(x, v)| *v += source[back(2, x, w)]);
+            }
+        });
+    }
+}
+
+/// Weighted sums of the planes that windows still reach, and what came of those before.
+struct Sums<'a> {
+    windows: &'a Windows,
+    classes: usize,
+    /// The first plane that is not settled.
+    first: usize,
+    /// `[C][H][W]` of the planes from there on, and the sums of weights, `[H][W]`.
+    planes: VecDeque<(Vec<f32>, Vec<f32>)>,
+    labels: Vec<u16>,
+    maps: Option<Vec<f32>>,
+}
+
+impl<'a> Sums<'a> {
+    fn new(windows: &'a Windows, classes: usize, maps: bool) -> Self {
+        let voxels = windows.image.voxels() as usize;
+        let maps = maps.then(|| vec![0.0; voxels * classes]);
+        Self { windows, classes, first: 0, planes: VecDeque::new(), labels: Vec::with_capacity(voxels), maps }
+    }
+
+    fn plane(&self) -> usize {
+        self.windows.image.plane() as usize
+    }
+
+    /// No window reaches planes before `begin` any more.
+    fn settle(&mut self, begin: i32) {
+        let plane = self.plane();
+        while self.first < usize::try_from(begin).unwrap_or(0) {
+            let Some((mut values, weights)) = self.planes.pop_front() else { break };
+            let half = self.windows.scheme == Scheme::NnunetV2;
+            for class in values.chunks_exact_mut(plane) {
+                class.par_iter_mut().zip(&weights).for_each(|(v, &w)| *v = rounded(*v / w, half));
+            }
+            self.labels.extend(argmax(&values, self.classes as u32));
+            if let Some(maps) = &mut self.maps {
+                if self.windows.scheme != Scheme::NnunetV1 {
+                    softmax(&mut values, self.classes as u32);
+                }
+                let voxels = maps.len() / self.classes.max(1);
+                for (class, values) in values.chunks_exact(plane).enumerate() {
+                    maps[class * voxels + self.first * plane..][..plane].copy_from_slice(values);
+                }
+            }
+            self.first += 1;
+        }
+    }
+
+    /// Adds the result of a window, `[C][D][H][W]`.
+    fn add(&mut self, place: [i32; 3], values: &[f32]) {
+        let w = self.windows;
+        let ([_, image_h, image_w], [d, h, tile_w]) = (w.image.axes().map(|n| n as usize), w.tile.axes().map(|n| n as usize));
+        let (plane, classes, first) = (self.plane(), self.classes, self.first);
+        let end = usize::try_from(i64::from(place[0]) + d as i64).unwrap_or(0).min(w.image.d as usize);
+        while self.first + self.planes.len() < end {
+            self.planes.push_back((vec![0.0; classes * plane], vec![0.0; plane]));
+        }
+        let half = w.scheme == Scheme::NnunetV2;
+        // places of the volume, with those of the window
+        let along = |axis: usize, n: usize, image: usize| {
+            (0..n)
+                .filter_map(move |i| Some((usize::try_from(i64::from(place[axis]) + i as i64).ok()?, i)))
+                .filter(move |&(at, _)| at < image)
+        };
+        self.planes.par_iter_mut().enumerate().for_each(|(i, (sums, weights))| {
+            let z = (first + i) as i64 - i64::from(place[0]);
+            let Some(z) = usize::try_from(z).ok().filter(|&z| z < d) else { return };
+            for (at_y, y) in along(1, h, image_h) {
+                for (at_x, x) in along(2, tile_w, image_w) {
+                    let at = at_y * image_w + at_x;
+                    let weight = w.weights.at(z, y, x);
+                    weights[at] = rounded(weights[at] + weight, half);
+                    for class in 0..classes {
+                        let sum = &mut sums[class * plane + at];
+                        *sum = rounded(*sum + values[((class * d + z) * h + y) * tile_w + x] * weight, half);
+                    }
+                }
+            }
+        });
+    }
+
+    fn finish(mut self) -> Blended {
+        self.settle(self.windows.image.d as i32);
+        Blended { labels: self.labels, probabilities: self.maps }
+    }
+}
+
+/// A sum as it is stored: nnU-Net v2 keeps sums in 16-bit floats.
+fn rounded(value: f32, half: bool) -> f32 {
+    if half { f16::from_f32(value).to_f32() } else { value }
+}
