@@ -155,3 +155,48 @@ fn every_budget_gives_the_same_bits() {
         }
     }
 }
+
+/// Every module of a reference whose value a case holds, and that is a node here, has that value: what `infer --trace` writes.
+#[test]
+fn intermediate_values_are_those_of_the_references() {
+    for name in CASES {
+        let Some(golden) = load(name) else { continue };
+        let bytes = std::fs::read(shared(&format!("golden/{name}/io.safetensors")).expect("it was there")).expect("it can be read");
+        let io = SafeTensors::deserialize(&bytes).expect("io.safetensors is one");
+        let acts: Vec<&str> = io.names().into_iter().filter_map(|n| n.strip_prefix("act.")).collect();
+        // a module without a node of its name gives what the last node within it gives
+        let graph = golden.model.whole_graph();
+        let of = |act: &str| {
+            let inside = |n: &&organum::graph::Node| n.name.strip_prefix(act).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            graph.find(act).map(|id| graph.node(id)).or_else(|| graph.nodes().iter().rfind(inside)).map(|n| n.name.clone())
+        };
+        let (known, others): (Vec<&str>, Vec<&str>) = acts.into_iter().partition(|act| of(act).is_some());
+        let nodes: Vec<String> = known.iter().filter_map(|act| of(act)).collect();
+        let mut options = PlanOptions::default();
+        options.taps.clone_from(&nodes);
+        let (engine, caps) = (engine(), engine().map_or_else(DeviceCaps::host, |e| e.caps().clone()));
+        let plan = plan(&golden, &caps, &options);
+        let mut session = match engine {
+            Some(engine) => pollster::block_on(Session::new(engine, &golden.model, plan)).expect("the session is made"),
+            None => Session::on_host(&golden.model, plan).expect("the session is made"),
+        };
+        let input = Input { channels: golden.channels, extent: golden.extent, data: &golden.input };
+        let outputs = session.run_blocking(input, RunOptions::default()).expect("the network runs");
+        let (mut worst, mut compared, mut others): (f64, _, Vec<&str>) = (0.0, 0, others);
+        for (&act, output) in known.iter().zip(&outputs[1..]) {
+            let layout = golden.model.layout(&output.name).expect("it is a node");
+            let (shape, values) = output.in_layout(layout, golden.model.card().dims());
+            let expected = io.tensor(&format!("act.{act}")).expect("it is there");
+            if shape.iter().map(|&n| n as usize).collect::<Vec<_>>() != expected.shape() {
+                others.push(act);
+                continue;
+            }
+            let e = relative_error(&values, &floats(&io, &format!("act.{act}")));
+            println!("{name} {act}: {e:.1e}");
+            assert!(e <= 3e-5, "{name} {act}: relative error {e:e}");
+            (worst, compared) = (worst.max(e), compared + 1);
+        }
+        println!("{name}: {compared} values, worst relative error {worst:.1e}; not compared: {others:?}");
+        assert!(compared > 0 || known.is_empty() && others.is_empty(), "{name} has no node of its reference's names");
+    }
+}

@@ -13,6 +13,8 @@ mod architecture;
 mod card;
 mod cotr;
 mod former;
+#[expect(clippy::cast_possible_truncation, reason = "values that exist on this host")]
+mod layout;
 mod plain_conv_unet;
 mod u_transformer;
 mod unetr;
@@ -33,6 +35,7 @@ use architecture::{Architecture, Built};
 pub use card::{Card, Inference, InputSpec, Mirror, Mode, Scheme};
 pub use cotr::CotrConfig;
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
+pub use layout::Layout;
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use u_transformer::{Profile, UTransformerConfig};
 pub use unetr::{UnetrConfig, UnetrProjection};

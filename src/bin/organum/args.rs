@@ -125,6 +125,12 @@ pub(crate) struct Infer {
     /// Visited volume tokens (architectures with volume tokens)
     #[arg(long, value_name = "i,j,..")]
     pub(crate) visited: Option<String>,
+    /// Also write what the network's nodes compute into this folder, as NODE.npy in the layout of the reference implementation
+    #[arg(long, value_name = "DIR")]
+    pub(crate) trace: Option<PathBuf>,
+    /// Only the nodes with one of these parts in their names
+    #[arg(long, value_name = "PART,..", value_delimiter = ',', requires = "trace")]
+    pub(crate) trace_nodes: Vec<String>,
     #[command(flatten)]
     pub(crate) run: Run,
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use half::f16;
-use organum::{Extent, Input, Model, OutputData, OutputMode, PlanOptions};
+use organum::graph::{Node, Op};
+use organum::model::Layout;
+use organum::{Extent, Input, Model, OutputData, OutputMode, OutputVolume, PlanOptions};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::args;
@@ -79,6 +81,65 @@ fn placed(mut model: Model, a: &args::Infer) -> Result<Model, Failure> {
     Ok(model)
 }
 
+/// The nodes whose values are to be written: all but the input, or those with a part of `--trace-nodes` in their names. What
+/// leads nowhere is computed too.
+fn traced(model: &Model, a: &args::Infer) -> Result<Vec<String>, Failure> {
+    if a.trace.is_none() {
+        return Ok(Vec::new());
+    }
+    let parts = &a.trace_nodes;
+    let names = model.whole_graph().nodes().iter().skip(1).map(|node| &node.name);
+    let wanted = |name: &&String| parts.is_empty() || parts.iter().any(|part| name.contains(part.as_str()));
+    let list: Vec<String> = names.filter(wanted).cloned().collect();
+    if list.is_empty() {
+        let some: Vec<&str> = model.whole_graph().nodes().iter().skip(1).take(3).map(|node| node.name.as_str()).collect();
+        return Err(Failure::usage(format!(
+            "--trace-nodes: no node is called anything like {}; there are {}, ..",
+            parts.join(", "),
+            some.join(", ")
+        )));
+    }
+    Ok(list)
+}
+
+/// What a node is written from: itself, or what it joins, as concatenations are nowhere stored.
+fn parts(model: &Model, node: &str) -> Vec<String> {
+    let graph = model.whole_graph();
+    match graph.find(node).map(|id| graph.node(id)) {
+        Some(Node { op: Op::Concat, inputs, .. }) => inputs.iter().flat_map(|&input| parts(model, &graph.node(input).name)).collect(),
+        _ => vec![node.to_owned()],
+    }
+}
+
+/// The nodes that must be brought back.
+fn taps(model: &Model, wanted: &[String]) -> Vec<String> {
+    let mut list: Vec<String> = Vec::new();
+    for part in wanted.iter().flat_map(|node| parts(model, node)) {
+        if !list.contains(&part) {
+            list.push(part);
+        }
+    }
+    list
+}
+
+/// Writes each wanted node as .npy in the layout of the reference implementation.
+fn write_trace(folder: &Path, model: &Model, wanted: &[String], values: &[OutputVolume]) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder).map_err(|e| Failure::usage(format!("cannot create {}: {e}", folder.display())))?;
+    for node in wanted {
+        let found: Vec<&OutputVolume> = parts(model, node).iter().filter_map(|part| values.iter().find(|v| v.name == *part)).collect();
+        let mut whole = found.first().map(|&first| first.clone()).ok_or_else(|| Failure::internal(format!("{node} did not come back")))?;
+        for part in &found[1..] {
+            if let (OutputData::Map(all), OutputData::Map(more)) = (&mut whole.data, &part.data) {
+                all.extend(more);
+                whole.map.channels += part.map.channels;
+            }
+        }
+        let (shape, values) = whole.in_layout(model.layout(node).unwrap_or(Layout::Map), model.card().dims());
+        write_npy(&folder.join(format!("{}.npy", node.replace('/', "_"))), &shape, &values)?;
+    }
+    Ok(())
+}
+
 /// `organum infer`.
 pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
     let started = Instant::now();
@@ -96,13 +157,19 @@ pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
         return Err(Failure::input(format!("the input has {channels} channels, the network wants {}", model.card().in_channels())));
     }
     let device = Device::open(a.run.device.as_deref())?;
-    let ran = device::run(&device, &model, input, &a.run, &PlanOptions::default().with_output(OutputMode::Logits))?;
+    let mut options = PlanOptions::default().with_output(OutputMode::Logits);
+    let wanted = traced(&model, a)?;
+    options.taps = taps(&model, &wanted);
+    let ran = device::run(&device, &model, input, &a.run, &options)?;
     let Some(OutputData::Map(logits)) = ran.outputs.first().map(|o| &o.data) else {
         return Err(Failure::internal("the run brought no logits back"));
     };
     let mut shape = array.shape;
     shape[1] = u64::from(model.card().classes());
     write_npy(&a.output, &shape, logits)?;
+    if let Some(folder) = &a.trace {
+        write_trace(folder, &model, &wanted, &ran.outputs[1..])?;
+    }
     if a.run.json {
         say_json(&ran.json(&device, load, started.elapsed()));
     } else {

@@ -118,7 +118,7 @@ fn at_once(device: &Device, model: &Model, scan: &nifti::Scan, run: &args::Run, 
 
 fn in_windows(device: &Device, model: &Model, scan: &nifti::Scan, run: &args::Run, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
     let prepared = Prepared::for_windows(model, &scan.image)?;
-    let windows = Windows::new(model.card(), prepared.volume.extent)?;
+    let windows = Windows::new(model.card(), prepared.volume.extent).map_err(|e| Failure::usage(format!("--mode window: {e}")))?;
     let options = PlanOptions::default().with_output(OutputMode::Logits);
     let maps = wanted.probabilities.is_some();
     let ran = device::run_with(device, model, windows.tile(), run, &options, |session, how| {
