@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use support::{engine, engine_without_f16, relative_error, shared};
 
-const CASES: [&str; 12] = [
+const CASES: [&str; 13] = [
     "u_transformer_2d",
     "u_transformer_3d",
     "u_transformer_themyr2021",
@@ -21,6 +21,7 @@ const CASES: [&str; 12] = [
     "glam_nnformer_d",
     "fine",
     "fine_depth3",
+    "swin_unet",
 ];
 
 struct Golden {

@@ -21,7 +21,7 @@ impl fmt::Display for Op {
         match self {
             Self::Input { channels } => write!(f, "input {channels}"),
             Self::InputAgain { channels } => write!(f, "input {channels} again"),
-            Self::Parameter(p) => write!(f, "{} rows of a parameter", p.count()),
+            Self::Parameter(p) => write!(f, "{} rows of a parameter{}", p.count(), if p.per_plane { " per plane" } else { "" }),
             Self::Conv(c) => {
                 write!(f, "conv {} {}->{}", x(&c.kernel), c.in_channels, c.out_channels)?;
                 if c.stride != [1; 3] {

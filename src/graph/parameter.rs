@@ -15,6 +15,8 @@ pub struct Parameter {
     pub rows: Range<u32>,
     /// Extent of the map.
     pub extent: Extent,
+    /// The extent is that of one plane, and each plane of the network's input has one: 2D networks over the slices of a volume.
+    pub per_plane: bool,
 }
 
 impl Parameter {
@@ -23,14 +25,19 @@ impl Parameter {
         self.rows.end.saturating_sub(self.rows.start)
     }
 
-    pub(super) fn infer(&self) -> Result<Map, String> {
+    /// The map, where the network's input has so many planes.
+    pub(super) fn infer(&self, planes: u32) -> Result<Map, String> {
         let rows = u64::from(self.count());
+        if self.per_plane && self.extent.d != 1 {
+            return Err(format!("{} is no extent of one plane", self.extent));
+        }
         if rows == 0 || self.rows.end > self.shape[0] || self.shape[1] == 0 || !self.extent.voxels().is_multiple_of(rows) {
             return Err(format!("rows {:?} of {:?} do not fill {}", self.rows, self.shape, self.extent));
         }
-        if self.extent.voxels() > u64::from(u32::MAX) {
+        let extent = if self.per_plane { Extent { d: planes, ..self.extent } } else { self.extent };
+        if extent.voxels() > u64::from(u32::MAX) {
             return Err("the map is beyond 32-bit indices".into());
         }
-        Ok(Map::new(self.extent, self.shape[1]))
+        Ok(Map::new(extent, self.shape[1]))
     }
 }

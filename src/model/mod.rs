@@ -9,9 +9,11 @@ use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, NodeId, Norm,
 use crate::kernels::{outputs_first, pack_grouped, pack_weights, pack_window_constant};
 
 mod architecture;
+mod blocks;
 mod card;
 mod former;
 mod plain_conv_unet;
+mod swin;
 mod u_transformer;
 mod weights;
 
@@ -30,6 +32,7 @@ use architecture::{Architecture, Built};
 pub use card::{Card, Inference, InputSpec};
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
+pub use swin::SwinUnetConfig;
 pub use u_transformer::{Profile, UTransformerConfig};
 use weights::Tolerance;
 pub use weights::Weights;
