@@ -9,7 +9,14 @@ use support::{Random, engine};
 /// Networks, and voxels along H and W of the planes that they take.
 fn networks() -> Vec<(String, u32)> {
     let swin = r#""image":64,"embed_dim":8,"depths":[2,2,2],"heads":[1,2,4],"window":4,"classes":2"#;
-    vec![(format!(r#"{{"architecture":"swin_unet","config":{{{swin}}}}}"#), 64)]
+    let glam = |more: &str| (format!(r#"{{"architecture":"glam_swin_unet","config":{{{swin},"window_tokens":2{more}}}}}"#), 64);
+    vec![
+        (format!(r#"{{"architecture":"swin_unet","config":{{{swin}}}}}"#), 64),
+        glam(""),
+        glam(r#","non_local_upsampling":true"#),
+        // padded to whole windows, and odd grids to whole patches
+        (glam(r#","non_local_upsampling":true"#).0.replace(r#""image":64"#, r#""image":44"#), 44),
+    ]
 }
 
 /// Logits on the device, or on the host; within the smallest budget if asked for.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::former::{FineConfig, GlamNnFormerConfig, NnFormerConfig};
 use super::plain_conv_unet::PlainConvUnetConfig;
-use super::swin::SwinUnetConfig;
+use super::swin::{GlamSwinUnetConfig, SwinUnetConfig};
 use super::u_transformer::UTransformerConfig;
 use super::weights::Tolerance;
 use crate::error::{LoadError, LoadErrorKind};
@@ -50,6 +50,7 @@ const ALL: &[Entry] = &[
     entry::<GlamNnFormerConfig>(),
     entry::<FineConfig>(),
     entry::<SwinUnetConfig>(),
+    entry::<GlamSwinUnetConfig>(),
 ];
 
 struct Entry {

@@ -32,7 +32,7 @@ use architecture::{Architecture, Built};
 pub use card::{Card, Inference, InputSpec};
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
-pub use swin::SwinUnetConfig;
+pub use swin::{GlamSwinUnetConfig, SwinUnetConfig};
 pub use u_transformer::{Profile, UTransformerConfig};
 use weights::Tolerance;
 pub use weights::Weights;

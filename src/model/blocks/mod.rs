@@ -8,7 +8,7 @@ use crate::kernels::Activation;
 mod tokens;
 mod windows;
 
-pub(super) use windows::Stage;
+pub(super) use windows::{Stage, head_scale};
 
 /// Of every layer norm of the Swin family.
 pub(super) const EPS: f64 = 1e-5;

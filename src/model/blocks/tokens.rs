@@ -80,6 +80,33 @@ impl Builder {
         (self.finish(block, x, attended, c), seen)
     }
 
+    /// The blocks of a stage with window tokens, which are lost after it; every second is shifted. The tokens become what they saw,
+    /// or, where they are `residual`, that is added to them, followed by the MLP of the voxels; then they attend to each other.
+    pub(in crate::model) fn token_blocks(&mut self, stage: &Stage, mut x: NodeId, per_window: u32, rows: u32, residual: bool) -> NodeId {
+        let mut tokens = self.window_tokens(stage, per_window);
+        for i in 0..stage.depth {
+            let block = format!("{}.blocks.{i}", stage.module);
+            let more = i + 1 < stage.depth;
+            let seen;
+            (x, seen) = self.token_block(stage, &block, [x, tokens], per_window, [i % 2 == 1, more]);
+            let Some(mut seen) = seen else {
+                // tokens do not leave their stage
+                self.dead.push(format!("{block}.gt_attn."));
+                continue;
+            };
+            if residual {
+                seen = self.add(format!("{block}.attended.tokens"), tokens, seen);
+                seen = self.mlp(&block, ".tokens", seen, stage.channels);
+            }
+            let seen = self.positioned(stage, &block, seen, per_window, rows);
+            tokens = self.among(stage, &format!("{block}.gt_attn"), seen);
+        }
+        if stage.depth == 1 {
+            self.dead.push(format!("{}.pe", stage.module));
+        }
+        x
+    }
+
     /// Attention of all tokens of a map, or of each of its planes, to each other: neither norm nor residual.
     pub(in crate::model) fn among(&mut self, stage: &Stage, module: &str, tokens: NodeId) -> NodeId {
         let c = stage.channels;

@@ -121,29 +121,7 @@ impl GlamNnFormerConfig {
         along(first) * along(8) * along(8)
     }
 
-    fn blocks(&self, b: &mut Builder, stage: &Stage, mut x: NodeId) -> NodeId {
-        let g = self.window_tokens;
-        let mut tokens = b.window_tokens(stage, g);
-        for i in 0..stage.depth {
-            let block = format!("{}.blocks.{i}", stage.module);
-            let more = i + 1 < stage.depth;
-            let seen;
-            (x, seen) = b.token_block(stage, &block, [x, tokens], g, [i % 2 == 1, more]);
-            let Some(mut seen) = seen else {
-                // tokens do not leave their stage
-                b.dead.push(format!("{block}.gt_attn."));
-                continue;
-            };
-            if self.variant == GlamVariant::A {
-                seen = b.add(format!("{block}.attended.tokens"), tokens, seen);
-                seen = b.mlp(&block, ".tokens", seen, stage.channels);
-            }
-            let seen = b.positioned(stage, &block, seen, g, self.rows(stage.level));
-            tokens = b.among(stage, &format!("{block}.gt_attn"), seen);
-        }
-        if stage.depth == 1 {
-            b.dead.push(format!("{}.pe", stage.module));
-        }
-        x
+    fn blocks(&self, b: &mut Builder, stage: &Stage, x: NodeId) -> NodeId {
+        b.token_blocks(stage, x, self.window_tokens, self.rows(stage.level), self.variant == GlamVariant::A)
     }
 }

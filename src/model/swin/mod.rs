@@ -10,10 +10,12 @@ use super::weights::Tolerance;
 use crate::graph::{Conv, NodeId, Op, PatchExpand, PatchMerge};
 use crate::kernels::{Shift, WindowShape};
 
+mod glam;
 #[cfg(test)]
 mod tests;
 mod unet;
 
+pub use glam::GlamSwinUnetConfig;
 pub use unet::SwinUnetConfig;
 
 /// Most blocks of a stage, heads of a block, and tokens of a window along an axis.
@@ -102,7 +104,7 @@ impl Shape {
         let masked: Vec<String> = b.graph.nodes().iter().filter_map(|node| masked(&node.op, &node.name)).collect();
         b.dead.extend(masked);
         let crop = [1, self.image, self.image];
-        let tolerance = Tolerance { dead: b.dead, relative_index: Some(relative_index), ..Tolerance::default() };
+        let tolerance = Tolerance { dead: b.dead, relative_index: Some(index), ..Tolerance::default() };
         Built { crop: Some(crop), dims: 2, grey, tolerance, ..Built::new(b.graph, crop) }
     }
 
@@ -214,6 +216,11 @@ fn masked(op: &Op, name: &str) -> Option<String> {
     let Op::WindowAttention(attention) = op else { return None };
     let block = name.strip_suffix(".attn")?;
     (attention.shape.shift != [0; 3]).then(|| format!("{block}.attn_mask"))
+}
+
+/// What an index of a checkpoint without it is.
+fn index(shape: &WindowShape) -> Vec<f64> {
+    if shape.q_window == shape.k_window { relative_index(shape) } else { glam::relative_index(shape) }
 }
 
 /// The row of the table for each query and key of a window: their offset along H, from -(w - 1) on, times 2w - 1, plus that

@@ -4,7 +4,7 @@ use super::*;
 use crate::model::architecture::Architecture;
 use crate::{DeviceCaps, Elem, Extent, Model, Plan, PlanOptions};
 
-const NAMES: [&str; 1] = [SwinUnetConfig::NAME];
+const NAMES: [&str; 2] = [SwinUnetConfig::NAME, GlamSwinUnetConfig::NAME];
 
 fn windows(n: u32) -> WindowShape {
     Stage {
@@ -30,6 +30,17 @@ fn offsets_are_told_apart() {
     assert_eq!(windows(7).bias_rows, 169);
 }
 
+/// Sums and corners of the buffer of the reference.
+#[test]
+fn keys_of_non_local_upsampling_are_every_fourth_voxel() {
+    let shape = WindowShape { q_window: [1, 14, 14], ..windows(7) };
+    let rows = index(&shape);
+    assert_eq!((rows.len(), rows.iter().sum::<f64>()), (196 * 49, 806_736.0));
+    assert_eq!(rows[..8], [84.0, 82.0, 80.0, 78.0, 83.0, 81.0, 79.0, 71.0]);
+    assert_eq!([rows[48], rows[195 * 49], rows[195 * 49 + 48]], [1.0, 168.0, 85.0]);
+    assert_eq!(index(&windows(7)), relative_index(&windows(7)));
+}
+
 /// Elements of all parameters of a graph but indices, in millions.
 fn millions(graph: &crate::graph::Graph) -> f64 {
     let kept = graph.parameters().into_iter().filter(|(name, _)| !name.ends_with("_index"));
@@ -51,6 +62,35 @@ fn the_published_swin_unet_is_the_default_and_can_be_planned() {
         let report = plan.expect("it can be planned").report().clone();
         assert!(report.peak_bytes < most, "{}: {} bytes", elem.name(), report.peak_bytes);
         assert!((12_100_000_000..12_500_000_000).contains(&report.flops), "{} FLOP, 12.2 GFLOP are published", report.flops);
+    }
+}
+
+#[test]
+fn the_published_glam_swin_unets_can_be_planned() {
+    // 54.65 (60.48 with non-local upsampling) million are published for one token, of which those that lead nowhere are a part:
+    // the last block's gt_attn of each stage; with non-local upsampling its unused shortcuts and the expansions it replaces
+    let gt: u32 = [96, 96, 192, 192, 384, 384, 768].iter().map(|c| 4 * c * c + 4 * c).sum();
+    let (shortcuts, expansions): (u32, u32) =
+        [768u32, 384, 192].iter().map(|c| (c * c / 2 + c / 2, 2 * c * c + c)).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    for (upsampling, dead, published, flops, most) in [
+        (false, gt, 54.65, 100..108, [420_000_000, 212_000_000]),
+        (true, gt + shortcuts + expansions, 60.48, 114..124, [436_000_000, 220_000_000]),
+    ] {
+        let card = format!(r#"{{"architecture":"glam_swin_unet","config":{{"non_local_upsampling":{upsampling}}}}}"#);
+        let (card, graph) = crate::model::architecture(&card).expect("the defaults are one");
+        let extent = Extent::new(1, 512, 512);
+        assert_eq!((card.dims(), card.classes(), card.in_channels(), card.crop()), (2, 150, 3, Some(extent)));
+        assert!(!card.takes(1), "the reference repeats nothing");
+        let counted = millions(&graph) + f64::from(dead) / 1e6;
+        for (elem, most) in [Elem::F32, Elem::F16].into_iter().zip(most) {
+            let plan = Plan::of_graph(&graph, extent, &DeviceCaps::desktop(), &PlanOptions::default().with_precision(elem));
+            let report = plan.expect("it can be planned").report().clone();
+            // 108.6 and 124.7 are published, of which those that lead nowhere, and padding, are a part
+            let giga = report.flops / 1_000_000_000;
+            assert!(flops.contains(&giga), "{upsampling}: {giga} GFLOP");
+            assert!(report.peak_bytes < most, "{upsampling} {}: {} bytes", elem.name(), report.peak_bytes);
+        }
+        assert!((counted - published).abs() < 0.01, "{counted} million parameters");
     }
 }
 
@@ -89,6 +129,16 @@ fn what_is_no_network_is_refused() {
             let text = refusal(&small(name, "").replace(from, to));
             assert!(text.contains(word), "{name}, {to}: {text}");
         }
+    }
+    for (from, to, word) in [
+        (r#""classes":2"#, r#""classes":2,"window_tokens":0"#, "window_tokens"),
+        (r#""classes":2"#, r#""classes":2,"window_tokens":33"#, "window_tokens"),
+        // 48 times 48 windows have a token each, 45 times 45 have positions
+        (r#""image":64"#, r#""image":768"#, "stage 0 has 2304 window tokens"),
+        (r#""classes":2"#, r#""classes":2,"non_local_upsampling":1"#, "bool"),
+    ] {
+        let text = refusal(&small("glam_swin_unet", "").replace(from, to));
+        assert!(text.contains(word), "{to}: {text}");
     }
     // the reference pads nothing: 18 tokens are no windows of 4, 5 have no halves
     for (image, window, word) in [(72, 4, "window"), (20, 5, "even")] {
@@ -141,6 +191,34 @@ fn masks_and_indices_may_be_there_or_not() {
         ("", "swin_unet.layers.0.downsample.reduction.bias"),
     ] {
         let e = swin(without, with).expect_err("it does not fit").to_string();
+        assert!(e.contains(if with.is_empty() { without } else { with }), "{e}");
+    }
+}
+
+#[test]
+fn what_leads_nowhere_may_be_there_or_not() {
+    let upsampling = r#","non_local_upsampling":true"#;
+    for (more, with) in [
+        ("", "layers.0.blocks.1.gt_attn.qkv.weight"),
+        ("", "layers.2.pe"),
+        ("", "layers_up.1.blocks.1.gt_attn.proj.bias"),
+        (upsampling, "layers_up.0.blocks.1.gt_attn.proj.bias"),
+        (upsampling, "layers_patch_expand.1.norm.weight"),
+        (upsampling, "layers_cross_attention_up.1.blocks.0.proj_shortcut.bias"),
+    ] {
+        load("glam_swin_unet", more, "", with).unwrap_or_else(|e| panic!("with {with:?}: {e}"));
+        load("glam_swin_unet", more, "relative_position_index", "").unwrap_or_else(|e| panic!("without indices: {e}"));
+    }
+    for (more, without, with) in [
+        ("", "layers.0.pe", ""),
+        ("", "layers_up.1.global_token", ""),
+        ("", "", "layers.2.blocks.1.gt_attn.qkv.weight"),
+        ("", "", "layers_patch_expand.1.norm.weight"),
+        (upsampling, "blocks.0.attn.proj_kv.bias", ""),
+        (upsampling, "", "layers_patch_expand.2.norm.weight"),
+        (upsampling, "", "layers_cross_attention_up.2.blocks.0.proj_shortcut.bias"),
+    ] {
+        let e = load("glam_swin_unet", more, without, with).expect_err("it does not fit").to_string();
         assert!(e.contains(if with.is_empty() { without } else { with }), "{e}");
     }
 }
