@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use support::{engine, engine_without_f16, relative_error, shared};
 
-const CASES: [&str; 15] = [
+const CASES: [&str; 16] = [
     "u_transformer_2d",
     "u_transformer_3d",
     "u_transformer_themyr2021",
@@ -24,6 +24,7 @@ const CASES: [&str; 15] = [
     "swin_unet",
     "glam_swin_unet",
     "glam_swin_unet_nlu",
+    "transunet",
 ];
 
 struct Golden {

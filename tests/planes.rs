@@ -10,7 +10,10 @@ use support::{Random, engine};
 fn networks() -> Vec<(String, u32)> {
     let swin = r#""image":64,"embed_dim":8,"depths":[2,2,2],"heads":[1,2,4],"window":4,"classes":2"#;
     let glam = |more: &str| (format!(r#"{{"architecture":"glam_swin_unet","config":{{{swin},"window_tokens":2{more}}}}}"#), 64);
+    let trans = r#""image":32,"hidden":24,"mlp":40,"heads":3,"layers":2,"resnet_layers":[1,2,1],"width_factor":0.5,
+        "decoder_channels":[12,8,8,4],"skip_channels":[256,128,32,0],"classes":3"#;
     vec![
+        (format!(r#"{{"architecture":"transunet","config":{{{trans}}}}}"#), 32),
         (format!(r#"{{"architecture":"swin_unet","config":{{{swin}}}}}"#), 64),
         glam(""),
         glam(r#","non_local_upsampling":true"#),
@@ -77,6 +80,11 @@ fn one_channel_is_repeated_where_the_reference_repeats_it() {
         let of = |channels: u32| logits(engine(), &model, Input { channels, extent, data: &grey.repeat(channels as usize) }, false);
         if model.card().takes(1) {
             assert!(of(1) == of(3), "{card}");
+            continue;
         }
+        let plan = Plan::new(&model, extent, &organum::DeviceCaps::host(), &PlanOptions::default()).expect("there is a plan");
+        let mut session = Session::on_host(&model, plan).expect("the session is made");
+        let e = session.run_blocking(Input { channels: 1, extent, data: &grey }, RunOptions::default()).expect_err("it wants three");
+        assert_eq!(e.kind(), organum::RunErrorKind::InputMismatch);
     }
 }

@@ -36,6 +36,9 @@ impl fmt::Display for Op {
                 if let Some(resize) = c.through.iter().flatten().next() {
                     write!(f, " through {resize}")?;
                 }
+                if c.standardised.is_some() {
+                    f.write_str(" of standardised weights")?;
+                }
                 if c.norm.is_some() {
                     f.write_str(" norm")?;
                 }

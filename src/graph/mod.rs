@@ -328,7 +328,7 @@ impl Graph {
                     vectors(&mut list, module, &["weight", "bias"], *channels);
                 }
                 Op::LayerNorm { module: Some(module), channels, .. } => vectors(&mut list, module, &["weight", "bias"], *channels),
-                Op::Parameter(p) => list.push((p.tensor.clone(), p.shape.map(|n| n as usize).to_vec())),
+                Op::Parameter(p) => list.push((p.tensor.clone(), p.tensor_shape())),
                 Op::PRelu { module, channels } => vectors(&mut list, module, &["weight"], *channels),
                 Op::WindowAttention(WindowAttention { shape: s, bias: Some(bias), .. }) => {
                     let voxels = |window: [u32; 3]| window.iter().map(|&n| n as usize).product();

@@ -11,6 +11,8 @@ pub struct Parameter {
     pub tensor: String,
     /// Its rows and their channels.
     pub shape: [u32; 2],
+    /// The tensor has an axis of one before its rows.
+    pub batched: bool,
     /// The rows that are taken.
     pub rows: Range<u32>,
     /// Extent of the map.
@@ -20,6 +22,12 @@ pub struct Parameter {
 }
 
 impl Parameter {
+    /// Shape of the tensor in the file.
+    pub(super) fn tensor_shape(&self) -> Vec<usize> {
+        let batch = if self.batched { &[1][..] } else { &[] };
+        batch.iter().chain(&self.shape).map(|&n| n as usize).collect()
+    }
+
     /// Rows that are taken.
     pub(crate) fn count(&self) -> u32 {
         self.rows.end.saturating_sub(self.rows.start)
@@ -39,5 +47,25 @@ impl Parameter {
             return Err("the map is beyond 32-bit indices".into());
         }
         Ok(Map::new(extent, self.shape[1]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_of_the_input_have_the_rows_each() {
+        let extent = Extent::new(1, 2, 3);
+        let parameter = Parameter { tensor: "t".into(), shape: [9, 5], batched: false, rows: 1..7, extent, per_plane: true };
+        assert_eq!(parameter.infer(4), Ok(Map::new(Extent::new(4, 2, 3), 5)));
+        let volume = Parameter { per_plane: false, ..parameter.clone() };
+        assert_eq!(volume.infer(4), Ok(Map::new(extent, 5)));
+        let planes = Parameter { extent: Extent::new(2, 1, 3), ..parameter.clone() };
+        assert!(planes.infer(4).is_err_and(|e| e.contains("one plane")));
+        let beyond = Parameter { rows: 4..10, ..parameter.clone() };
+        assert!(beyond.infer(4).is_err_and(|e| e.contains("4..10")));
+        assert!(parameter.infer(u32::MAX).is_err_and(|e| e.contains("32-bit")));
+        assert_eq!((parameter.tensor_shape(), Parameter { batched: true, ..parameter }.tensor_shape()), (vec![9, 5], vec![1, 9, 5]));
     }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::former::{FineConfig, GlamNnFormerConfig, NnFormerConfig};
 use super::plain_conv_unet::PlainConvUnetConfig;
 use super::swin::{GlamSwinUnetConfig, SwinUnetConfig};
+use super::transunet::TransUnetConfig;
 use super::u_transformer::UTransformerConfig;
 use super::weights::Tolerance;
 use crate::error::{LoadError, LoadErrorKind};
@@ -51,6 +52,7 @@ const ALL: &[Entry] = &[
     entry::<FineConfig>(),
     entry::<SwinUnetConfig>(),
     entry::<GlamSwinUnetConfig>(),
+    entry::<TransUnetConfig>(),
 ];
 
 struct Entry {

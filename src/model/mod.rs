@@ -14,6 +14,7 @@ mod card;
 mod former;
 mod plain_conv_unet;
 mod swin;
+mod transunet;
 mod u_transformer;
 mod weights;
 
@@ -33,6 +34,7 @@ pub use card::{Card, Inference, InputSpec};
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use swin::{GlamSwinUnetConfig, SwinUnetConfig};
+pub use transunet::TransUnetConfig;
 pub use u_transformer::{Profile, UTransformerConfig};
 use weights::Tolerance;
 pub use weights::Weights;
@@ -181,6 +183,9 @@ impl Model {
     pub(crate) fn pack(&self, conv: &Conv, in_channels: [u32; 2]) -> Result<Vec<f32>, LoadError> {
         let mut weight = self.weights.floats(&format!("{}.weight", conv.module))?;
         let mut bias = self.bias(conv.bias.then_some(&conv.module), conv.out_channels)?;
+        if let Some(eps) = conv.standardised {
+            weights::standardise(&mut weight, conv.out_channels, eps);
+        }
         self.fold(conv.norm.as_ref(), &mut weight, &mut bias)?;
         if !conv.is_plain() {
             return Ok(pack_grouped(&weight, &bias, conv.grouping(), conv.kernel));

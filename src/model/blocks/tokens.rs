@@ -29,6 +29,7 @@ impl Builder {
         let parameter = Parameter {
             tensor: tensor.clone(),
             shape: [per_window, stage.channels],
+            batched: false,
             rows: 0..per_window,
             extent: stage.token_extent(per_window),
             per_plane: stage.per_plane,
@@ -43,6 +44,7 @@ impl Builder {
         let parameter = Parameter {
             tensor: format!("{}.pe", stage.module),
             shape: [rows, stage.channels],
+            batched: false,
             rows: start..start + n,
             extent: stage.token_extent(per_window),
             per_plane: stage.per_plane,

@@ -196,7 +196,8 @@ impl FineConfig {
     fn learned(&self, b: &mut Builder, stage: &Stage) -> NodeId {
         let (tensor, n) = (format!("{}.volume_token", stage.module), self.volume_tokens());
         let extent = Extent::new(1, 1, n);
-        let parameter = Parameter { tensor: tensor.clone(), shape: [n, stage.channels], rows: 0..n, extent, per_plane: false };
+        let parameter =
+            Parameter { tensor: tensor.clone(), shape: [n, stage.channels], batched: false, rows: 0..n, extent, per_plane: false };
         b.graph.add(tensor, Op::Parameter(parameter), &[])
     }
 
