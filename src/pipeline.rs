@@ -44,7 +44,7 @@ impl Prepared {
 
     fn padded(model: &Model, scan: &Volume<f32>, multiple: [u32; 3]) -> Result<Self, VolumeError> {
         let card = model.card();
-        if scan.channels != card.in_channels() {
+        if !card.takes(scan.channels) {
             let names = if card.input.channels.is_empty() { String::new() } else { format!(" ({})", card.input.channels.join(", ")) };
             let text = format!("the scan has {} channels, the model needs {}{names}", scan.channels, card.in_channels());
             return Err(VolumeError::new(VolumeErrorKind::GridMismatch, text));

@@ -92,6 +92,11 @@ impl<'a> RunOptions<'a> {
 /// Batches that may be submitted and unfinished: one that the device works on and one that follows it without a gap.
 const MOST_BATCHES: usize = 2;
 
+/// Channels of a recording's input.
+fn channels(recording: &Recording) -> u32 {
+    recording.input.map_or(0, |map| map.channels)
+}
+
 /// A run under way.
 pub(crate) struct Run<'a, 'o> {
     recording: &'a Recording,
@@ -124,7 +129,7 @@ impl<'a, 'o> Run<'a, 'o> {
                 Command::Upload { dst, planes, .. } => {
                     let mut at = 0;
                     for z in planes.clone() {
-                        let bytes = pack_plane(&self.input, z, recording.elem);
+                        let bytes = pack_plane(&self.input, channels(recording), z, recording.elem);
                         memory.write(*dst, at, &bytes).await?;
                         at += bytes.len() as u64;
                     }
@@ -178,7 +183,7 @@ impl<'a, 'o> Run<'a, 'o> {
                 Command::Upload { dst, planes, .. } => {
                     let mut at = 0;
                     for z in planes.clone() {
-                        let bytes = pack_plane(&self.input, z, recording.elem);
+                        let bytes = pack_plane(&self.input, channels(recording), z, recording.elem);
                         memory.write(*dst, at, &bytes);
                         at += bytes.len() as u64;
                     }

@@ -19,6 +19,8 @@ use crate::transfer::{Input, OutputVolume, encode};
 pub struct Session {
     plan: Plan,
     memory: Memory,
+    /// An input of one channel is repeated to all channels of the network.
+    grey: bool,
 }
 
 /// What a dispatch runs, and its workgroups along x, y, z.
@@ -55,7 +57,7 @@ impl Session {
             memory.write(constant.dst, 0, &bytes).await.map_err(failed)?;
         }
         memory.flush().await.map_err(failed)?;
-        Ok(Self { memory: Memory::Gpu { memory, pipelines }, plan })
+        Ok(Self { memory: Memory::Gpu { memory, pipelines }, plan, grey: model.card().takes(1) })
     }
 
     /// The same on the host: the kernels' scalar twins, no driver needed. Plan with [`crate::DeviceCaps::host`].
@@ -68,7 +70,7 @@ impl Session {
             let bytes = encode(&constant_values(model, &plan, &constant.source)?, constant.source.elem(plan.recording().elem));
             memory.write(constant.dst, 0, &bytes);
         }
-        Ok(Self { memory: Memory::Host(memory), plan })
+        Ok(Self { memory: Memory::Host(memory), plan, grey: model.card().takes(1) })
     }
 
     /// The plan.
@@ -94,7 +96,7 @@ impl Session {
     /// # Errors
     /// When the input does not have the planned shape or is not finite, when cancelled, or when the device fails.
     pub async fn run(&mut self, input: Input<'_>, options: RunOptions<'_>) -> Result<Vec<OutputVolume>, RunError> {
-        check_input(&self.plan, &input)?;
+        check_input(&self.plan, &input, self.grey)?;
         let run = Run::new(&self.plan, input, options);
         match &mut self.memory {
             Memory::Gpu { memory, pipelines } => {
@@ -175,10 +177,11 @@ fn check_caps(plan: &Plan, caps: &DeviceCaps) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn check_input(plan: &Plan, input: &Input<'_>) -> Result<(), RunError> {
+fn check_input(plan: &Plan, input: &Input<'_>, grey: bool) -> Result<(), RunError> {
     let expected = plan.recording().input.map_or(0, |m| m.channels);
     let length = input.extent.voxels() * u64::from(input.channels);
-    if input.extent != plan.extent() || input.channels != expected || input.data.len() as u64 != length {
+    let channels = input.channels == expected || (grey && input.channels == 1);
+    if input.extent != plan.extent() || !channels || input.data.len() as u64 != length {
         let text = format!(
             "the input has {} channels of {} in {} values, the plan is for {expected} channels of {}",
             input.channels,

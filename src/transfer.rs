@@ -59,14 +59,15 @@ pub(crate) fn decode(bytes: &[u8], elem: Elem) -> Vec<f32> {
     }
 }
 
-/// One plane of the input as the device stores it.
-pub(crate) fn pack_plane(input: &Input<'_>, z: u32, elem: Elem) -> Vec<u8> {
+/// One plane of the input as the device stores it for a network of so many channels; one channel is repeated to all of them.
+pub(crate) fn pack_plane(input: &Input<'_>, channels: u32, z: u32, elem: Elem) -> Vec<u8> {
     let plane = input.extent.plane() as usize;
     let volume = plane * input.extent.d as usize;
-    let padded = input.channels.div_ceil(4) as usize * 4;
+    let padded = channels.div_ceil(4) as usize * 4;
     let mut values = vec![0.0f32; plane * padded];
-    for c in 0..input.channels as usize {
-        let source = &input.data[c * volume + z as usize * plane..][..plane];
+    for c in 0..channels as usize {
+        let from = if input.channels == 1 { 0 } else { c };
+        let source = &input.data[from * volume + z as usize * plane..][..plane];
         for (at, &v) in source.iter().enumerate() {
             values[at * padded + c] = v;
         }
@@ -134,9 +135,14 @@ mod tests {
             let output = Output { name: "x".into(), map: Map::new(extent, 3), kind: OutputKind::Map };
             let mut back = OutputVolume::empty(&output);
             for z in 0..2 {
-                back.unpack(&pack_plane(&input, z, elem), z..z + 1, elem);
+                back.unpack(&pack_plane(&input, 3, z, elem), z..z + 1, elem);
             }
             assert_eq!(back.data, OutputData::Map(data.clone()));
+            let grey = Input { channels: 1, extent, data: &data[..30] };
+            for z in 0..2 {
+                back.unpack(&pack_plane(&grey, 3, z, elem), z..z + 1, elem);
+            }
+            assert_eq!(back.data, OutputData::Map(data[..30].repeat(3)), "one channel is repeated");
         }
     }
 

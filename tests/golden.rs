@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use support::{engine, engine_without_f16, relative_error, shared};
 
-const CASES: [&str; 14] = [
+const CASES: [&str; 18] = [
     "u_transformer_2d",
     "u_transformer_3d",
     "u_transformer_themyr2021",
@@ -23,6 +23,10 @@ const CASES: [&str; 14] = [
     "fine_depth3",
     "unetr",
     "cotr",
+    "swin_unet",
+    "glam_swin_unet",
+    "glam_swin_unet_nlu",
+    "transunet",
 ];
 
 struct Golden {

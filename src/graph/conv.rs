@@ -29,6 +29,9 @@ pub struct Conv {
     pub through: [Option<Resize>; 2],
     /// Whether the module has a bias.
     pub bias: bool,
+    /// The weights of each output channel are standardised at load, before a norm is folded in: less their mean, over the root
+    /// of their biased variance plus this (weight standardisation, arXiv 1903.10520).
+    pub standardised: Option<f64>,
     /// A batch norm folded into the weights at load.
     pub norm: Option<BatchNorm>,
     /// Done to each map as it is read.
@@ -58,6 +61,7 @@ impl Default for Conv {
             groups: 1,
             through: [None; 2],
             bias: true,
+            standardised: None,
             norm: None,
             loads: [Load::default(); 2],
             residual: false,
@@ -91,6 +95,9 @@ impl Conv {
     pub(super) fn check(&self) -> Result<(), String> {
         if self.out_channels == 0 || self.kernel.contains(&0) || self.stride.contains(&0) || self.dilation.contains(&0) {
             return Err("has a kernel, stride, dilation or width of zero".into());
+        }
+        if let Some(eps) = self.standardised.filter(|eps| !(eps.is_finite() && *eps > 0.0)) {
+            return Err(format!("standardises its weights with an eps of {eps}"));
         }
         if self.groups == 0 || !self.in_channels.is_multiple_of(self.groups) || !self.out_channels.is_multiple_of(self.groups) {
             return Err(format!("{} groups do not divide {} and {} channels", self.groups, self.in_channels, self.out_channels));

@@ -21,7 +21,7 @@ impl fmt::Display for Op {
         match self {
             Self::Input { channels } => write!(f, "input {channels}"),
             Self::InputAgain { channels } => write!(f, "input {channels} again"),
-            Self::Parameter(p) => write!(f, "{} rows of a parameter", p.count()),
+            Self::Parameter(p) => write!(f, "{} rows of a parameter{}", p.count(), if p.per_plane { " per plane" } else { "" }),
             Self::Conv(c) => {
                 write!(f, "conv {} {}->{}", x(&c.kernel), c.in_channels, c.out_channels)?;
                 if c.stride != [1; 3] {
@@ -35,6 +35,9 @@ impl fmt::Display for Op {
                 }
                 if let Some(resize) = c.through.iter().flatten().next() {
                     write!(f, " through {resize}")?;
+                }
+                if c.standardised.is_some() {
+                    f.write_str(" of standardised weights")?;
                 }
                 if c.norm.is_some() {
                     f.write_str(" norm")?;

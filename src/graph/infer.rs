@@ -51,7 +51,7 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
             Ok(Map::new(c.output(inputs[0].extent)?, c.out_channels))
         }
         Op::Input { channels } | Op::InputAgain { channels } => Ok(Map::new(extent, *channels)),
-        Op::Parameter(p) => p.infer(),
+        Op::Parameter(p) => p.infer(extent.d),
         Op::Conv(c) | Op::HeadArgmax(c) => c.infer(inputs),
         Op::BatchNorm(n) if n.channels != inputs[0].channels => {
             Err(format!("norm of {} channels given {}", n.channels, inputs[0].channels))

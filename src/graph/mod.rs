@@ -332,7 +332,7 @@ impl Graph {
                     vectors(&mut list, module, &["weight", "bias"], *channels);
                 }
                 Op::LayerNorm { module: Some(module), channels, .. } => vectors(&mut list, module, &["weight", "bias"], *channels),
-                Op::Parameter(p) => list.push((p.tensor.clone(), p.shape.iter().map(|&n| n as usize).collect())),
+                Op::Parameter(p) => list.push((p.tensor.clone(), p.tensor_shape())),
                 Op::PositionalEncoding(PositionalEncoding { level: Some(level), .. }) => {
                     list.push((level.tensor.clone(), level.shape.map(|n| n as usize).to_vec()));
                 }

@@ -7,6 +7,8 @@ use serde_json::Value;
 use super::cotr::CotrConfig;
 use super::former::{FineConfig, GlamNnFormerConfig, NnFormerConfig};
 use super::plain_conv_unet::PlainConvUnetConfig;
+use super::swin::{GlamSwinUnetConfig, SwinUnetConfig};
+use super::transunet::TransUnetConfig;
 use super::u_transformer::UTransformerConfig;
 use super::unetr::UnetrConfig;
 use super::weights::Tolerance;
@@ -27,15 +29,19 @@ pub(super) struct Built {
     pub graph: Graph,
     /// Every spatial extent must be a multiple of this along D, H, W.
     pub stride: [u32; 3],
-    /// The only extent that the network takes, if there is just one.
+    /// The only extent that the network takes, if there is just one; of a 2D network that of a plane.
     pub crop: Option<[u32; 3]>,
+    /// Spatial dimensions: 2 (each plane of the input is an image) or 3.
+    pub dims: u32,
+    /// An input of one channel is repeated to all channels of the network.
+    pub grey: bool,
     /// How the tensors of a file may differ from those of the graph.
     pub tolerance: Tolerance,
 }
 
 impl Built {
     pub(super) fn new(graph: Graph, stride: [u32; 3]) -> Self {
-        Self { graph, stride, crop: None, tolerance: Tolerance::default() }
+        Self { graph, stride, crop: None, dims: 3, grey: false, tolerance: Tolerance::default() }
     }
 }
 
@@ -48,6 +54,9 @@ const ALL: &[Entry] = &[
     entry::<FineConfig>(),
     entry::<UnetrConfig>(),
     entry::<CotrConfig>(),
+    entry::<SwinUnetConfig>(),
+    entry::<GlamSwinUnetConfig>(),
+    entry::<TransUnetConfig>(),
 ];
 
 struct Entry {

@@ -174,13 +174,19 @@ impl Card {
     /// Spatial dimensions of the network: 2 or 3.
     #[must_use]
     pub fn dims(&self) -> u32 {
-        self.config.get("dims").and_then(Value::as_u64).and_then(|d| u32::try_from(d).ok()).unwrap_or(3)
+        self.clone().build().map_or(3, |built| built.dims)
     }
 
-    /// Input channels of the network.
+    /// Input channels of the network; [`Card::takes`] tells whether it also takes one.
     #[must_use]
     pub fn in_channels(&self) -> u32 {
         self.config.get("in_channels").and_then(Value::as_u64).and_then(|d| u32::try_from(d).ok()).unwrap_or(1)
+    }
+
+    /// Whether the network takes an input of so many channels: its own number, or one where its reference repeats a grey image.
+    #[must_use]
+    pub fn takes(&self, channels: u32) -> bool {
+        channels == self.in_channels() || (channels == 1 && self.clone().build().is_ok_and(|built| built.grey))
     }
 
     /// Classes, background included.
@@ -189,7 +195,7 @@ impl Card {
         self.config.get("classes").and_then(Value::as_u64).and_then(|d| u32::try_from(d).ok()).unwrap_or(1)
     }
 
-    /// The only extent that the network takes, if there is just one.
+    /// The only extent that the network takes, if there is just one. That of a 2D network is one plane's; it takes any number.
     #[must_use]
     pub fn crop(&self) -> Option<Extent> {
         self.clone().build().ok()?.crop.map(Extent::from)

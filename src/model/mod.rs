@@ -10,12 +10,15 @@ use crate::kernels::{outputs_first, pack_grouped, pack_weights, pack_window_cons
 use crate::shape::Map;
 
 mod architecture;
+mod blocks;
 mod card;
 mod cotr;
 mod former;
 #[expect(clippy::cast_possible_truncation, reason = "values that exist on this host")]
 mod layout;
 mod plain_conv_unet;
+mod swin;
+mod transunet;
 mod u_transformer;
 mod unetr;
 mod weights;
@@ -37,6 +40,8 @@ pub use cotr::CotrConfig;
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use layout::Layout;
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
+pub use swin::{GlamSwinUnetConfig, SwinUnetConfig};
+pub use transunet::TransUnetConfig;
 pub use u_transformer::{Profile, UTransformerConfig};
 pub use unetr::{UnetrConfig, UnetrProjection};
 use weights::Tolerance;
@@ -214,6 +219,9 @@ impl Model {
             weight = channels_first(&weight, conv.in_channels as usize, conv.kernel.iter().map(|&k| k as usize).product());
         }
         let mut bias = self.bias(conv.bias.then_some(&conv.module), conv.out_channels)?;
+        if let Some(eps) = conv.standardised {
+            weights::standardise(&mut weight, conv.out_channels, eps);
+        }
         self.fold(conv.norm.as_ref(), &mut weight, &mut bias)?;
         if !conv.is_plain() {
             return Ok(pack_grouped(&weight, &bias, conv.grouping(), conv.kernel));
@@ -273,7 +281,7 @@ impl Model {
 
     /// The rows of a parameter: `[rows][C padded]`, zero where padded.
     pub(crate) fn rows(&self, parameter: &Parameter) -> Result<Vec<f32>, LoadError> {
-        let channels = parameter.shape.last().map_or(0, |&n| n as usize);
+        let [_, channels] = parameter.shape.map(|n| n as usize);
         let values = self.weights.floats(&parameter.tensor)?;
         let taken = values.chunks_exact(channels.max(1)).skip(parameter.rows.start as usize).take(parameter.count() as usize);
         let padding = channels.next_multiple_of(4) - channels;

@@ -161,7 +161,8 @@ impl Builder<'_> {
         let x = self.graph.add(module, Op::Conv(conv), &[input]);
         let tokens = grid.d * grid.h * grid.w;
         let tensor = "vit.patch_embedding.position_embeddings".to_owned();
-        let positions = Parameter { tensor: tensor.clone(), shape: vec![1, tokens, hidden], rows: 0..tokens, extent: grid };
+        let positions =
+            Parameter { tensor: tensor.clone(), shape: [tokens, hidden], batched: true, rows: 0..tokens, extent: grid, per_plane: false };
         let positions = self.graph.add(tensor, Op::Parameter(positions), &[]);
         let mut x = self.graph.add("vit.patch_embedding", Op::Add(Combine::default()), &[x, positions]);
         let mut states = Vec::new();

@@ -18,6 +18,9 @@ const CARD_KEY: &str = "organum";
 /// Tensor names that are part of a training checkpoint and mean nothing to inference.
 const IGNORED_SUFFIX: &str = "num_batches_tracked";
 
+/// Names of buffers of masks, which are computed, end like this.
+const MASK_SUFFIX: &str = "attn_mask";
+
 /// Names of tensors of indices end like this.
 const INDEX_SUFFIX: &str = "_index";
 
@@ -120,7 +123,9 @@ impl Weights {
         self.metadata
             .tensors()
             .iter()
-            .filter(|(name, t)| !name.contains("running_") && !name.ends_with(IGNORED_SUFFIX) && is_float(t.dtype))
+            .filter(|(name, t)| {
+                !name.contains("running_") && ![IGNORED_SUFFIX, MASK_SUFFIX].iter().any(|s| name.ends_with(s)) && is_float(t.dtype)
+            })
             .map(|(_, t)| count(&t.shape))
             .sum()
     }
@@ -234,6 +239,18 @@ pub(super) fn random(card: &str, tensors: &[(String, Vec<usize>)], seed: u64) ->
     safetensors::serialize(views, Some(metadata)).map_err(format)
 }
 
+/// Weights of so many outputs, outputs first: those of each less their mean, over the root of their biased variance plus `eps`.
+pub(super) fn standardise(weight: &mut [f64], outputs: u32, eps: f64) {
+    let each = (weight.len() / outputs.max(1) as usize).max(1);
+    for row in weight.chunks_exact_mut(each) {
+        #[expect(clippy::cast_precision_loss, reason = "weights of one output are few")]
+        let n = row.len() as f64;
+        let mean = row.iter().sum::<f64>() / n;
+        let variance = row.iter().map(|w| (w - mean).powi(2)).sum::<f64>() / n;
+        row.iter_mut().for_each(|w| *w = (*w - mean) / (variance + eps).sqrt());
+    }
+}
+
 fn is_float(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64)
 }
@@ -253,4 +270,17 @@ fn floats_of(dtype: Dtype, data: &[u8]) -> Option<Vec<f64>> {
         Dtype::I64 => each(data, |b| i64::from_le_bytes(b) as f64),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::standardise;
+
+    #[test]
+    fn weights_of_each_output_are_standardised() {
+        let mut weight = [1.0, 2.0, 3.0, 6.0, 0.5, 0.5, 0.5, 0.5];
+        standardise(&mut weight, 2, 0.5);
+        // mean 3, biased variance 3.5
+        assert_eq!(weight, [-1.0, -0.5, 0.0, 1.5, 0.0, 0.0, 0.0, 0.0]);
+    }
 }

@@ -216,7 +216,11 @@ fn check_axes(extent: Extent) -> Result<(), PlanError> {
 /// When the network takes one other extent alone, or as [`check_stride`].
 pub fn check_extent(extent: Extent, card: &Card) -> Result<(), PlanError> {
     match card.crop() {
-        Some(crop) if crop != extent => {
+        Some(crop) if card.dims() == 2 && [crop.h, crop.w] != [extent.h, extent.w] => Err(PlanError::new(
+            PlanErrorKind::Extent,
+            format!("an extent of {extent} is not possible: {} runs on planes of {}x{} alone", card.architecture, crop.h, crop.w),
+        )),
+        Some(crop) if card.dims() != 2 && crop != extent => {
             let text = format!("an extent of {extent} is not possible: {} runs on its configured crop of {crop} alone", card.architecture);
             Err(PlanError::new(PlanErrorKind::Extent, text))
         }

@@ -153,7 +153,7 @@ pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
     let (channels, extent) = interpret(&array.shape, dims)?;
     let load = started.elapsed();
     let input = Input { channels, extent, data: &array.values };
-    if channels != model.card().in_channels() {
+    if !model.card().takes(channels) {
         return Err(Failure::input(format!("the input has {channels} channels, the network wants {}", model.card().in_channels())));
     }
     let device = Device::open(a.run.device.as_deref())?;

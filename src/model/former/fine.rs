@@ -193,7 +193,9 @@ impl FineConfig {
     /// The volume tokens that a stage begins with.
     fn learned(&self, b: &mut Builder, stage: &Stage) -> NodeId {
         let (tensor, n) = (format!("{}.volume_token", stage.module), self.volume_tokens());
-        let parameter = Parameter { tensor: tensor.clone(), shape: vec![n, stage.channels], rows: 0..n, extent: Extent::new(1, 1, n) };
+        let extent = Extent::new(1, 1, n);
+        let parameter =
+            Parameter { tensor: tensor.clone(), shape: [n, stage.channels], batched: false, rows: 0..n, extent, per_plane: false };
         b.graph.add(tensor, Op::Parameter(parameter), &[])
     }
 

@@ -121,21 +121,7 @@ impl GlamNnFormerConfig {
         along(first) * along(8) * along(8)
     }
 
-    fn blocks(&self, b: &mut Builder, stage: &Stage, mut x: NodeId) -> NodeId {
-        let g = self.window_tokens;
-        let mut tokens = b.window_tokens(stage, g);
-        for i in 0..stage.depth {
-            let block = format!("{}.blocks.{i}", stage.module);
-            // tokens do not leave their stage: the last block's lead nowhere, and are pruned with their weights
-            let mut seen;
-            (x, seen) = b.token_block(stage, &block, [x, tokens], g, i % 2 == 1);
-            if self.variant == GlamVariant::A {
-                seen = b.add(format!("{block}.attended.tokens"), tokens, seen);
-                seen = b.mlp(&block, ".tokens", seen, stage.channels);
-            }
-            let seen = b.positioned(stage, &block, seen, g, self.rows(stage.level));
-            tokens = b.among(stage, &format!("{block}.gt_attn"), seen);
-        }
-        x
+    fn blocks(&self, b: &mut Builder, stage: &Stage, x: NodeId) -> NodeId {
+        b.token_blocks(stage, x, self.window_tokens, self.rows(stage.level), self.variant == GlamVariant::A)
     }
 }

@@ -5,16 +5,16 @@
 //! D, H, W.
 
 use super::architecture::Built;
+use super::blocks::{Builder, Stage};
 use super::weights::Tolerance;
-use crate::graph::{Combine, Conv, ConvTranspose, Graph, NodeId, Op, RelativeBias, WindowAttention};
-use crate::kernels::{Activation, WindowShape};
+use crate::graph::{Conv, ConvTranspose, NodeId, Op};
+use crate::kernels::WindowShape;
 
 mod fine;
 mod glam;
 mod nnformer;
 #[cfg(test)]
 mod tests;
-mod tokens;
 
 pub use fine::FineConfig;
 pub use glam::{GlamNnFormerConfig, GlamVariant};
@@ -22,9 +22,6 @@ pub use nnformer::NnFormerConfig;
 
 /// Most stages, blocks of a stage, and voxels of a window along an axis.
 const MOST: u32 = 32;
-
-/// Of every layer norm.
-const EPS: f64 = 1e-5;
 
 /// The arguments that all of them have.
 struct Shape {
@@ -87,6 +84,7 @@ impl Shape {
         Stage {
             module: format!("{}.layers.{i}", if decoder { self.decoder } else { "model_down" }),
             level: i,
+            per_plane: false,
             grid,
             // the decoder's list begins with the deepest stage, which its modules are stored after
             depth: if decoder { self.decoder_depths[self.stages() - 2 - i] } else { self.depths[i] },
@@ -96,49 +94,6 @@ impl Shape {
             // one window along an axis: nothing is shifted
             shift: if least <= self.window[i] { [0; 3] } else { [window / 2; 3] },
         }
-    }
-}
-
-/// One stage.
-struct Stage {
-    module: String,
-    /// Its number, 0 for the finest.
-    level: usize,
-    /// Tokens along each axis.
-    grid: [u32; 3],
-    depth: u32,
-    channels: u32,
-    heads: u32,
-    window: [u32; 3],
-    /// Of shifted blocks.
-    shift: [u32; 3],
-}
-
-impl Stage {
-    /// Attention in windows without tokens, whose queries, keys and values begin at these channels of their maps; `module` made
-    /// keys and values. Maps are padded with zeros after the norm, before `module`: keys and values of padding are its bias.
-    fn windows(&self, attn: &str, module: &str, first: [u32; 3], shifted: bool) -> WindowAttention {
-        let name = |tensor: &str| format!("{attn}.relative_position_{tensor}");
-        let shape = WindowShape {
-            heads: self.heads,
-            qk_channels: self.channels,
-            v_channels: self.channels,
-            first,
-            scale: self.scale(),
-            q_window: self.window,
-            k_window: self.window,
-            shift: if shifted { self.shift } else { [0; 3] },
-            tokens: 0,
-            token_queries: false,
-            bias_rows: self.window.map(|n| 2 * n - 1).iter().product(),
-        };
-        let bias = RelativeBias { table: name("bias_table"), index: name("index") };
-        WindowAttention { shape, bias: Some(bias), padding: Some(format!("{module}.bias")) }
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "shaders compute in f32")]
-    fn scale(&self) -> f32 {
-        f64::from(self.channels / self.heads).powf(-0.5) as f32
     }
 }
 
@@ -154,30 +109,11 @@ fn relative_index(shape: &WindowShape) -> Vec<f64> {
     voxels.iter().flat_map(|q| voxels.iter().map(move |k| f64::from(row(q, k)))).collect()
 }
 
-/// The graph under construction, and the modules that are left out of it.
-#[derive(Default)]
-struct Builder {
-    graph: Graph,
-    /// Prefixes of tensors that a checkpoint holds and no output depends on.
-    dead: Vec<String>,
-}
-
 impl Builder {
     /// The network of a crop: positions in windows and grids are baked into the references.
     fn built(self, crop: [u32; 3]) -> Built {
         let tolerance = Tolerance { dead: self.dead, relative_index: Some(relative_index), ..Tolerance::default() };
-        Built { graph: self.graph, stride: crop, crop: Some(crop), tolerance }
-    }
-
-    /// A linear layer over the channels of each token, under another node name than its module's where that is applied twice.
-    fn linear_as(&mut self, name: String, module: &str, x: NodeId, [cin, cout]: [u32; 2]) -> NodeId {
-        let shape = vec![cout as usize, cin as usize];
-        let conv = Conv { module: module.to_owned(), in_channels: cin, out_channels: cout, weight_shape: shape, ..Conv::default() };
-        self.graph.add(name, Op::Conv(conv), &[x])
-    }
-
-    fn linear(&mut self, module: &str, x: NodeId, c: [u32; 2]) -> NodeId {
-        self.linear_as(module.to_owned(), module, x, c)
+        Built { crop: Some(crop), tolerance, ..Built::new(self.graph, crop) }
     }
 
     fn conv(&mut self, module: &str, x: NodeId, [cin, cout]: [u32; 2], kernel: u32, stride: [u32; 3], padding: u32) -> NodeId {
@@ -206,39 +142,6 @@ impl Builder {
             ..ConvTranspose::default()
         };
         self.graph.add(module, Op::ConvTranspose(conv), &[x])
-    }
-
-    fn norm_as(&mut self, name: String, module: &str, x: NodeId, channels: u32) -> NodeId {
-        let (before, after) = (Activation::None, Activation::None);
-        self.graph.add(name, Op::LayerNorm { module: Some(module.to_owned()), channels, eps: EPS, before, after }, &[x])
-    }
-
-    fn norm(&mut self, module: &str, x: NodeId, channels: u32) -> NodeId {
-        self.norm_as(module.to_owned(), module, x, channels)
-    }
-
-    fn gelu(&mut self, name: String, x: NodeId) -> NodeId {
-        self.graph.add(name, Op::Activation(Activation::Gelu), &[x])
-    }
-
-    fn add(&mut self, name: String, x: NodeId, y: NodeId) -> NodeId {
-        self.graph.add(name, Op::Add(Combine::default()), &[x, y])
-    }
-
-    /// x + MLP(norm2(x)); `of` tells tokens from voxels, which share the weights.
-    fn mlp(&mut self, block: &str, of: &str, x: NodeId, c: u32) -> NodeId {
-        let y = self.norm_as(format!("{block}.norm2{of}"), &format!("{block}.norm2"), x, c);
-        let y = self.linear_as(format!("{block}.mlp.fc1{of}"), &format!("{block}.mlp.fc1"), y, [c, 4 * c]);
-        let y = self.gelu(format!("{block}.mlp.act{of}"), y);
-        let y = self.linear_as(format!("{block}.mlp.fc2{of}"), &format!("{block}.mlp.fc2"), y, [4 * c, c]);
-        self.add(format!("{block}{of}"), x, y)
-    }
-
-    /// What follows attention in windows: the projection, the residual, and the MLP with its own.
-    fn finish(&mut self, block: &str, x: NodeId, attended: NodeId, c: u32) -> NodeId {
-        let y = self.linear(&format!("{block}.attn.proj"), attended, [c, c]);
-        let y = self.add(format!("{block}.attended"), x, y);
-        self.mlp(block, "", y, c)
     }
 
     /// Two blocks of strided convolutions; the order is convolution, GELU, norm.

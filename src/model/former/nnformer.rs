@@ -53,11 +53,11 @@ impl Architecture for NnFormerConfig {
             return Err(format!("patch is {:?}, must be [2, 4, 4]: the embedding has no other strides", self.patch));
         }
         let mut b = Builder::default();
-        let skips = b.encode(&shape, |b, stage, x| blocks(b, stage, x, 0, |i| i % 2 == 1));
+        let skips = b.encode(&shape, |b, stage, x| b.blocks(stage, x, 0, |i| i % 2 == 1));
         b.decode(&shape, &skips, |b, stage, [up, skip]| {
             let x = crossed(b, stage, up, skip);
             // every further block is shifted, not every second
-            blocks(b, stage, x, 1, |_| true)
+            b.blocks(stage, x, 1, |_| true)
         });
         Ok(b.built(self.crop))
     }
@@ -79,21 +79,6 @@ impl NnFormerConfig {
             decoder: "decoder",
         }
     }
-}
-
-/// The blocks of a stage from `first` on.
-fn blocks(b: &mut Builder, stage: &Stage, mut x: NodeId, first: u32, shifted: impl Fn(u32) -> bool) -> NodeId {
-    let c = stage.channels;
-    for i in first..stage.depth {
-        let block = format!("{}.blocks.{i}", stage.module);
-        let (attn, qkv) = (format!("{block}.attn"), format!("{block}.attn.qkv"));
-        let y = b.norm(&format!("{block}.norm1"), x, c);
-        let y = b.linear(&qkv, y, [c, 3 * c]);
-        let windows = stage.windows(&attn, &qkv, [0, c, 2 * c], shifted(i));
-        let y = b.graph.add(attn, Op::WindowAttention(windows), &[y, y]);
-        x = b.finish(&block, x, y, c);
-    }
-    x
 }
 
 /// The first block of a decoder's stage: what was expanded asks the skip. Its queries are not projected, and one norm serves

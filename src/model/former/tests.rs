@@ -8,9 +8,19 @@ use crate::{DeviceCaps, Elem, Extent, Input, LoadError, Model, OutputData, Outpu
 const NAMES: [&str; 3] = [NnFormerConfig::NAME, GlamNnFormerConfig::NAME, FineConfig::NAME];
 
 fn windows(n: u32) -> WindowShape {
-    Stage { module: String::new(), level: 0, grid: [n; 3], depth: 1, channels: 1, heads: 1, window: [n; 3], shift: [0; 3] }
-        .windows("", "", [0; 3], false)
-        .shape
+    Stage {
+        module: String::new(),
+        level: 0,
+        per_plane: false,
+        grid: [n; 3],
+        depth: 1,
+        channels: 1,
+        heads: 1,
+        window: [n; 3],
+        shift: [0; 3],
+    }
+    .windows("", "", [0; 3], false)
+    .shape
 }
 
 /// A small network of each architecture.

@@ -1,8 +1,7 @@
 //! Window tokens: a few learned tokens ride in every window, see its voxels there, and each other across windows.
 
 use super::{Builder, Stage};
-use crate::graph::{Attention, NodeId, Op, Parameter, WindowAttention};
-use crate::kernels::TokenChannels;
+use crate::graph::{NodeId, Op, Parameter, WindowAttention};
 use crate::shape::Extent;
 
 impl Stage {
@@ -11,8 +10,8 @@ impl Stage {
         [0, 1, 2].map(|axis| self.grid[axis].div_ceil(self.window[axis]))
     }
 
-    /// Tokens of all windows.
-    pub(super) fn tokens(&self, per_window: u32) -> u32 {
+    /// Tokens of all windows, of a plane where each is an image.
+    pub(in crate::model) fn tokens(&self, per_window: u32) -> u32 {
         self.windows_along().iter().product::<u32>() * per_window
     }
 
@@ -25,26 +24,30 @@ impl Stage {
 
 impl Builder {
     /// The tokens that every window of a stage begins with.
-    pub(super) fn window_tokens(&mut self, stage: &Stage, per_window: u32) -> NodeId {
+    pub(in crate::model) fn window_tokens(&mut self, stage: &Stage, per_window: u32) -> NodeId {
         let tensor = format!("{}.global_token", stage.module);
         let parameter = Parameter {
             tensor: tensor.clone(),
-            shape: vec![per_window, stage.channels],
+            shape: [per_window, stage.channels],
+            batched: false,
             rows: 0..per_window,
             extent: stage.token_extent(per_window),
+            per_plane: stage.per_plane,
         };
         self.graph.add(tensor, Op::Parameter(parameter), &[])
     }
 
     /// Tokens plus their positions: the middle of a table of `rows`, from m // 2 - n // 2 on (`ClassicAttention`: `strt`).
-    pub(super) fn positioned(&mut self, stage: &Stage, block: &str, tokens: NodeId, per_window: u32, rows: u32) -> NodeId {
+    pub(in crate::model) fn positioned(&mut self, stage: &Stage, block: &str, tokens: NodeId, per_window: u32, rows: u32) -> NodeId {
         let n = stage.tokens(per_window);
         let start = rows / 2 - n / 2;
         let parameter = Parameter {
             tensor: format!("{}.pe", stage.module),
-            shape: vec![rows, stage.channels],
+            shape: [rows, stage.channels],
+            batched: false,
             rows: start..start + n,
             extent: stage.token_extent(per_window),
+            per_plane: stage.per_plane,
         };
         let pe = self.graph.add(format!("{block}.pe"), Op::Parameter(parameter), &[]);
         self.add(format!("{block}.gt_attn.positioned"), tokens, pe)
@@ -52,7 +55,7 @@ impl Builder {
 
     /// A block of voxels with window tokens: its result, and what the tokens saw. They are keys like the voxels, but
     /// not normed before, and without bias or mask.
-    pub(super) fn token_block(
+    pub(in crate::model) fn token_block(
         &mut self,
         stage: &Stage,
         block: &str,
@@ -77,20 +80,30 @@ impl Builder {
         (self.finish(block, x, attended, c), seen)
     }
 
-    /// Attention of all tokens of a map to each other: neither norm nor residual.
-    pub(super) fn among(&mut self, stage: &Stage, module: &str, tokens: NodeId) -> NodeId {
+    /// The blocks of a stage with window tokens, which are lost after it; every second is shifted. The tokens become what they saw,
+    /// or, where they are `residual`, that is added to them, followed by the MLP of the voxels; then they attend to each other.
+    pub(in crate::model) fn token_blocks(&mut self, stage: &Stage, mut x: NodeId, per_window: u32, rows: u32, residual: bool) -> NodeId {
+        let mut tokens = self.window_tokens(stage, per_window);
+        for i in 0..stage.depth {
+            let block = format!("{}.blocks.{i}", stage.module);
+            // tokens do not leave their stage: the last block's lead nowhere, and are pruned with their weights
+            let mut seen;
+            (x, seen) = self.token_block(stage, &block, [x, tokens], per_window, i % 2 == 1);
+            if residual {
+                seen = self.add(format!("{block}.attended.tokens"), tokens, seen);
+                seen = self.mlp(&block, ".tokens", seen, stage.channels);
+            }
+            let seen = self.positioned(stage, &block, seen, per_window, rows);
+            tokens = self.among(stage, &format!("{block}.gt_attn"), seen);
+        }
+        x
+    }
+
+    /// Attention of all tokens of a map, or of each of its planes, to each other: neither norm nor residual.
+    pub(in crate::model) fn among(&mut self, stage: &Stage, module: &str, tokens: NodeId) -> NodeId {
         let c = stage.channels;
         let qkv = self.linear(&format!("{module}.qkv"), tokens, [c, 3 * c]);
         let y = self.graph.add(module, Op::Attention(stage.fused()), &[qkv, qkv, qkv]);
         self.linear(&format!("{module}.proj"), y, [c, c])
-    }
-}
-
-impl Stage {
-    /// Attention between whole maps of a fused projection.
-    pub(super) fn fused(&self) -> Attention {
-        let c = self.channels;
-        let channels = Some(TokenChannels { qk: c, v: c, first: [0, c, 2 * c] });
-        Attention { heads: self.heads, scale: self.scale(), channels, ..Attention::default() }
     }
 }

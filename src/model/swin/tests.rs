@@ -1,0 +1,224 @@
+//! The family's published configurations, what they refuse, and which tensors they do without.
+
+use super::*;
+use crate::model::architecture::Architecture;
+use crate::{DeviceCaps, Elem, Extent, Model, Plan, PlanOptions};
+
+const NAMES: [&str; 2] = [SwinUnetConfig::NAME, GlamSwinUnetConfig::NAME];
+
+fn windows(n: u32) -> WindowShape {
+    Stage {
+        module: String::new(),
+        level: 0,
+        per_plane: true,
+        grid: [1, n, n],
+        depth: 1,
+        channels: 1,
+        heads: 1,
+        window: [1, n, n],
+        shift: [0; 3],
+    }
+    .windows("", "", [0; 3], false)
+    .shape
+}
+
+#[test]
+fn offsets_are_told_apart() {
+    let index = relative_index(&windows(7));
+    // (y_q - y_k + 6) * 13 + (x_q - x_k + 6)
+    assert_eq!((index.len(), index[0], index[48], index[48 * 49], index[49]), (2401, 84.0, 0.0, 168.0, 85.0));
+    assert_eq!(windows(7).bias_rows, 169);
+}
+
+/// Sums and corners of the buffer of the reference.
+#[test]
+fn keys_of_non_local_upsampling_are_every_fourth_voxel() {
+    let shape = WindowShape { q_window: [1, 14, 14], ..windows(7) };
+    let rows = index(&shape);
+    assert_eq!((rows.len(), rows.iter().sum::<f64>()), (196 * 49, 806_736.0));
+    assert_eq!(rows[..8], [84.0, 82.0, 80.0, 78.0, 83.0, 81.0, 79.0, 71.0]);
+    assert_eq!([rows[48], rows[195 * 49], rows[195 * 49 + 48]], [1.0, 168.0, 85.0]);
+    assert_eq!(index(&windows(7)), relative_index(&windows(7)));
+}
+
+/// Elements of all parameters of a graph but indices, in millions.
+fn millions(graph: &crate::graph::Graph) -> f64 {
+    let kept = graph.parameters().into_iter().filter(|(name, _)| !name.ends_with("_index"));
+    #[expect(clippy::cast_precision_loss, reason = "a count of millions")]
+    let counted = kept.map(|(_, shape)| shape.iter().product::<usize>()).sum::<usize>() as f64 / 1e6;
+    counted
+}
+
+#[test]
+fn the_published_swin_unet_is_the_default_and_can_be_planned() {
+    let (card, graph) = crate::model::architecture(r#"{"architecture":"swin_unet","config":{}}"#).expect("the defaults are one");
+    let extent = Extent::new(1, 224, 224);
+    assert_eq!((card.dims(), card.classes(), card.in_channels(), card.crop()), (2, 9, 3, Some(extent)));
+    assert!(card.takes(1) && card.takes(3) && !card.takes(2));
+    let counted = millions(&graph);
+    assert!((counted - 27.17).abs() < 0.01, "{counted} million parameters");
+    for (elem, most) in [(Elem::F32, 170_000_000), (Elem::F16, 90_000_000)] {
+        let plan = Plan::of_graph(&graph, extent, &DeviceCaps::desktop(), &PlanOptions::default().with_precision(elem));
+        let report = plan.expect("it can be planned").report().clone();
+        assert!(report.peak_bytes < most, "{}: {} bytes", elem.name(), report.peak_bytes);
+        assert!((12_100_000_000..12_500_000_000).contains(&report.flops), "{} FLOP, 12.2 GFLOP are published", report.flops);
+    }
+}
+
+#[test]
+fn the_published_glam_swin_unets_can_be_planned() {
+    // 54.65 (60.48 with non-local upsampling) million are published for one token, of which those that lead nowhere are a part:
+    // the last block's gt_attn of each stage; with non-local upsampling its unused shortcuts and the expansions it replaces
+    let gt: u32 = [96, 96, 192, 192, 384, 384, 768].iter().map(|c| 4 * c * c + 4 * c).sum();
+    let (shortcuts, expansions): (u32, u32) =
+        [768u32, 384, 192].iter().map(|c| (c * c / 2 + c / 2, 2 * c * c + c)).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    for (upsampling, dead, published, flops, most) in [
+        (false, gt, 54.65, 100..108, [420_000_000, 212_000_000]),
+        (true, gt + shortcuts + expansions, 60.48, 114..124, [436_000_000, 220_000_000]),
+    ] {
+        let card = format!(r#"{{"architecture":"glam_swin_unet","config":{{"non_local_upsampling":{upsampling}}}}}"#);
+        let (card, graph) = crate::model::architecture(&card).expect("the defaults are one");
+        let extent = Extent::new(1, 512, 512);
+        assert_eq!((card.dims(), card.classes(), card.in_channels(), card.crop()), (2, 150, 3, Some(extent)));
+        assert!(!card.takes(1), "the reference repeats nothing");
+        let counted = millions(&graph) + f64::from(dead) / 1e6;
+        for (elem, most) in [Elem::F32, Elem::F16].into_iter().zip(most) {
+            let plan = Plan::of_graph(&graph, extent, &DeviceCaps::desktop(), &PlanOptions::default().with_precision(elem));
+            let report = plan.expect("it can be planned").report().clone();
+            // 108.6 and 124.7 are published, of which those that lead nowhere, and padding, are a part
+            let giga = report.flops / 1_000_000_000;
+            assert!(flops.contains(&giga), "{upsampling}: {giga} GFLOP");
+            assert!(report.peak_bytes < most, "{upsampling} {}: {} bytes", elem.name(), report.peak_bytes);
+        }
+        assert!((counted - published).abs() < 0.01, "{counted} million parameters");
+    }
+}
+
+/// A small network of an architecture.
+fn small(architecture: &str, more: &str) -> String {
+    format!(
+        r#"{{"architecture":"{architecture}","config":{{"image":64,"embed_dim":8,"depths":[2,2,1],"heads":[1,2,4],"window":4,"classes":2{more}}}}}"#
+    )
+}
+
+fn refusal(card: &str) -> String {
+    let e = Model::random(card, 1).expect_err("it is none");
+    format!("{e} {:?}", std::error::Error::source(&e).map(ToString::to_string))
+}
+
+#[test]
+fn what_is_no_network_is_refused() {
+    for name in NAMES {
+        for (from, to, word) in [
+            (r#""depths":[2,2,1]"#, r#""depths":[2]"#, "depths"),
+            (r#""depths":[2,2,1]"#, r#""depths":[2,0,1]"#, "depths"),
+            (r#""heads":[1,2,4]"#, r#""heads":[1,2,5]"#, "heads"),
+            (r#""heads":[1,2,4]"#, r#""heads":[1,2]"#, "heads"),
+            (r#""heads":[1,2,4]"#, r#""heads":[0,2,4]"#, "heads"),
+            (r#""window":4"#, r#""window":1"#, "window"),
+            (r#""window":4"#, r#""window":1000000"#, "window"),
+            (r#""image":64"#, r#""image":66"#, "image"),
+            (r#""image":64"#, r#""image":0"#, "image"),
+            (r#""image":64"#, r#""image":4294967292"#, "image"),
+            (r#""classes":2"#, r#""classes":0"#, "classes"),
+            (r#""classes":2"#, r#""classes":2,"in_channels":0"#, "in_channels"),
+            (r#""embed_dim":8"#, r#""embed_dim":0"#, "embed_dim"),
+            (r#""classes":2"#, r#""classes":2,"patch":2"#, "patch"),
+            (r#""classes":2"#, r#""classes":2,"mlp_ratio":4"#, "mlp_ratio"),
+        ] {
+            let text = refusal(&small(name, "").replace(from, to));
+            assert!(text.contains(word), "{name}, {to}: {text}");
+        }
+    }
+    for (from, to, word) in [
+        (r#""classes":2"#, r#""classes":2,"window_tokens":0"#, "window_tokens"),
+        (r#""classes":2"#, r#""classes":2,"window_tokens":33"#, "window_tokens"),
+        // 48 times 48 windows have a token each, 45 times 45 have positions
+        (r#""image":64"#, r#""image":768"#, "stage 0 has 2304 window tokens"),
+        (r#""classes":2"#, r#""classes":2,"non_local_upsampling":1"#, "bool"),
+    ] {
+        let text = refusal(&small("glam_swin_unet", "").replace(from, to));
+        assert!(text.contains(word), "{to}: {text}");
+    }
+    // the reference pads nothing: 18 tokens are no windows of 4, 5 have no halves
+    for (image, window, word) in [(72, 4, "window"), (20, 5, "even")] {
+        let card = small("swin_unet", "").replace(r#""image":64"#, &format!(r#""image":{image}"#));
+        let text = refusal(&card.replace(r#""window":4"#, &format!(r#""window":{window}"#)));
+        assert!(text.contains("image") && text.contains(word), "{image}: {text}");
+    }
+}
+
+#[test]
+fn networks_run_on_planes_of_their_image() {
+    for name in NAMES {
+        let model = Model::random(&small(name, ""), 1).expect("it is one");
+        assert_eq!(model.stride(), [1, 64, 64]);
+        let plan = |extent| Plan::new(&model, extent, &DeviceCaps::host(), &PlanOptions::default());
+        assert!(plan(Extent::new(1, 64, 64)).is_ok() && plan(Extent::new(5, 64, 64)).is_ok());
+        let e = plan(Extent::new(1, 64, 128)).expect_err("another extent").to_string();
+        assert!(e.contains("64x64"), "{e}");
+    }
+}
+
+/// A small network's tensors as a file, after some were taken out and one was put in.
+fn load(name: &str, more: &str, without: &str, with: &str) -> Result<Model, crate::LoadError> {
+    let card = small(name, more);
+    let mut tensors = crate::model::Card::parse(&card)?.build()?.graph.parameters();
+    tensors.retain(|(n, _)| without.is_empty() || !n.ends_with(without));
+    if !with.is_empty() {
+        tensors.push((with.to_owned(), vec![3]));
+    }
+    Model::from_bytes(crate::model::weights::random(&card, &tensors, 1)?)
+}
+
+#[test]
+fn masks_and_indices_may_be_there_or_not() {
+    let swin = |without: &str, with: &str| load("swin_unet", "", without, with);
+    for (without, with) in [
+        ("", ""),
+        ("relative_position_index", ""),
+        ("", "swin_unet.layers.0.blocks.1.attn_mask"),
+        ("", "swin_unet.layers_up.2.blocks.1.attn_mask"),
+    ] {
+        swin(without, with).unwrap_or_else(|e| panic!("without {without:?} with {with:?}: {e}"));
+    }
+    for (without, with) in [
+        ("bias_table", ""),
+        ("output.weight", ""),
+        // these are not shifted
+        ("", "swin_unet.layers.0.blocks.0.attn_mask"),
+        ("", "swin_unet.layers.2.blocks.0.attn_mask"),
+        ("", "swin_unet.layers.0.downsample.reduction.bias"),
+    ] {
+        let e = swin(without, with).expect_err("it does not fit").to_string();
+        assert!(e.contains(if with.is_empty() { without } else { with }), "{e}");
+    }
+}
+
+#[test]
+fn what_leads_nowhere_may_be_there_or_not() {
+    let upsampling = r#","non_local_upsampling":true"#;
+    for (more, with) in [
+        ("", "layers.0.blocks.1.gt_attn.qkv.weight"),
+        ("", "layers.2.pe"),
+        ("", "layers_up.1.blocks.1.gt_attn.proj.bias"),
+        (upsampling, "layers_up.0.blocks.1.gt_attn.proj.bias"),
+        (upsampling, "layers_patch_expand.1.norm.weight"),
+        (upsampling, "layers_cross_attention_up.1.blocks.0.proj_shortcut.bias"),
+    ] {
+        load("glam_swin_unet", more, "", with).unwrap_or_else(|e| panic!("with {with:?}: {e}"));
+        load("glam_swin_unet", more, "relative_position_index", "").unwrap_or_else(|e| panic!("without indices: {e}"));
+    }
+    for (more, without, with) in [
+        ("", "layers.0.pe", ""),
+        ("", "layers_up.1.global_token", ""),
+        ("", "", "layers.2.blocks.1.gt_attn.qkv.weight"),
+        ("", "", "layers_patch_expand.1.norm.weight"),
+        (upsampling, "blocks.0.attn.proj_kv.bias", ""),
+        (upsampling, "", "layers_patch_expand.2.norm.weight"),
+        (upsampling, "", "layers_cross_attention_up.2.blocks.0.proj_shortcut.bias"),
+    ] {
+        let e = load("glam_swin_unet", more, without, with).expect_err("it does not fit").to_string();
+        assert!(e.contains(if with.is_empty() { without } else { with }), "{e}");
+    }
+}
