@@ -89,6 +89,7 @@ impl fmt::Display for Op {
             }
             Self::Resize(resize) => write!(f, "{resize}"),
             Self::Shift([d, h, w]) => write!(f, "shift {d}, {h}, {w}"),
+            Self::Fit(fit) => write!(f, "fit to the input over {}", x(&fit.over)),
             Self::PatchMerge(merge) => write!(f, "merge patches {}", x(&merge.patch)),
             Self::PatchExpand(expand) => write!(f, "expand patches {}", x(&expand.patch)),
             Self::Gather(tokens) => write!(f, "gather {} tokens", tokens.len()),

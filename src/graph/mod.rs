@@ -24,7 +24,7 @@ pub use combine::Combine;
 pub use conv::{Conv, ConvTranspose};
 pub use norm::Norm;
 pub use parameter::Parameter;
-pub use resample::{PatchExpand, PatchMerge, Resize, Size};
+pub use resample::{Fit, PatchExpand, PatchMerge, Resize, Size};
 
 /// Index of a node; a node produces exactly one value, which has the same index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,6 +120,8 @@ pub enum Op {
     Resize(Resize),
     /// Rolled, padded, cropped or mirrored along D, H, W.
     Shift([Shift; 3]),
+    /// Padded or cropped to a share of the network's input; [`pass::settle`] makes it a shift.
+    Fit(Fit),
     /// Patches of voxels as the channels of one.
     PatchMerge(PatchMerge),
     /// Channels as the voxels of a patch.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::former::{FineConfig, GlamNnFormerConfig, NnFormerConfig};
 use super::plain_conv_unet::PlainConvUnetConfig;
 use super::u_transformer::UTransformerConfig;
+use super::unet2d::Unet2dConfig;
 use super::weights::Tolerance;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::Graph;
@@ -29,11 +30,13 @@ pub(super) struct Built {
     pub crop: Option<[u32; 3]>,
     /// How the tensors of a file may differ from those of the graph.
     pub tolerance: Tolerance,
+    /// Spatial dimensions: 2 (each plane of the input is an image) or 3.
+    pub dims: u32,
 }
 
 impl Built {
     pub(super) fn new(graph: Graph, stride: [u32; 3]) -> Self {
-        Self { graph, stride, crop: None, tolerance: Tolerance::default() }
+        Self { graph, stride, crop: None, tolerance: Tolerance::default(), dims: 3 }
     }
 }
 
@@ -44,6 +47,7 @@ const ALL: &[Entry] = &[
     entry::<NnFormerConfig>(),
     entry::<GlamNnFormerConfig>(),
     entry::<FineConfig>(),
+    entry::<Unet2dConfig>(),
 ];
 
 struct Entry {

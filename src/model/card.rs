@@ -84,7 +84,7 @@ impl Card {
     /// Spatial dimensions of the network: 2 or 3.
     #[must_use]
     pub fn dims(&self) -> u32 {
-        self.config.get("dims").and_then(Value::as_u64).and_then(|d| u32::try_from(d).ok()).unwrap_or(3)
+        self.clone().build().map_or(3, |built| built.dims)
     }
 
     /// Input channels of the network.

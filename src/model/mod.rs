@@ -11,8 +11,10 @@ use crate::kernels::{outputs_first, pack_grouped, pack_weights, pack_window_cons
 mod architecture;
 mod card;
 mod former;
+mod layers;
 mod plain_conv_unet;
 mod u_transformer;
+mod unet2d;
 mod weights;
 
 #[cfg(test)]
@@ -24,6 +26,8 @@ mod point_tests;
 #[cfg(test)]
 mod resample_tests;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use architecture::{Architecture, Built};
@@ -31,6 +35,7 @@ pub use card::{Card, Inference, InputSpec};
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use u_transformer::{Profile, UTransformerConfig};
+pub use unet2d::Unet2dConfig;
 use weights::Tolerance;
 pub use weights::Weights;
 

@@ -122,7 +122,7 @@ impl Architecture for PlainConvUnetConfig {
             extent = [0, 1, 2].map(|axis| along[axis].saturating_mul(extent[axis]));
         }
         let tolerance = Tolerance { canonical, ..Tolerance::default() };
-        Ok(Built { tolerance, ..Built::new(b.graph, extent) })
+        Ok(Built { dims: self.dims, tolerance, ..Built::new(b.graph, extent) })
     }
 }
 

@@ -65,7 +65,8 @@ impl Architecture for UTransformerConfig {
     fn build(&self) -> Result<Built, String> {
         self.check()?;
         let stride = 1 << (self.channels.len() - 1);
-        Ok(Built::new(graph(self), if self.dims == 2 { [1, stride, stride] } else { [stride; 3] }))
+        let stride = if self.dims == 2 { [1, stride, stride] } else { [stride; 3] };
+        Ok(Built { dims: self.dims, ..Built::new(graph(self), stride) })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::error::{PlanError, PlanErrorKind};
-use crate::graph::{self, Conv, ConvTranspose, Graph, Node, NodeId, Op};
+use crate::graph::{self, Conv, ConvTranspose, Graph, GraphError, Node, NodeId, Op};
 use crate::kernels::{
     Activation, Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Through, Window, argmax, attention, channel_stats, combine,
     conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_general, conv3d_pointwise, deformable_sampling, head_argmax,
@@ -11,6 +11,11 @@ use crate::kernels::{
 };
 use crate::record::ConstantSource;
 use crate::shape::{Elem, Extent, Map};
+
+/// The error of a graph whose shapes do not agree on an input of `extent`.
+pub(super) fn misfit(e: GraphError, extent: Extent) -> PlanError {
+    PlanError::new(PlanErrorKind::Extent, format!("{} on an input of {extent}", e.message)).at(e.node)
+}
 
 /// A graph with its shapes and kernels.
 #[derive(Debug)]
@@ -29,9 +34,7 @@ pub(super) struct Network {
 impl Network {
     /// Infers the shapes and chooses the kernels.
     pub(super) fn new(graph: Graph, extent: Extent, elem: Elem) -> Result<Self, PlanError> {
-        let maps = graph
-            .infer(extent)
-            .map_err(|e| PlanError::new(PlanErrorKind::Extent, format!("{} on an input of {extent}", e.message)).at(e.node))?;
+        let maps = graph.infer(extent).map_err(|e| misfit(e, extent))?;
         check_indices(&graph, &maps)?;
         let mut net = Self { elem, calls: Vec::new(), reaches: Vec::new(), plane_bytes: Vec::new(), graph, maps };
         for id in net.graph.ids() {
@@ -311,7 +314,7 @@ impl Network {
                 target,
             }),
             Op::Softmax => Call::Softmax(softmax::Softmax { map, elem, windows: [window], target }),
-            Op::Norm(_) | Op::Concat => return Err(self.unsupported(id)),
+            Op::Norm(_) | Op::Concat | Op::Fit(_) => return Err(self.unsupported(id)),
         }))
     }
 

@@ -166,7 +166,7 @@ impl Builder {
     /// The network of a crop: positions in windows and grids are baked into the references.
     fn built(self, crop: [u32; 3]) -> Built {
         let tolerance = Tolerance { dead: self.dead, relative_index: Some(relative_index), ..Tolerance::default() };
-        Built { graph: self.graph, stride: crop, crop: Some(crop), tolerance }
+        Built { crop: Some(crop), tolerance, ..Built::new(self.graph, crop) }
     }
 
     /// A linear layer over the channels of each token, under another node name than its module's where that is applied twice.
