@@ -23,6 +23,8 @@ const CASES: &[&str] = &[
     "fine_depth3",
     "unet2d",
     "unet2d_bilinear",
+    "attention_unet2d",
+    "attention_unet_3d",
 ];
 
 struct Golden {

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::attention_unet::{AttentionUnet2dConfig, AttentionUnetConfig};
 use super::former::{FineConfig, GlamNnFormerConfig, NnFormerConfig};
 use super::plain_conv_unet::PlainConvUnetConfig;
 use super::u_transformer::UTransformerConfig;
@@ -48,6 +49,8 @@ const ALL: &[Entry] = &[
     entry::<GlamNnFormerConfig>(),
     entry::<FineConfig>(),
     entry::<Unet2dConfig>(),
+    entry::<AttentionUnet2dConfig>(),
+    entry::<AttentionUnetConfig>(),
 ];
 
 struct Entry {

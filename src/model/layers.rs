@@ -1,6 +1,6 @@
 //! The layers that convolutional networks are made of, under the paths of their modules, in two or three dimensions.
 
-use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, NodeId, Op};
+use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, NodeId, Norm, Op};
 use crate::kernels::Activation;
 
 /// Most channels of a map that a config may ask for.
@@ -60,6 +60,13 @@ impl Layers {
         self.transposed(module, x, c, ConvTranspose { kernel: stride, stride, ..ConvTranspose::default() })
     }
 
+    /// A transposed convolution with a bias and an odd kernel, whose blocks may overlap, to `stride` times the extent.
+    pub(super) fn overlapping(&mut self, module: &str, x: NodeId, c: [u32; 2], kernel: u32, stride: u32) -> NodeId {
+        let (kernel, stride) = (self.cube(kernel), self.cube(stride));
+        let (padding, output_padding) = (kernel.map(|k| (k - 1) / 2), stride.map(|s| s - 1));
+        self.transposed(module, x, c, ConvTranspose { kernel, stride, padding, output_padding, ..ConvTranspose::default() })
+    }
+
     fn transposed(&mut self, module: &str, x: NodeId, c: [u32; 2], shape: ConvTranspose) -> NodeId {
         let weight_shape = self.weight_shape(c, shape.kernel);
         let conv = ConvTranspose { module: module.to_owned(), in_channels: c[0], out_channels: c[1], weight_shape, ..shape };
@@ -69,6 +76,12 @@ impl Layers {
     /// A batch norm with running statistics, eps 1e-5.
     pub(super) fn batch_norm(&mut self, module: &str, x: NodeId, channels: u32) -> NodeId {
         self.graph.add(module, Op::BatchNorm(BatchNorm { module: module.to_owned(), channels, eps: 1e-5 }), &[x])
+    }
+
+    /// Instance norm, eps 1e-5, with the parameters of a module or without any: the statistics of images are those of each plane.
+    pub(super) fn instance_norm(&mut self, name: impl Into<String>, module: Option<&str>, x: NodeId, channels: u32) -> NodeId {
+        let (module, per_plane) = (module.map(str::to_owned), self.dims == 2);
+        self.graph.add(name, Op::Norm(Norm { module, channels, groups: channels, eps: 1e-5, per_plane }), &[x])
     }
 
     pub(super) fn activation(&mut self, name: impl Into<String>, x: NodeId, activation: Activation) -> NodeId {

@@ -9,6 +9,7 @@ use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, NodeId, Norm,
 use crate::kernels::{outputs_first, pack_grouped, pack_weights, pack_window_constant};
 
 mod architecture;
+mod attention_unet;
 mod card;
 mod former;
 mod layers;
@@ -31,6 +32,7 @@ mod testing;
 mod tests;
 
 use architecture::{Architecture, Built};
+pub use attention_unet::{AttentionUnet2dConfig, AttentionUnetConfig};
 pub use card::{Card, Inference, InputSpec};
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
