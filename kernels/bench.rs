@@ -5,7 +5,7 @@ use super::ceiling_copy::CeilingCopy;
 use super::ceiling_fma::CeilingFma;
 use super::{
     Activation, Call, ConvShape, ConvTransposeShape, Grouping, Interpolation, Load, Scope, Shift, Spread, Target, Through, TokenChannels,
-    Window, WindowShape, argmax, attention, channel_stats, combine, conv_transpose3d, conv_transpose3d_general, conv3d_direct,
+    Window, WindowShape, argmax, attention, channel_stats, combine, concat, conv_transpose3d, conv_transpose3d_general, conv3d_direct,
     conv3d_general, conv3d_pointwise, deformable_sampling, head_argmax, layer_norm, max_pool3d, normalise, patch_expand, patch_merge,
     position_add, resize, shift, softmax, window_attention,
 };
@@ -256,6 +256,10 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
         (format!("32_{fine}"), Call::PositionAdd(position_add::PositionAdd { map: map(32), elem, windows: one, target: whole(fine) })),
         combine("add", false),
         combine("multiply", true),
+        (
+            format!("16+16_{fine}"),
+            Call::Concat(concat::Concat { extent: fine, channels: [16; 2], elem, windows: [Window::whole(0); 2], target: whole(fine) }),
+        ),
         (format!("32_{fine}"), Call::ChannelStats(channel_stats::ChannelStats { map: map(32), elem, windows: one, target: whole(fine) })),
         (
             format!("32_{fine}"),

@@ -16,6 +16,7 @@ pub mod ceiling_copy;
 pub mod ceiling_fma;
 pub mod channel_stats;
 pub mod combine;
+pub mod concat;
 pub mod conv3d_direct;
 pub mod conv3d_general;
 pub mod conv3d_pointwise;
@@ -392,6 +393,7 @@ catalogue! {
     WindowAttention(window_attention::WindowAttention),
     DeformableSampling(deformable_sampling::DeformableSampling),
     Combine(combine::Combine),
+    Concat(concat::Concat),
     ChannelStats(channel_stats::ChannelStats),
     PlaneStats(plane_stats::PlaneStats),
     NormScale(norm_scale::NormScale),

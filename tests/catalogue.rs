@@ -53,6 +53,7 @@ const OPERATIONS: &[(&str, &str, &str)] = &[
     ("zero padding", "shift", "pad"),
     ("crop", "shift", "crop"),
     ("flip", "shift", "flip"),
+    ("concatenation that is stored", "concat", "odd"),
     ("gather of rows", "gather_tokens", "some"),
     ("patch merging", "patch_merge", "swin"),
     ("patch expanding", "patch_expand", "swin"),

@@ -25,6 +25,8 @@ const CASES: &[&str] = &[
     "unet2d_bilinear",
     "attention_unet2d",
     "attention_unet_3d",
+    "vnet_monai",
+    "vnet_mattmacy",
 ];
 
 struct Golden {

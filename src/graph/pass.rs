@@ -70,6 +70,7 @@ pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
                 if let [input] = work.nodes[id.index()].inputs[..]
                     && work.nodes[input.index()].op == Op::Concat
                     && !work.keep.contains(&input)
+                    && work.read_in_place(input, graph)
                 {
                     work.nodes[id.index()].inputs = work.nodes[input.index()].inputs.clone();
                     applied.concats_fused += 1;
@@ -185,6 +186,16 @@ impl Work {
         let before = *graph.node(id).inputs.get(slot)?;
         let alone = graph.nodes().iter().flat_map(|n| &n.inputs).filter(|&&i| i == before).count() == 1;
         (alone && !self.keep.contains(&before)).then(|| self.resolve(before))
+    }
+
+    /// Whether all readers of a concatenation are convolutions that can read both of its maps where they lie. If any cannot, it is
+    /// stored, and the maps are not kept besides it.
+    fn read_in_place(&self, concat: NodeId, graph: &Graph) -> bool {
+        concat != graph.output()
+            && graph.nodes().iter().filter(|node| node.inputs.contains(&concat)).all(|node| match &node.op {
+                Op::Conv(conv) => conv.is_plain() && node.inputs.len() == 1,
+                _ => false,
+            })
     }
 
     /// Fuses a sum of maps of one shape into a convolution that makes one of them. The convolution takes the place of the sum,
@@ -488,6 +499,34 @@ mod tests {
         assert!(
             Fit { over: [2, 1, 1] }.output(Extent::new(1, 1, 1)).is_err() && Fit { over: [0; 3] }.output(Extent::new(1, 1, 1)).is_err()
         );
+    }
+
+    #[test]
+    fn a_concatenation_that_something_else_reads_is_stored() {
+        // the residual stages of a V-Net
+        let mut g = Graph::default();
+        let x = g.add("input", Op::Input { channels: 2 }, &[]);
+        let y = g.add("a", conv("a", 2, 2), &[x]);
+        let cat = g.add("cat", Op::Concat, &[y, x]);
+        let y = g.add("b", conv("b", 4, 4), &[cat]);
+        let y = g.add("b.act", Op::Activation(Activation::Relu), &[y]);
+        assert_eq!(optimise(&g, &[]).1.concats_fused, 1);
+        assert!(optimise(&g, &[cat]).0.find("cat").is_some(), "who is kept stays");
+        let y = g.add("sum", Op::Add(Combine::default()), &[y, cat]);
+        let (stored, applied) = optimise(&g, &[]);
+        assert_eq!((applied.concats_fused, stored.find("b.act").map(|id| stored.node(id).inputs.len())), (0, Some(1)));
+        assert!(stored.infer(Extent::new(2, 3, 4)).is_ok());
+        // the last convolution adds it
+        g.add("c", conv("c", 4, 4), &[y]);
+        let c = g.output();
+        g.add("end", Op::Add(Combine::default()), &[c, cat]);
+        let (stored, applied) = optimise(&g, &[]);
+        assert_eq!((applied.concats_fused, applied.adds_fused), (0, 1));
+        assert!(stored.infer(Extent::new(2, 3, 4)).is_ok());
+        let mut last = sample();
+        let [a, x] = ["a", "input"].map(|name| last.find(name).expect("in the sample"));
+        last.add("end", Op::Concat, &[a, x]);
+        assert!(optimise(&last, &[]).0.find("end").is_some(), "the result is stored");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::former::{FineConfig, GlamNnFormerConfig, NnFormerConfig};
 use super::plain_conv_unet::PlainConvUnetConfig;
 use super::u_transformer::UTransformerConfig;
 use super::unet2d::Unet2dConfig;
+use super::vnet::VnetConfig;
 use super::weights::Tolerance;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::Graph;
@@ -51,6 +52,7 @@ const ALL: &[Entry] = &[
     entry::<Unet2dConfig>(),
     entry::<AttentionUnet2dConfig>(),
     entry::<AttentionUnetConfig>(),
+    entry::<VnetConfig>(),
 ];
 
 struct Entry {

@@ -16,6 +16,7 @@ mod layers;
 mod plain_conv_unet;
 mod u_transformer;
 mod unet2d;
+mod vnet;
 mod weights;
 
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use u_transformer::{Profile, UTransformerConfig};
 pub use unet2d::Unet2dConfig;
+pub use vnet::{NormStatistics, VnetActivation, VnetConfig, VnetFlavour};
 use weights::Tolerance;
 pub use weights::Weights;
 

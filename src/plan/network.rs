@@ -6,7 +6,7 @@ use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{self, Conv, ConvTranspose, Graph, GraphError, Node, NodeId, Op};
 use crate::kernels::{
     Activation, Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Through, Window, argmax, attention, channel_stats, combine,
-    conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_general, conv3d_pointwise, deformable_sampling, head_argmax,
+    concat, conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_general, conv3d_pointwise, deformable_sampling, head_argmax,
     layer_norm, norm_scale, normalise, packed_len, plane_stats, position_add, softmax, token_rows, window_attention,
 };
 use crate::record::ConstantSource;
@@ -314,7 +314,14 @@ impl Network {
                 target,
             }),
             Op::Softmax => Call::Softmax(softmax::Softmax { map, elem, windows: [window], target }),
-            Op::Norm(_) | Op::Concat | Op::Fit(_) => return Err(self.unsupported(id)),
+            Op::Concat => Call::Concat(concat::Concat {
+                extent: map.extent,
+                channels: [0, 1].map(|slot| input(slot).channels),
+                elem,
+                windows: [window; 2],
+                target,
+            }),
+            Op::Norm(_) | Op::Fit(_) => return Err(self.unsupported(id)),
         }))
     }
 
