@@ -27,6 +27,7 @@ const CASES: &[&str] = &[
     "attention_unet_3d",
     "vnet_monai",
     "vnet_mattmacy",
+    "nnunet_resenc",
 ];
 
 struct Golden {

@@ -61,6 +61,7 @@ fn plans_of_moved_voxels_read_what_is_there() {
         ("pool 3 by 2, padded", chain(&[pool([3; 3], [2; 3], [1; 3])], 4)),
         ("pool 3 by 1", chain(&[pool([3; 3], [1; 3], [1; 3])], 4)),
         ("pool of planes", chain(&[Op::max_pool([1, 2, 2])], 4)),
+        ("averages of 3", chain(&[Op::AvgPool { kernel: [3, 2, 2] }], 4)),
         ("padded", chain(&[pad(3, 2)], 4)),
         ("cropped", chain(&[pad(-3, -2)], 4)),
         ("padded and cropped", chain(&[pad(4, -5)], 4)),

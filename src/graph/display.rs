@@ -87,6 +87,7 @@ impl fmt::Display for Op {
                 write!(f, "max pool {}", x(kernel))?;
                 if stride == kernel { Ok(()) } else { write!(f, " stride {}", x(stride)) }
             }
+            Self::AvgPool { kernel } => write!(f, "average pool {}", x(kernel)),
             Self::Resize(resize) => write!(f, "{resize}"),
             Self::Shift([d, h, w]) => write!(f, "shift {d}, {h}, {w}"),
             Self::Fit(fit) => write!(f, "fit to the input over {}", x(&fit.over)),

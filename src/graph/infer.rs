@@ -91,6 +91,7 @@ pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map,
             inputs[0].channels, inputs[0].extent, inputs[1].channels, inputs[1].extent
         )),
         Op::MaxPool { kernel, stride, padding } => Ok(Map::new(pooled(inputs[0].extent, *kernel, *stride, *padding)?, inputs[0].channels)),
+        Op::AvgPool { kernel } => Ok(Map::new(pooled(inputs[0].extent, *kernel, *kernel, [0; 3])?, inputs[0].channels)),
         Op::Resize(resize) => Ok(Map::new(resize.output(inputs[0].extent)?, inputs[0].channels)),
         Op::Shift(shift) => Ok(Map::new(shifted(inputs[0].extent, shift)?, inputs[0].channels)),
         Op::Fit(fit) => Ok(Map::new(fit.output(extent)?, inputs[0].channels)),

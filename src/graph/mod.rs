@@ -116,6 +116,11 @@ pub enum Op {
         /// Padding on both sides along D, H, W, at most half a window.
         padding: [u32; 3],
     },
+    /// Means of windows that do not overlap, floored, as `torch.nn.AvgPool3d(kernel)`.
+    AvgPool {
+        /// Window along D, H, W.
+        kernel: [u32; 3],
+    },
     /// Resampling to another extent.
     Resize(Resize),
     /// Rolled, padded, cropped or mirrored along D, H, W.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::attention_unet::{AttentionUnet2dConfig, AttentionUnetConfig};
 use super::former::{FineConfig, GlamNnFormerConfig, NnFormerConfig};
 use super::plain_conv_unet::PlainConvUnetConfig;
+use super::residual_encoder_unet::ResidualEncoderUnetConfig;
 use super::u_transformer::UTransformerConfig;
 use super::unet2d::Unet2dConfig;
 use super::vnet::VnetConfig;
@@ -53,6 +54,7 @@ const ALL: &[Entry] = &[
     entry::<AttentionUnet2dConfig>(),
     entry::<AttentionUnetConfig>(),
     entry::<VnetConfig>(),
+    entry::<ResidualEncoderUnetConfig>(),
 ];
 
 struct Entry {

@@ -1,6 +1,6 @@
 //! The layers that convolutional networks are made of, under the paths of their modules, in two or three dimensions.
 
-use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, NodeId, Norm, Op};
+use crate::graph::{BatchNorm, Combine, Conv, ConvTranspose, Graph, NodeId, Norm, Op};
 use crate::kernels::Activation;
 
 /// Most channels of a map that a config may ask for.
@@ -39,13 +39,17 @@ impl Layers {
 
     /// A convolution, with the padding that keeps the extent where its kernel is odd and its stride 1.
     pub(super) fn conv(&mut self, module: &str, x: NodeId, c: [u32; 2], kernel: u32, stride: u32, bias: bool) -> NodeId {
-        let kernel = self.cube(kernel);
+        self.conv_along(module, x, c, [self.cube(kernel), self.cube(stride)], bias)
+    }
+
+    /// The same with a kernel and a stride along D, H, W.
+    pub(super) fn conv_along(&mut self, module: &str, x: NodeId, c: [u32; 2], [kernel, stride]: [[u32; 3]; 2], bias: bool) -> NodeId {
         let conv = Conv {
             module: module.to_owned(),
             in_channels: c[0],
             out_channels: c[1],
             kernel,
-            stride: self.cube(stride),
+            stride,
             padding: kernel.map(|k| (k - 1) / 2),
             bias,
             weight_shape: self.weight_shape([c[1], c[0]], kernel),
@@ -56,7 +60,11 @@ impl Layers {
 
     /// A transposed convolution with a bias whose blocks of so many voxels along every axis do not overlap.
     pub(super) fn expand(&mut self, module: &str, x: NodeId, c: [u32; 2], stride: u32) -> NodeId {
-        let stride = self.cube(stride);
+        self.expand_along(module, x, c, self.cube(stride))
+    }
+
+    /// The same with blocks of so many voxels along D, H, W.
+    pub(super) fn expand_along(&mut self, module: &str, x: NodeId, c: [u32; 2], stride: [u32; 3]) -> NodeId {
         self.transposed(module, x, c, ConvTranspose { kernel: stride, stride, ..ConvTranspose::default() })
     }
 
@@ -76,6 +84,11 @@ impl Layers {
     /// A batch norm with running statistics, eps 1e-5.
     pub(super) fn batch_norm(&mut self, module: &str, x: NodeId, channels: u32) -> NodeId {
         self.graph.add(module, Op::BatchNorm(BatchNorm { module: module.to_owned(), channels, eps: 1e-5 }), &[x])
+    }
+
+    /// The sum of two maps of one shape.
+    pub(super) fn add(&mut self, name: impl Into<String>, first: NodeId, second: NodeId) -> NodeId {
+        self.graph.add(name, Op::Add(Combine::default()), &[first, second])
     }
 
     /// Instance norm, eps 1e-5, with the parameters of a module or without any: the statistics of images are those of each plane.

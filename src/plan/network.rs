@@ -253,7 +253,13 @@ impl Network {
             Op::Parameter(p) => Call::TokenRows(token_rows::TokenRows { map, rows: p.count(), elem, target }),
             Op::Conv(c) => return self.conv(id, c).map(Some),
             Op::ConvTranspose(c) => self.conv_transpose(id, c),
-            Op::MaxPool { .. } | Op::Resize(_) | Op::Shift(_) | Op::PatchMerge(_) | Op::PatchExpand(_) | Op::Gather(_) => {
+            Op::MaxPool { .. }
+            | Op::AvgPool { .. }
+            | Op::Resize(_)
+            | Op::Shift(_)
+            | Op::PatchMerge(_)
+            | Op::PatchExpand(_)
+            | Op::Gather(_) => {
                 return Ok(self.resample(id));
             }
             Op::PositionalEncoding { .. } => {
