@@ -5,8 +5,8 @@ use super::ceiling_copy::CeilingCopy;
 use super::ceiling_fma::CeilingFma;
 use super::{
     Activation, Call, ConvShape, ConvTransposeShape, Grouping, Interpolation, Load, Scope, Shift, Spread, Target, Through, TokenChannels,
-    Window, WindowShape, argmax, attention, channel_stats, combine, conv_transpose3d, conv_transpose3d_general, conv3d_direct,
-    conv3d_general, conv3d_pointwise, deformable_sampling, head_argmax, layer_norm, max_pool3d, normalise, patch_expand, patch_merge,
+    Window, WindowShape, argmax, attention, channel_stats, combine, concat, conv_transpose3d, conv_transpose3d_general, conv3d_direct,
+    conv3d_general, conv3d_pointwise, deformable_sampling, head_argmax, layer_norm, normalise, patch_expand, patch_merge, pool3d,
     position_add, resize, shift, softmax, window_attention,
 };
 use crate::shape::{Elem, Extent, Map};
@@ -211,9 +211,10 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
         transposed(3, true),
         (
             format!("k2_32_{fine}"),
-            Call::MaxPool3d(max_pool3d::MaxPool3d {
+            Call::Pool3d(pool3d::Pool3d {
                 input: fine,
                 channels: 32,
+                average: false,
                 kernel: [2; 3],
                 stride: [2; 3],
                 padding: [0; 3],
@@ -256,6 +257,10 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
         (format!("32_{fine}"), Call::PositionAdd(position_add::PositionAdd { map: map(32), elem, windows: one, target: whole(fine) })),
         combine("add", false),
         combine("multiply", true),
+        (
+            format!("16+16_{fine}"),
+            Call::Concat(concat::Concat { extent: fine, channels: [16; 2], elem, windows: [Window::whole(0); 2], target: whole(fine) }),
+        ),
         (format!("32_{fine}"), Call::ChannelStats(channel_stats::ChannelStats { map: map(32), elem, windows: one, target: whole(fine) })),
         (
             format!("32_{fine}"),

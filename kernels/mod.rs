@@ -16,6 +16,7 @@ pub mod ceiling_copy;
 pub mod ceiling_fma;
 pub mod channel_stats;
 pub mod combine;
+pub mod concat;
 pub mod conv3d_direct;
 pub mod conv3d_general;
 pub mod conv3d_pointwise;
@@ -25,12 +26,12 @@ pub mod deformable_sampling;
 pub mod gather_tokens;
 pub mod head_argmax;
 pub mod layer_norm;
-pub mod max_pool3d;
 pub mod norm_scale;
 pub mod normalise;
 pub mod patch_expand;
 pub mod patch_merge;
 pub mod plane_stats;
+pub mod pool3d;
 pub mod position_add;
 pub mod resize;
 pub mod shift;
@@ -381,7 +382,7 @@ catalogue! {
     Conv3dPointwise(conv3d_pointwise::Conv3dPointwise),
     ConvTranspose3d(conv_transpose3d::ConvTranspose3d),
     ConvTranspose3dGeneral(conv_transpose3d_general::ConvTranspose3dGeneral),
-    MaxPool3d(max_pool3d::MaxPool3d),
+    Pool3d(pool3d::Pool3d),
     Resize(resize::Resize),
     Shift(shift::ShiftMap),
     PatchMerge(patch_merge::PatchMerge),
@@ -393,6 +394,7 @@ catalogue! {
     WindowAttention(window_attention::WindowAttention),
     DeformableSampling(deformable_sampling::DeformableSampling),
     Combine(combine::Combine),
+    Concat(concat::Concat),
     ChannelStats(channel_stats::ChannelStats),
     PlaneStats(plane_stats::PlaneStats),
     NormScale(norm_scale::NormScale),

@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use support::{engine, engine_without_f16, relative_error, shared};
 
-const CASES: [&str; 18] = [
+const CASES: &[&str] = &[
     "u_transformer_2d",
     "u_transformer_3d",
     "u_transformer_themyr2021",
@@ -27,6 +27,13 @@ const CASES: [&str; 18] = [
     "glam_swin_unet",
     "glam_swin_unet_nlu",
     "transunet",
+    "unet2d",
+    "unet2d_bilinear",
+    "attention_unet2d",
+    "attention_unet_3d",
+    "vnet_monai",
+    "vnet_mattmacy",
+    "nnunet_resenc",
 ];
 
 struct Golden {
@@ -108,7 +115,7 @@ fn plan(golden: &Golden, caps: &DeviceCaps, options: &PlanOptions) -> Plan {
 #[test]
 fn device_equals_pytorch() {
     let Some(engine) = engine() else { return };
-    for name in CASES {
+    for &name in CASES {
         let Some(golden) = load(name) else { continue };
         for (engine, precision, bound) in
             [(Some(engine), Elem::F32, 1e-5), (Some(engine), Elem::F16, 5e-3), (engine_without_f16(), Elem::F16, 5e-3)]
@@ -128,7 +135,7 @@ fn device_equals_pytorch() {
 
 #[test]
 fn host_equals_pytorch() {
-    for name in CASES {
+    for &name in CASES {
         let Some(golden) = load(name) else { continue };
         let mut session =
             Session::on_host(&golden.model, plan(&golden, &DeviceCaps::host(), &PlanOptions::default())).expect("the session is made");
@@ -141,7 +148,7 @@ fn host_equals_pytorch() {
 #[test]
 fn every_budget_gives_the_same_bits() {
     let Some(engine) = engine() else { return };
-    for name in CASES {
+    for &name in CASES {
         let Some(golden) = load(name) else { continue };
         let whole = plan(&golden, engine.caps(), &PlanOptions::default());
         let (largest, smallest) = (whole.report().peak_bytes, whole.report().smallest_budget);

@@ -6,8 +6,8 @@
 mod checker;
 
 use organum::Extent;
-use organum::graph::{Conv, Graph, NodeId, Op, PatchExpand, PatchMerge, Resize, Size, pass};
-use organum::kernels::{Interpolation, Shift};
+use organum::graph::{Combine, Conv, Graph, NodeId, Op, PatchExpand, PatchMerge, Resize, Size, pass};
+use organum::kernels::{Activation, Interpolation, Shift};
 
 const EXTENT: Extent = Extent::new(10, 5, 6);
 
@@ -36,6 +36,20 @@ fn chain(ops: &[Op], channels: u32) -> Graph {
     graph
 }
 
+/// A stage of a V-Net: what is concatenated is convolved, and added to the result.
+fn joined() -> Graph {
+    let mut graph = Graph::default();
+    let x = graph.add("input", Op::Input { channels: 1 }, &[]);
+    let first = conv(&mut graph, "first", x, [1, 3], 3);
+    let second = conv(&mut graph, "second", first, [3, 2], 1);
+    let both = graph.add("concat", Op::Concat, &[first, second]);
+    let y = conv(&mut graph, "stage", both, [5, 5], 5);
+    let y = graph.add("act", Op::Activation(Activation::Elu { alpha: 1.0 }), &[y]);
+    let y = graph.add("sum", Op::Add(Combine::default()), &[y, both]);
+    conv(&mut graph, "last", y, [5, 2], 3);
+    graph
+}
+
 #[test]
 fn plans_of_moved_voxels_read_what_is_there() {
     let pool = |kernel, stride, padding| Op::MaxPool { kernel, stride, padding };
@@ -47,6 +61,7 @@ fn plans_of_moved_voxels_read_what_is_there() {
         ("pool 3 by 2, padded", chain(&[pool([3; 3], [2; 3], [1; 3])], 4)),
         ("pool 3 by 1", chain(&[pool([3; 3], [1; 3], [1; 3])], 4)),
         ("pool of planes", chain(&[Op::max_pool([1, 2, 2])], 4)),
+        ("averages of 3", chain(&[Op::AvgPool { kernel: [3, 2, 2] }], 4)),
         ("padded", chain(&[pad(3, 2)], 4)),
         ("cropped", chain(&[pad(-3, -2)], 4)),
         ("padded and cropped", chain(&[pad(4, -5)], 4)),
@@ -60,6 +75,7 @@ fn plans_of_moved_voxels_read_what_is_there() {
             chain(&[Op::PatchMerge(PatchMerge { patch: [2; 3], order: cubes }), Op::PatchExpand(expand)], 4)
         }),
         ("expanded", chain(&[Op::PatchExpand(PatchExpand { patch: [4, 1, 1], crop: None })], 1)),
+        ("concatenated", joined()),
         ("tokens", chain(&[Op::Gather([299, 0, 17, 17].into())], 4)),
     ];
     for mode in [Interpolation::Nearest, Interpolation::Aligned, Interpolation::HalfPixel] {

@@ -90,8 +90,10 @@ impl fmt::Display for Op {
                 write!(f, "max pool {}", x(kernel))?;
                 if stride == kernel { Ok(()) } else { write!(f, " stride {}", x(stride)) }
             }
+            Self::AvgPool { kernel } => write!(f, "average pool {}", x(kernel)),
             Self::Resize(resize) => write!(f, "{resize}"),
             Self::Shift([d, h, w]) => write!(f, "shift {d}, {h}, {w}"),
+            Self::Fit(fit) => write!(f, "fit to the input over {}", x(&fit.over)),
             Self::PatchMerge(merge) => write!(f, "merge patches {}", x(&merge.patch)),
             Self::PatchExpand(expand) => write!(f, "expand patches {}", x(&expand.patch)),
             Self::Gather(tokens) => write!(f, "gather {} tokens", tokens.len()),

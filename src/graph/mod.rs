@@ -26,7 +26,7 @@ pub use conv::{Conv, ConvTranspose};
 pub use norm::Norm;
 pub use parameter::Parameter;
 pub use position::{LevelEmbedding, PositionalEncoding};
-pub use resample::{PatchExpand, PatchMerge, Resize, Size};
+pub use resample::{Fit, PatchExpand, PatchMerge, Resize, Size};
 
 /// Index of a node; a node produces exactly one value, which has the same index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,10 +118,17 @@ pub enum Op {
         /// Padding on both sides along D, H, W, at most half a window.
         padding: [u32; 3],
     },
+    /// Means of windows that do not overlap, floored, as `torch.nn.AvgPool3d(kernel)`.
+    AvgPool {
+        /// Window along D, H, W.
+        kernel: [u32; 3],
+    },
     /// Resampling to another extent.
     Resize(Resize),
     /// Rolled, padded, cropped or mirrored along D, H, W.
     Shift([Shift; 3]),
+    /// Padded or cropped to a share of the network's input; [`pass::settle`] makes it a shift.
+    Fit(Fit),
     /// Patches of voxels as the channels of one.
     PatchMerge(PatchMerge),
     /// Channels as the voxels of a patch.

@@ -1,7 +1,8 @@
 //! Rewrites that leave the result as it is: fold, fuse, prune. Each returns how often it applied.
 
-use super::{Combine, Conv, Graph, Node, NodeId, Op, norm};
-use crate::kernels::{Activation, Load, Spread};
+use super::{Combine, Conv, Fit, Graph, GraphError, Node, NodeId, Op, norm};
+use crate::kernels::{Activation, Load, Shift, Spread};
+use crate::shape::Extent;
 
 /// What [`optimise`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +70,7 @@ pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
                 if let [input] = work.nodes[id.index()].inputs[..]
                     && work.nodes[input.index()].op == Op::Concat
                     && !work.keep.contains(&input)
+                    && work.read_in_place(input, graph)
                 {
                     work.nodes[id.index()].inputs = work.nodes[input.index()].inputs.clone();
                     applied.concats_fused += 1;
@@ -140,6 +142,31 @@ pub fn read_through(graph: &Graph, keep: &[NodeId]) -> Graph {
     prune(&nodes, graph.output(), keep).0
 }
 
+/// The graph for inputs of one extent: what is fitted to it is shifted, and nothing is done where it fits already. `keep` are nodes
+/// besides the output that must survive. Ids change, names stay.
+///
+/// # Errors
+/// When shapes do not agree: the node is named.
+pub fn settle(graph: &Graph, extent: Extent, keep: &[NodeId]) -> Result<Graph, GraphError> {
+    let maps = graph.infer(extent)?;
+    let mut nodes = graph.nodes().to_vec();
+    let mut replaced: Vec<NodeId> = graph.ids().collect();
+    for id in graph.ids() {
+        let node = &mut nodes[id.index()];
+        for input in &mut node.inputs {
+            *input = replaced[input.index()];
+        }
+        if let (Op::Fit(_), [source]) = (&node.op, &node.inputs[..]) {
+            let shift = Fit::shift(maps[source.index()].extent, maps[id.index()].extent);
+            if shift == [Shift::NONE; 3] && id != graph.output() && !keep.contains(&id) {
+                replaced[id.index()] = *source;
+            }
+            node.op = Op::Shift(shift);
+        }
+    }
+    Ok(prune(&nodes, graph.output(), keep).0)
+}
+
 struct Work {
     nodes: Vec<Node>,
     replaced: Vec<NodeId>,
@@ -159,6 +186,16 @@ impl Work {
         let before = *graph.node(id).inputs.get(slot)?;
         let alone = graph.nodes().iter().flat_map(|n| &n.inputs).filter(|&&i| i == before).count() == 1;
         (alone && !self.keep.contains(&before)).then(|| self.resolve(before))
+    }
+
+    /// Whether all readers of a concatenation are convolutions that can read both of its maps where they lie. If any cannot, it is
+    /// stored, and the maps are not kept besides it.
+    fn read_in_place(&self, concat: NodeId, graph: &Graph) -> bool {
+        concat != graph.output()
+            && graph.nodes().iter().filter(|node| node.inputs.contains(&concat)).all(|node| match &node.op {
+                Op::Conv(conv) => conv.is_plain() && node.inputs.len() == 1,
+                _ => false,
+            })
     }
 
     /// Fuses a sum of maps of one shape into a convolution that makes one of them. The convolution takes the place of the sum,
@@ -208,7 +245,6 @@ fn prune(nodes: &[Node], output: NodeId, keep: &[NodeId]) -> (Graph, Vec<NodeId>
 mod tests {
     use super::*;
     use crate::graph::{BatchNorm, ConvTranspose, Resize};
-    use crate::shape::Extent;
 
     fn conv(name: &str, cin: u32, cout: u32) -> Op {
         Op::Conv(Conv {
@@ -436,6 +472,61 @@ mod tests {
             matches!(&through.node(through.output()).op, Op::Conv(c) if c.residual && c.through == [Some(Resize::aligned([1; 3])), None])
         );
         assert!(through.infer(Extent::new(2, 3, 4)).is_ok());
+    }
+
+    #[test]
+    fn what_fits_already_is_not_moved() {
+        // as a U-Net that floors as it pools, and pads what it upsamples
+        let mut g = Graph::default();
+        let x = g.add("input", Op::Input { channels: 2 }, &[]);
+        let y = g.add("pool", Op::max_pool([1, 2, 2]), &[x]);
+        let y = g.add("up", Op::upsample([1, 2, 2]), &[y]);
+        let fit = g.add("fit", Op::Fit(Fit { over: [1; 3] }), &[y]);
+        g.add("a", conv("a", 4, 3), &[x, fit]);
+        let shift = |extent, keep: &[NodeId]| {
+            let settled = settle(&g, extent, keep).expect("the shapes agree");
+            assert_eq!(settled.infer(extent).expect("they still do").last().map(|m| m.extent), Some(extent));
+            settled.find("fit").map(|id| settled.node(id).op.clone())
+        };
+        assert_eq!(shift(Extent::new(3, 4, 6), &[]), None);
+        assert_eq!(shift(Extent::new(3, 4, 6), &[fit]), Some(Op::Shift([Shift::NONE; 3])), "who is kept stays");
+        let far = Shift::Pad { before: 0, after: 1 };
+        assert_eq!(shift(Extent::new(3, 4, 7), &[]), Some(Op::Shift([Shift::NONE, Shift::NONE, far])));
+        let pads = Fit::shift(Extent::new(5, 9, 2), Extent::new(8, 6, 6));
+        let [d, h, w] = [(1, 2), (-2, -1), (2, 2)].map(|(before, after)| Shift::Pad { before, after });
+        assert_eq!(pads, [d, h, w], "as F.pad by d // 2 and d - d // 2");
+        assert!(settle(&g, Extent::new(1, 1, 6), &[]).is_err(), "pooling leaves nothing");
+        assert!(
+            Fit { over: [2, 1, 1] }.output(Extent::new(1, 1, 1)).is_err() && Fit { over: [0; 3] }.output(Extent::new(1, 1, 1)).is_err()
+        );
+    }
+
+    #[test]
+    fn a_concatenation_that_something_else_reads_is_stored() {
+        // the residual stages of a V-Net
+        let mut g = Graph::default();
+        let x = g.add("input", Op::Input { channels: 2 }, &[]);
+        let y = g.add("a", conv("a", 2, 2), &[x]);
+        let cat = g.add("cat", Op::Concat, &[y, x]);
+        let y = g.add("b", conv("b", 4, 4), &[cat]);
+        let y = g.add("b.act", Op::Activation(Activation::Relu), &[y]);
+        assert_eq!(optimise(&g, &[]).1.concats_fused, 1);
+        assert!(optimise(&g, &[cat]).0.find("cat").is_some(), "who is kept stays");
+        let y = g.add("sum", Op::Add(Combine::default()), &[y, cat]);
+        let (stored, applied) = optimise(&g, &[]);
+        assert_eq!((applied.concats_fused, stored.find("b.act").map(|id| stored.node(id).inputs.len())), (0, Some(1)));
+        assert!(stored.infer(Extent::new(2, 3, 4)).is_ok());
+        // the last convolution adds it
+        g.add("c", conv("c", 4, 4), &[y]);
+        let c = g.output();
+        g.add("end", Op::Add(Combine::default()), &[c, cat]);
+        let (stored, applied) = optimise(&g, &[]);
+        assert_eq!((applied.concats_fused, applied.adds_fused), (0, 1));
+        assert!(stored.infer(Extent::new(2, 3, 4)).is_ok());
+        let mut last = sample();
+        let [a, x] = ["a", "input"].map(|name| last.find(name).expect("in the sample"));
+        last.add("end", Op::Concat, &[a, x]);
+        assert!(optimise(&last, &[]).0.find("end").is_some(), "the result is stored");
     }
 
     #[test]

@@ -144,6 +144,37 @@ impl PatchExpand {
     }
 }
 
+/// Zero-padded, or cropped, to the extent of the network's input divided, and floored, by so much along D, H, W: for a map that
+/// meets one pooled so often. The difference d of an axis goes to both sides, as `torch.nn.functional.pad` by `[d // 2, d - d // 2]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fit {
+    /// What the network's input is divided by along D, H, W.
+    pub over: [u32; 3],
+}
+
+impl Fit {
+    /// Extent of the result in a network whose input has this extent.
+    pub(super) fn output(self, network: Extent) -> Result<Extent, String> {
+        let n = network.axes();
+        let mut out = [0; 3];
+        for axis in 0..3 {
+            let quotient = n[axis].checked_div(self.over[axis]).filter(|&n| n > 0);
+            out[axis] = quotient.ok_or_else(|| format!("{network} over {:?} leaves nothing", self.over))?;
+        }
+        Ok(out.into())
+    }
+
+    /// How a map of one extent becomes one of another.
+    pub(super) fn shift(from: Extent, to: Extent) -> [Shift; 3] {
+        [0, 1, 2].map(|axis| {
+            // extents are below 2^31, or none of this can be planned
+            let difference = to.axes()[axis].cast_signed().wrapping_sub(from.axes()[axis].cast_signed());
+            let before = difference.div_euclid(2);
+            Shift::Pad { before, after: difference - before }
+        })
+    }
+}
+
 /// Extent after a shift along each axis.
 pub(super) fn shifted(extent: Extent, shift: &[Shift; 3]) -> Result<Extent, String> {
     let n = extent.axes();

@@ -4,13 +4,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::attention_unet::{AttentionUnet2dConfig, AttentionUnetConfig};
 use super::cotr::CotrConfig;
 use super::former::{FineConfig, GlamNnFormerConfig, NnFormerConfig};
 use super::plain_conv_unet::PlainConvUnetConfig;
+use super::residual_encoder_unet::ResidualEncoderUnetConfig;
 use super::swin::{GlamSwinUnetConfig, SwinUnetConfig};
 use super::transunet::TransUnetConfig;
 use super::u_transformer::UTransformerConfig;
+use super::unet2d::Unet2dConfig;
 use super::unetr::UnetrConfig;
+use super::vnet::VnetConfig;
 use super::weights::Tolerance;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::Graph;
@@ -57,6 +61,11 @@ const ALL: &[Entry] = &[
     entry::<SwinUnetConfig>(),
     entry::<GlamSwinUnetConfig>(),
     entry::<TransUnetConfig>(),
+    entry::<Unet2dConfig>(),
+    entry::<AttentionUnet2dConfig>(),
+    entry::<AttentionUnetConfig>(),
+    entry::<VnetConfig>(),
+    entry::<ResidualEncoderUnetConfig>(),
 ];
 
 struct Entry {

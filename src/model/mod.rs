@@ -10,17 +10,22 @@ use crate::kernels::{outputs_first, pack_grouped, pack_weights, pack_window_cons
 use crate::shape::Map;
 
 mod architecture;
+mod attention_unet;
 mod blocks;
 mod card;
 mod cotr;
 mod former;
+mod layers;
 #[expect(clippy::cast_possible_truncation, reason = "values that exist on this host")]
 mod layout;
 mod plain_conv_unet;
+mod residual_encoder_unet;
 mod swin;
 mod transunet;
 mod u_transformer;
+mod unet2d;
 mod unetr;
+mod vnet;
 mod weights;
 
 #[cfg(test)]
@@ -32,18 +37,24 @@ mod point_tests;
 #[cfg(test)]
 mod resample_tests;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use architecture::{Architecture, Built};
+pub use attention_unet::{AttentionUnet2dConfig, AttentionUnetConfig};
 pub use card::{Card, Inference, InputSpec, Mirror, Mode, Scheme};
 pub use cotr::CotrConfig;
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use layout::Layout;
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
+pub use residual_encoder_unet::ResidualEncoderUnetConfig;
 pub use swin::{GlamSwinUnetConfig, SwinUnetConfig};
 pub use transunet::TransUnetConfig;
 pub use u_transformer::{Profile, UTransformerConfig};
+pub use unet2d::Unet2dConfig;
 pub use unetr::{UnetrConfig, UnetrProjection};
+pub use vnet::{NormStatistics, VnetActivation, VnetConfig, VnetFlavour};
 use weights::Tolerance;
 pub use weights::Weights;
 

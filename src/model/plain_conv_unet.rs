@@ -7,9 +7,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
+use super::layers::{Layers, MOST_CHANNELS, check_channels};
 use super::weights::Tolerance;
 use crate::error::{LoadError, LoadErrorKind};
-use crate::graph::{Conv, ConvTranspose, Graph, NodeId, Norm, Op};
+use crate::graph::{Graph, NodeId};
 use crate::kernels::Activation;
 
 /// What normalises after each convolution.
@@ -41,14 +42,14 @@ pub enum PerStage {
 }
 
 impl PerStage {
-    fn of(&self, stage: usize) -> u32 {
+    pub(super) fn of(&self, stage: usize) -> u32 {
         match self {
             Self::All(n) => *n,
             Self::Each(list) => list.get(stage).copied().unwrap_or(0),
         }
     }
 
-    fn check(&self, stages: usize) -> bool {
+    pub(super) fn check(&self, stages: usize) -> bool {
         (1..=MOST).contains(&self.of(0))
             && match self {
                 Self::All(_) => true,
@@ -58,7 +59,7 @@ impl PerStage {
 }
 
 /// Most of anything counted here but channels: stages, convolutions of a stage, voxels of a kernel or a stride along an axis.
-const MOST: u32 = 32;
+pub(super) const MOST: u32 = 32;
 
 /// Arguments of the network, as in the card.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,36 +94,30 @@ impl Architecture for PlainConvUnetConfig {
     const NAME: &'static str = "plain_conv_unet";
 
     fn build(&self) -> Result<Built, String> {
-        self.check()?;
-        let mut b = Builder { graph: Graph::default(), config: self };
-        let mut x = b.graph.add("input", Op::Input { channels: self.in_channels }, &[]);
+        let stages = self.stages();
+        stages.check()?;
+        let decoder = self
+            .decoder_convs_per_stage
+            .as_ref()
+            .map_or_else(|| matches!(self.convs_per_stage, PerStage::All(_)), |convs| convs.check(stages.count() - 1));
+        if !self.convs_per_stage.check(stages.count()) || !decoder {
+            return Err(format!(
+                "convs_per_stage must be a number of 1 to {MOST} or one for each of {} stages, decoder_convs_per_stage a number or {}",
+                stages.count(),
+                stages.count() - 1
+            ));
+        }
+        let mut b = Builder::new(stages);
+        let mut x = b.l.input;
         let mut width = self.in_channels;
         let mut skips = Vec::new();
         for (stage, &features) in self.features.iter().enumerate() {
-            let stride = b.along(&self.strides[stage]);
-            let module = format!("encoder.stages.{stage}.0");
-            x = b.stage(&module, x, [width, features], stage, stride, self.convs_per_stage.of(stage));
+            let stride = along(&self.strides[stage]);
+            x = b.stage(&format!("encoder.stages.{stage}.0"), x, [width, features], stage, stride, self.convs_per_stage.of(stage));
             skips.push(x);
             width = features;
         }
-        let last = self.features.len() - 2;
-        for s in 0..=last {
-            let level = last - s;
-            let features = self.features[level];
-            let up = b.transposed(&format!("decoder.transpconvs.{s}"), x, [width, features], level + 1);
-            let both = b.graph.add(format!("decoder.concat.{s}"), Op::Concat, &[up, skips[level]]);
-            let convs = self.decoder_convs_per_stage.as_ref().unwrap_or(&self.convs_per_stage).of(s);
-            x = b.stage(&format!("decoder.stages.{s}"), both, [2 * features, features], level, [1; 3], convs);
-            width = features;
-            b.conv(&format!("decoder.seg_layers.{s}"), x, [features, self.classes], [1; 3], [1; 3]);
-        }
-        let mut extent = [1; 3];
-        for stride in &self.strides {
-            let along = b.along(stride);
-            extent = [0, 1, 2].map(|axis| along[axis].saturating_mul(extent[axis]));
-        }
-        let tolerance = Tolerance { canonical, ..Tolerance::default() };
-        Ok(Built { dims: self.dims, tolerance, ..Built::new(b.graph, extent) })
+        Ok(b.decode(&skips, self.decoder_convs_per_stage.as_ref().unwrap_or(&self.convs_per_stage)))
     }
 }
 
@@ -135,87 +130,109 @@ impl PlainConvUnetConfig {
         self.build().map(|built| built.graph).map_err(|message| LoadError::new(LoadErrorKind::Card, message))
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn stages(&self) -> Stages<'_> {
+        Stages {
+            dims: self.dims,
+            in_channels: self.in_channels,
+            classes: self.classes,
+            features: &self.features,
+            kernels: &self.kernels,
+            strides: &self.strides,
+            norm: self.norm,
+            activation: self.activation,
+        }
+    }
+}
+
+/// What nnU-Net's networks are told alike.
+pub(super) struct Stages<'a> {
+    pub dims: u32,
+    pub in_channels: u32,
+    pub classes: u32,
+    pub features: &'a [u32],
+    pub kernels: &'a [Vec<u32>],
+    pub strides: &'a [Vec<u32>],
+    pub norm: UnetNorm,
+    pub activation: UnetActivation,
+}
+
+impl Stages<'_> {
+    pub(super) fn count(&self) -> usize {
+        self.features.len()
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
         if !(2..=3).contains(&self.dims) {
             return Err(format!("dims is {}, must be 2 or 3", self.dims));
         }
-        let stages = self.features.len();
-        let width = |c: &u32| (1..=65_536).contains(c);
+        let stages = self.count();
+        let width = |c: &u32| (1..=MOST_CHANNELS).contains(c);
         if !(2..=MOST as usize).contains(&stages) || !self.features.iter().all(width) {
-            return Err(format!("features is {:?}, must be 2 to {MOST} numbers of 1 to 65536", self.features));
+            return Err(format!("features is {:?}, must be 2 to {MOST} numbers of 1 to {MOST_CHANNELS}", self.features));
         }
-        if !width(&self.in_channels) || !width(&self.classes) {
-            return Err("in_channels and classes must be 1 to 65536".into());
-        }
-        for (name, list) in [("kernels", &self.kernels), ("strides", &self.strides)] {
+        check_channels("in_channels", self.in_channels, MOST_CHANNELS)?;
+        check_channels("classes", self.classes, MOST_CHANNELS)?;
+        for (name, list) in [("kernels", self.kernels), ("strides", self.strides)] {
             let fits = |k: &Vec<u32>| k.len() == self.dims as usize && k.iter().all(|n| (1..=MOST).contains(n));
             if list.len() != stages || !list.iter().all(fits) {
                 return Err(format!("{name} is {list:?}, must be {} numbers of 1 to {MOST} for each of {stages} stages", self.dims));
             }
         }
-        let decoder = self
-            .decoder_convs_per_stage
-            .as_ref()
-            .map_or_else(|| matches!(self.convs_per_stage, PerStage::All(_)), |convs| convs.check(stages - 1));
-        if !self.convs_per_stage.check(stages) || !decoder {
-            return Err(format!(
-                "convs_per_stage must be a number of 1 to {MOST} or one for each of {stages} stages, decoder_convs_per_stage a number or {}",
-                stages - 1
-            ));
-        }
         Ok(())
     }
+
+    /// What every extent must be a multiple of.
+    fn multiple(&self) -> [u32; 3] {
+        self.strides.iter().fold([1; 3], |all, stride| {
+            let stride = along(stride);
+            [0, 1, 2].map(|axis| stride[axis].saturating_mul(all[axis]))
+        })
+    }
 }
 
-struct Builder<'a> {
-    graph: Graph,
-    config: &'a PlainConvUnetConfig,
+/// Numbers along \[D,\] H, W as three.
+pub(super) fn along(n: &[u32]) -> [u32; 3] {
+    let mut all = [1; 3];
+    all[3 - n.len()..].copy_from_slice(n);
+    all
 }
 
-impl Builder<'_> {
-    /// Numbers along \[D,\] H, W as three.
-    fn along(&self, n: &[u32]) -> [u32; 3] {
-        let mut all = [1; 3];
-        all[3 - n.len()..].copy_from_slice(n);
-        all
+/// Units, stages and the decoder of checked arguments.
+pub(super) struct Builder<'a> {
+    pub l: Layers,
+    stages: Stages<'a>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(stages: Stages<'a>) -> Self {
+        Self { l: Layers::new(stages.dims, stages.in_channels), stages }
     }
 
-    fn weight_shape(&self, channels: [u32; 2], kernel: [u32; 3]) -> Vec<usize> {
-        let taps = &kernel[3 - self.config.dims as usize..];
-        channels.iter().chain(taps).map(|&n| n as usize).collect()
+    /// The kernel of a stage.
+    pub(super) fn kernel(&self, level: usize) -> [u32; 3] {
+        along(&self.stages.kernels[level])
     }
 
-    /// A convolution with the padding that keeps the extent of odd kernels, and a bias.
-    fn conv(&mut self, module: &str, x: NodeId, [cin, cout]: [u32; 2], kernel: [u32; 3], stride: [u32; 3]) -> NodeId {
-        let conv = Conv {
-            module: module.to_owned(),
-            in_channels: cin,
-            out_channels: cout,
-            kernel,
-            stride,
-            padding: kernel.map(|k| (k - 1) / 2),
-            weight_shape: self.weight_shape([cout, cin], kernel),
-            ..Conv::default()
-        };
-        self.graph.add(module, Op::Conv(conv), &[x])
+    /// The norm of a unit.
+    pub(super) fn norm(&mut self, module: &str, x: NodeId, channels: u32) -> NodeId {
+        let UnetNorm::Instance = self.stages.norm;
+        self.l.instance_norm(module, Some(module), x, channels)
+    }
+
+    pub(super) fn activation(&mut self, name: &str, x: NodeId) -> NodeId {
+        let UnetActivation::LeakyRelu = self.stages.activation;
+        self.l.activation(name, x, Activation::LeakyRelu { slope: 0.01 })
     }
 
     /// Convolution, norm and activation.
-    fn unit(&mut self, module: &str, x: NodeId, c: [u32; 2], kernel: [u32; 3], stride: [u32; 3]) -> NodeId {
-        let y = self.conv(&format!("{module}.conv"), x, c, kernel, stride);
-        let UnetNorm::Instance = self.config.norm;
-        let norm = format!("{module}.norm");
-        let per_plane = self.config.dims == 2;
-        let op = Op::Norm(Norm { module: Some(norm.clone()), channels: c[1], groups: c[1], eps: 1e-5, per_plane });
-        let y = self.graph.add(norm, op, &[y]);
-        let activation = match self.config.activation {
-            UnetActivation::LeakyRelu => Activation::LeakyRelu { slope: 0.01 },
-        };
-        self.graph.add(module, Op::Activation(activation), &[y])
+    pub(super) fn unit(&mut self, module: &str, x: NodeId, c: [u32; 2], kernel: [u32; 3], stride: [u32; 3]) -> NodeId {
+        let y = self.l.conv_along(&format!("{module}.conv"), x, c, [kernel, stride], true);
+        let y = self.norm(&format!("{module}.norm"), y, c[1]);
+        self.activation(module, y)
     }
 
     fn stage(&mut self, module: &str, mut x: NodeId, [cin, cout]: [u32; 2], level: usize, stride: [u32; 3], convs: u32) -> NodeId {
-        let kernel = self.along(&self.config.kernels[level]);
+        let kernel = self.kernel(level);
         for i in 0..convs {
             let (width, stride) = if i == 0 { (cin, stride) } else { (cout, [1; 3]) };
             x = self.unit(&format!("{module}.convs.{i}"), x, [width, cout], kernel, stride);
@@ -223,19 +240,22 @@ impl Builder<'_> {
         x
     }
 
-    /// The transposed convolution that undoes the stride of the encoder's stage `level`.
-    fn transposed(&mut self, module: &str, x: NodeId, [cin, cout]: [u32; 2], level: usize) -> NodeId {
-        let stride = self.along(&self.config.strides[level]);
-        let conv = ConvTranspose {
-            module: module.to_owned(),
-            in_channels: cin,
-            out_channels: cout,
-            kernel: stride,
-            stride,
-            weight_shape: self.weight_shape([cin, cout], stride),
-            ..ConvTranspose::default()
-        };
-        self.graph.add(module, Op::ConvTranspose(conv), &[x])
+    /// The decoder of what the encoder's stages gave, and the heads: but for the last, those of deep supervision lead nowhere.
+    pub(super) fn decode(mut self, skips: &[NodeId], convs: &PerStage) -> Built {
+        let last = skips.len() - 1;
+        let mut x = skips[last];
+        for s in 0..last {
+            let level = last - 1 - s;
+            let (width, features) = (self.stages.features[level + 1], self.stages.features[level]);
+            // undoes the stride of the encoder's stage below
+            let stride = along(&self.stages.strides[level + 1]);
+            let up = self.l.expand_along(&format!("decoder.transpconvs.{s}"), x, [width, features], stride);
+            let both = self.l.concat(format!("decoder.concat.{s}"), up, skips[level]);
+            x = self.stage(&format!("decoder.stages.{s}"), both, [2 * features, features], level, [1; 3], convs.of(s));
+            self.l.conv(&format!("decoder.seg_layers.{s}"), x, [features, self.stages.classes], 1, 1, true);
+        }
+        let tolerance = Tolerance { canonical, ..Tolerance::default() };
+        Built { dims: self.stages.dims, tolerance, ..Built::new(self.l.graph, self.stages.multiple()) }
     }
 }
 

@@ -29,6 +29,7 @@ fn op(given: &Value) -> Op {
             },
         }),
         "pool" => Op::MaxPool { kernel: three(&given["kernel"]), stride: three(&given["stride"]), padding: three(&given["padding"]) },
+        "average" => Op::AvgPool { kernel: three(&given["kernel"]) },
         "shift" => Op::Shift([0, 1, 2].map(|axis| {
             let along = &given["axes"][axis];
             let number = |i: usize| along[i].as_i64().expect("a number") as i32;
@@ -78,7 +79,8 @@ fn moved_voxels_equal_torch() {
         let floats = |tensor: &str| vectors.floats(&format!("{name}.{tensor}")).expect("it is there");
         let (data, expected): (Vec<f32>, _) = (floats("input").iter().map(|&v| v as f32).collect(), floats("output"));
         // what is only copied is the same to the last bit
-        let bound = if given["op"] == "resize" && given["mode"] != "nearest" { 1e-6 } else { 0.0 };
+        let computed = given["op"] == "average" || (given["op"] == "resize" && given["mode"] != "nearest");
+        let bound = if computed { 1e-6 } else { 0.0 };
         let model = model(op(given), x[0]);
         for (depth, device, elem) in [
             (1, None, Elem::F32),
@@ -181,6 +183,8 @@ fn what_cannot_be_moved_is_refused_by_name() {
         ("resampling by nothing", Op::Resize(times([1, 0, 1]))),
         ("resampling beyond counting", Op::Resize(times([u32::MAX, 1, 1]))),
         ("coordinates beyond counting", Op::Resize(times([1 << 28, 1, 1]))),
+        ("means of nothing", Op::AvgPool { kernel: [1, 0, 1] }),
+        ("means beyond the map", Op::AvgPool { kernel: [1, 6, 1] }),
         ("windows of nothing", pool([0; 3], [1; 3], [0; 3])),
         ("windows every nothing", pool([2; 3], [0; 3], [0; 3])),
         ("windows of padding", pool([2; 3], [2; 3], [2; 3])),

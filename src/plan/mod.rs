@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
-use crate::graph::{Graph, pass};
+use crate::graph::{Graph, NodeId, pass};
 use crate::model::{Card, Model};
 use crate::record::Recording;
 use crate::shape::{Elem, Extent};
@@ -143,14 +143,13 @@ impl Plan {
     /// As [`Plan::new`].
     pub fn of_graph(graph: &Graph, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Self, PlanError> {
         check_axes(extent)?;
-        let mut graph = graph.clone();
-        let mut outputs = Vec::new();
-        for tap in &options.taps {
-            let node = graph
-                .find(tap)
-                .ok_or_else(|| PlanError::new(PlanErrorKind::Unsupported, format!("the network has no node {tap:?} to bring back")))?;
-            outputs.push(node);
-        }
+        let find = |graph: &Graph, tap: &String| {
+            let missing = || PlanError::new(PlanErrorKind::Unsupported, format!("the network has no node {tap:?} to bring back"));
+            graph.find(tap).ok_or_else(missing)
+        };
+        let taps = |graph: &Graph| options.taps.iter().map(|tap| find(graph, tap)).collect::<Result<Vec<NodeId>, _>>();
+        let mut graph = pass::settle(graph, extent, &taps(graph)?).map_err(|e| network::misfit(e, extent))?;
+        let mut outputs = taps(&graph)?;
         let logits = graph.output();
         outputs.insert(0, if options.output == OutputMode::Labels { pass::label(&mut graph, &outputs) } else { logits });
         let net = Rc::new(Network::new(graph, extent, options.precision)?);

@@ -3,14 +3,19 @@
 use std::ops::Range;
 
 use crate::error::{PlanError, PlanErrorKind};
-use crate::graph::{self, Conv, ConvTranspose, Graph, Node, NodeId, Op};
+use crate::graph::{self, Conv, ConvTranspose, Graph, GraphError, Node, NodeId, Op};
 use crate::kernels::{
     Activation, Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Through, Window, argmax, attention, channel_stats, combine,
-    conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_general, conv3d_pointwise, deformable_sampling, head_argmax,
+    concat, conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_general, conv3d_pointwise, deformable_sampling, head_argmax,
     layer_norm, norm_scale, normalise, packed_len, plane_stats, position_add, softmax, token_rows, window_attention,
 };
 use crate::record::ConstantSource;
 use crate::shape::{Elem, Extent, Map};
+
+/// The error of a graph whose shapes do not agree on an input of `extent`.
+pub(super) fn misfit(e: GraphError, extent: Extent) -> PlanError {
+    PlanError::new(PlanErrorKind::Extent, format!("{} on an input of {extent}", e.message)).at(e.node)
+}
 
 /// A graph with its shapes and kernels.
 #[derive(Debug)]
@@ -29,9 +34,7 @@ pub(super) struct Network {
 impl Network {
     /// Infers the shapes and chooses the kernels.
     pub(super) fn new(graph: Graph, extent: Extent, elem: Elem) -> Result<Self, PlanError> {
-        let maps = graph
-            .infer(extent)
-            .map_err(|e| PlanError::new(PlanErrorKind::Extent, format!("{} on an input of {extent}", e.message)).at(e.node))?;
+        let maps = graph.infer(extent).map_err(|e| misfit(e, extent))?;
         check_indices(&graph, &maps)?;
         let mut net = Self { elem, calls: Vec::new(), reaches: Vec::new(), plane_bytes: Vec::new(), graph, maps };
         for id in net.graph.ids() {
@@ -250,7 +253,13 @@ impl Network {
             Op::Parameter(p) => Call::TokenRows(token_rows::TokenRows { map, rows: p.count(), elem, target }),
             Op::Conv(c) => return self.conv(id, c).map(Some),
             Op::ConvTranspose(c) => self.conv_transpose(id, c),
-            Op::MaxPool { .. } | Op::Resize(_) | Op::Shift(_) | Op::PatchMerge(_) | Op::PatchExpand(_) | Op::Gather(_) => {
+            Op::MaxPool { .. }
+            | Op::AvgPool { .. }
+            | Op::Resize(_)
+            | Op::Shift(_)
+            | Op::PatchMerge(_)
+            | Op::PatchExpand(_)
+            | Op::Gather(_) => {
                 return Ok(self.resample(id));
             }
             Op::PositionalEncoding(_) => Call::PositionAdd(position_add::PositionAdd { map, elem, windows: [Window::whole(0)], target }),
@@ -309,7 +318,14 @@ impl Network {
                 target,
             }),
             Op::Softmax => Call::Softmax(softmax::Softmax { map, elem, windows: [window], target }),
-            Op::Norm(_) | Op::Concat => return Err(self.unsupported(id)),
+            Op::Concat => Call::Concat(concat::Concat {
+                extent: map.extent,
+                channels: [0, 1].map(|slot| input(slot).channels),
+                elem,
+                windows: [window; 2],
+                target,
+            }),
+            Op::Norm(_) | Op::Fit(_) => return Err(self.unsupported(id)),
         }))
     }
 

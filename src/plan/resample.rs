@@ -2,7 +2,7 @@
 
 use super::network::Network;
 use crate::graph::{NodeId, Op};
-use crate::kernels::{Call, Target, Window, gather_tokens, max_pool3d, patch_expand, patch_merge, resize, shift};
+use crate::kernels::{Call, Target, Window, gather_tokens, patch_expand, patch_merge, pool3d, resize, shift};
 
 impl Network {
     /// The kernel of resampling, pooling, shifting, patches and picked tokens; `None` for anything else.
@@ -13,7 +13,11 @@ impl Network {
         let (output, channels) = (map.extent, source.channels);
         Some(match &node.op {
             &Op::MaxPool { kernel, stride, padding } => {
-                Call::MaxPool3d(max_pool3d::MaxPool3d { input, channels, kernel, stride, padding, elem, windows, target })
+                Call::Pool3d(pool3d::Pool3d { input, channels, average: false, kernel, stride, padding, elem, windows, target })
+            }
+            &Op::AvgPool { kernel } => {
+                let (stride, padding) = (kernel, [0; 3]);
+                Call::Pool3d(pool3d::Pool3d { input, channels, average: true, kernel, stride, padding, elem, windows, target })
             }
             Op::Resize(r) => Call::Resize(resize::Resize { input, output, channels, mode: r.mode, elem, windows, target }),
             &Op::Shift(shift) => Call::Shift(shift::ShiftMap { input, channels, shift, elem, windows, target }),

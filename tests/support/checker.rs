@@ -112,6 +112,7 @@ fn needs(op: &Op, slot: usize, inputs: usize, n: u32, out: u32, z: u32) -> Vec<u
         Op::MaxPool { kernel, stride, padding } => {
             (0..kernel[0]).filter_map(|k| (z * stride[0] + k).checked_sub(padding[0])).filter(|&s| s < n).collect()
         }
+        Op::AvgPool { kernel } => (0..kernel[0]).map(|k| z * kernel[0] + k).collect(),
         Op::Resize(resize) => {
             let [z, n, out] = [z, n, out].map(i64::from);
             let (num, den) = match resize.mode {

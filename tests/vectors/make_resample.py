@@ -38,6 +38,12 @@ POOLS = {
     "k222": ((5, 4, 7), (2, 2, 2), (2, 2, 2), (0, 0, 0)),
     "k3_stride1": ((3, 1, 4), (3, 3, 3), (1, 1, 1), (1, 1, 1)),
 }
+AVERAGES = {
+    # name: extent, kernel, which is the stride
+    "k122": ((3, 5, 4), (1, 2, 2)),
+    "k222": ((5, 4, 7), (2, 2, 2)),
+    "k231": ((4, 7, 3), (2, 3, 1)),
+}
 SHIFTS = {
     # name: extent, along D, H, W: torch.roll by so many, padding before and after, or a flip
     "roll": ((5, 4, 7), ("roll", -2), ("roll", 3), ("roll", -9)),
@@ -120,6 +126,8 @@ def main():
         case(f"expand_{name}", channels * parts, extent, lambda x: expand(x, patch, crop), op="expand", patch=patch, crop=crop)
     for name, (channels, extent, tokens) in GATHERS.items():
         case(f"gather_{name}", channels, extent, lambda x: x.flatten(1)[:, tokens][:, None, None], op="gather", tokens=tokens)
+    for name, (extent, k) in AVERAGES.items():
+        case(f"average_{name}", 3, extent, lambda x: F.avg_pool3d(x[None], k)[0], op="average", kernel=k)
     save_file(tensors, Path(__file__).with_name("resample.safetensors"), {"cases": json.dumps(attributes)})
 
 

@@ -1,8 +1,9 @@
-// Max pooling; padding counts as lower than anything, trailing voxels that fill no window are dropped (floor).
+// Max or average pooling; padding counts as lower than anything or as zeros, trailing voxels that fill no window are dropped (floor).
 // One invocation computes 4 channels of one voxel: x walks the channel blocks of the voxels of a row, y the rows, z the planes.
 // Limits: every window holds a voxel; the source spans at most two slabs.
 
 override WORKGROUP: u32 = 64u;
+override AVERAGE: bool = false;
 override KD: u32 = 2u;
 override KH: u32 = 2u;
 override KW: u32 = 2u;
@@ -38,7 +39,7 @@ fn load_source(z: u32, at: u32) -> vec4<f32> {
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
-fn max_pool3d(@builtin(global_invocation_id) id: vec3<u32>) {
+fn pool3d(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = params.out_extent.z * params.blocks;
     if id.x >= row {
         return;
@@ -46,7 +47,7 @@ fn max_pool3d(@builtin(global_invocation_id) id: vec3<u32>) {
     let c = id.x % params.blocks;
     let ox = id.x / params.blocks;
     let oz = params.out_begin + id.z;
-    var acc = vec4<f32>(-3.4e38);
+    var acc = vec4<f32>(select(-3.4e38, 0.0, AVERAGE));
     for (var i = 0u; i < KD; i++) {
         let z = oz * SD + i - PD;             // below zero wraps above the extent
         if z >= params.in_extent.x {
@@ -59,11 +60,16 @@ fn max_pool3d(@builtin(global_invocation_id) id: vec3<u32>) {
             }
             for (var k = 0u; k < KW; k++) {
                 let x = ox * SW + k - PW;
-                if x < params.in_extent.z {
-                    acc = max(acc, load_source(z, (y * params.in_extent.z + x) * params.blocks + c));
+                if x >= params.in_extent.z {
+                    continue;
                 }
+                let tap = load_source(z, (y * params.in_extent.z + x) * params.blocks + c);
+                acc = select(max(acc, tap), acc + tap, AVERAGE);
             }
         }
+    }
+    if AVERAGE {
+        acc /= f32(KD * KH * KW);
     }
     dst[((oz - params.out_first) * params.out_extent.y + id.y) * row + id.x] = narrow(acc);
 }

@@ -1,4 +1,4 @@
-//! Max pooling, as `torch.nn.MaxPool3d(kernel, stride, padding)`; extents are floored.
+//! Pooling, as `torch.nn.MaxPool3d(kernel, stride, padding)` or `torch.nn.AvgPool3d` with those; extents are floored.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -6,18 +6,20 @@ use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Taps,
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent, Map};
 
-/// One dispatch of max pooling.
+/// One dispatch of pooling.
 #[derive(Clone, Debug)]
-pub struct MaxPool3d {
+pub struct Pool3d {
     /// Extent of the source.
     pub input: Extent,
     /// Channels.
     pub channels: u32,
+    /// The mean of a window, padding counted in as zeros; else its maximum.
+    pub average: bool,
     /// Window along D, H, W.
     pub kernel: [u32; 3],
     /// Voxels from window to window along D, H, W.
     pub stride: [u32; 3],
-    /// Padding on both sides along D, H, W that is never the highest; at most half a window, so that none is padding alone.
+    /// Padding on both sides along D, H, W that is never a maximum; at most half a window, so that none is padding alone.
     pub padding: [u32; 3],
     /// Storage type.
     pub elem: Elem,
@@ -41,7 +43,7 @@ pub struct Params {
     pad: u32,
 }
 
-impl MaxPool3d {
+impl Pool3d {
     /// Extent of the output.
     #[must_use]
     pub fn output(&self) -> Extent {
@@ -54,14 +56,14 @@ impl MaxPool3d {
     }
 }
 
-impl Kernel for MaxPool3d {
-    const NAME: &'static str = "max_pool3d";
-    const SHADER: &'static str = include_str!("../shaders/max_pool3d.wgsl");
+impl Kernel for Pool3d {
+    const NAME: &'static str = "pool3d";
+    const SHADER: &'static str = include_str!("../shaders/pool3d.wgsl");
     const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
-        let mut variant = Variant::new(self.elem, workgroup_size(caps));
+        let mut variant = Variant::new(self.elem, workgroup_size(caps)).set("AVERAGE", u8::from(self.average));
         for (names, values) in [(["KD", "KH", "KW"], self.kernel), (["SD", "SH", "SW"], self.stride), (["PD", "PH", "PW"], self.padding)] {
             for (name, value) in names.into_iter().zip(values) {
                 variant = variant.set(name, value);
@@ -121,14 +123,20 @@ impl Kernel for MaxPool3d {
         self.target.planes(output.floats(), out.plane() as usize * channels).for_each(|(z, plane)| {
             for (at, value) in plane.iter_mut().enumerate() {
                 let (c, voxel) = (at % channels, at / channels);
-                *value = f32::NEG_INFINITY;
+                let (mut highest, mut sum) = (f32::NEG_INFINITY, 0.0f64);
                 for z in taps(0, z, n_d) {
                     let source = self.windows[0].plane(lo, hi, z, plane_in);
                     for y in taps(1, voxel / out.w as usize, n_h) {
                         for x in taps(2, voxel % out.w as usize, n_w) {
-                            *value = value.max(source[(y * n_w + x) * channels + c]);
+                            let tap = source[(y * n_w + x) * channels + c];
+                            (highest, sum) = (highest.max(tap), sum + f64::from(tap));
                         }
                     }
+                }
+                let taps = self.kernel.iter().map(|&k| f64::from(k)).product::<f64>();
+                #[expect(clippy::cast_possible_truncation, reason = "the twin stores what the shader stores")]
+                {
+                    *value = if self.average { (sum / taps) as f32 } else { highest };
                 }
             }
         });
@@ -143,6 +151,7 @@ impl Kernel for MaxPool3d {
         let base = Self {
             input: Extent::new(5, 7, 9),
             channels: 6,
+            average: false,
             kernel: [2; 3],
             stride: [2; 3],
             padding: [0; 3],
@@ -158,6 +167,10 @@ impl Kernel for MaxPool3d {
             ("k133_stride122_padded", Self { kernel: [1, 3, 3], stride: [1, 2, 2], padding: [0, 1, 1], ..base.clone() }),
             ("k3_stride1_one_plane", Self { input: Extent::new(1, 4, 3), kernel: [3; 3], stride: [1; 3], padding: [1; 3], ..base.clone() }),
             ("k2_stride3", Self { stride: [3; 3], ..base.clone() }),
+            ("average_odd", Self { average: true, ..base.clone() }),
+            ("average_planes", Self { average: true, kernel: [1, 2, 2], stride: [1, 2, 2], ..base.clone() }),
+            ("average_k3_stride2_padded", Self { average: true, kernel: [3; 3], padding: [1; 3], ..base.clone() }),
+            ("average_odd_f16", Self { average: true, elem: Elem::F16, ..base.clone() }),
             ("odd_f16", Self { elem: Elem::F16, ..base.clone() }),
             ("k3_stride2_padded_f16", Self { elem: Elem::F16, kernel: [3; 3], padding: [1; 3], ..base }),
         ];
