@@ -291,10 +291,16 @@ pub fn packed_len(in_channels: [u32; 2], out_channels: u32, kernel: [u32; 3]) ->
     u64::from(out_channels.div_ceil(OUT_BLOCK)) * u64::from(OUT_BLOCK) * (taps * cin + 1)
 }
 
-/// Packs weights in PyTorch's order `[O][I][KD][KH][KW]` and a bias `[O]` into the order the shaders read:
-/// `[O/8][KD][KH][KW][I padded][8]`, then the bias `[O padded]`. Padding is zero.
+/// Packs the rows of a weight in PyTorch's order, `[I][KD][KH][KW]` for each output with its bias, into the order the shaders
+/// read: `[O/8][KD][KH][KW][I padded][8]`, then the bias `[O padded]`. Padding is zero. Rows are taken one at a time: a
+/// weight is never held besides its packed form.
 #[must_use]
-pub fn pack_weights(weight: &[f64], bias: &[f64], in_channels: [u32; 2], out_channels: u32, kernel: [u32; 3]) -> Vec<f32> {
+pub fn pack_weights(
+    rows: impl IntoIterator<Item = (Vec<f64>, f64)>,
+    in_channels: [u32; 2],
+    out_channels: u32,
+    kernel: [u32; 3],
+) -> Vec<f32> {
     let taps = kernel.iter().map(|&k| k as usize).product::<usize>();
     let [ca, cb] = in_channels.map(|c| c as usize);
     let padded_a = ca.div_ceil(4) * 4;
@@ -303,19 +309,19 @@ pub fn pack_weights(weight: &[f64], bias: &[f64], in_channels: [u32; 2], out_cha
     let blocks = (out_channels as usize).div_ceil(block);
     let mut packed = vec![0.0f32; blocks * block * (taps * cin + 1)];
     let bias_at = blocks * block * taps * cin;
-    for o in 0..out_channels as usize {
-        for i in 0..ca + cb {
+    for (o, (row, bias)) in rows.into_iter().take(out_channels as usize).enumerate() {
+        for (i, of_input) in row.chunks_exact(taps).take(ca + cb).enumerate() {
             let c = if i < ca { i } else { padded_a + i - ca };
-            for t in 0..taps {
+            for (t, &w) in of_input.iter().enumerate() {
                 #[expect(clippy::cast_possible_truncation, reason = "f64 only for folding")]
                 {
-                    packed[(((o / block) * taps + t) * cin + c) * block + o % block] = weight[(o * (ca + cb) + i) * taps + t] as f32;
+                    packed[(((o / block) * taps + t) * cin + c) * block + o % block] = w as f32;
                 }
             }
         }
         #[expect(clippy::cast_possible_truncation, reason = "f64 only for folding")]
         {
-            packed[bias_at + o] = bias[o] as f32;
+            packed[bias_at + o] = bias as f32;
         }
     }
     packed

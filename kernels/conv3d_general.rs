@@ -77,28 +77,27 @@ impl Grouping {
     }
 }
 
-/// Packs weights in PyTorch's order `[O][I/groups][KD][KH][KW]` and a bias `[O]` into the order the shader reads:
-/// `[O/8][KD][KH][KW][band][8]`, depthwise `[O/8][KD][KH][KW][8]`, then the bias `[O padded]`. Padding is zero.
+/// Packs the rows of a weight in PyTorch's order, `[I/groups][KD][KH][KW]` for each output with its bias, into the order the
+/// shader reads: `[O/8][KD][KH][KW][band][8]`, depthwise `[O/8][KD][KH][KW][8]`, then the bias `[O padded]`. Padding is zero.
 #[must_use]
-pub fn pack_grouped(weight: &[f64], bias: &[f64], grouping: Grouping, kernel: [u32; 3]) -> Vec<f32> {
+pub fn pack_grouped(rows: impl IntoIterator<Item = (Vec<f64>, f64)>, grouping: Grouping, kernel: [u32; 3]) -> Vec<f32> {
     let taps = kernel.iter().map(|&k| k as usize).product::<usize>();
     let (step, width) = (grouping.tap_len(), grouping.widths()[0]);
     let blocks = grouping.out_blocks() as usize;
     let mut packed = vec![0.0f32; blocks * (taps * step + OUT_BLOCK as usize)];
     let (weights, biases) = packed.split_at_mut(blocks * taps * step);
-    let rows = (0..grouping.outputs).flat_map(|o| (0..width).map(move |i| (o, i)));
-    for ((o, i), row) in rows.zip(weight.chunks_exact(taps)) {
-        for (t, &w) in row.iter().enumerate() {
-            #[expect(clippy::cast_possible_truncation, reason = "f64 only for folding")]
-            {
-                weights[((o / OUT_BLOCK) as usize * taps + t) * step + grouping.at(o, i)] = w as f32;
+    for ((o, (row, bias)), packed) in (0..grouping.outputs).zip(rows).zip(biases) {
+        for (i, of_input) in (0..width).zip(row.chunks_exact(taps)) {
+            for (t, &w) in of_input.iter().enumerate() {
+                #[expect(clippy::cast_possible_truncation, reason = "f64 only for folding")]
+                {
+                    weights[((o / OUT_BLOCK) as usize * taps + t) * step + grouping.at(o, i)] = w as f32;
+                }
             }
         }
-    }
-    for (packed, &b) in biases.iter_mut().zip(bias) {
         #[expect(clippy::cast_possible_truncation, reason = "f64 only for folding")]
         {
-            *packed = b as f32;
+            *packed = bias as f32;
         }
     }
     packed
@@ -399,8 +398,9 @@ mod tests {
         let (kernel, g) = ([1, 2, 3], Grouping { inputs: 5, outputs: 9, groups: 1 });
         let weight: Vec<f64> = (0..5 * 9 * 6).map(f64::from).collect();
         let bias: Vec<f64> = (0..9).map(|o| f64::from(o) - 0.5).collect();
-        let packed = pack_grouped(&weight, &bias, g, kernel);
-        assert_eq!(packed, pack_weights(&weight, &bias, [5, 0], 9, kernel));
+        let rows = || weight.chunks(5 * 6).map(<[f64]>::to_vec).zip(bias.iter().copied());
+        let packed = pack_grouped(rows(), g, kernel);
+        assert_eq!(packed, pack_weights(rows(), [5, 0], 9, kernel));
         assert_eq!(packed.len() as u64, g.packed_len(kernel));
     }
 
@@ -410,7 +410,8 @@ mod tests {
             let (kernel, g) = ([2, 1, 1], Grouping { inputs, outputs, groups });
             let n = outputs * inputs / groups * 2;
             let weight: Vec<f64> = (1..=n).map(f64::from).collect();
-            let packed = pack_grouped(&weight, &vec![0.0; outputs as usize], g, kernel);
+            let each = (inputs / groups * 2) as usize;
+            let packed = pack_grouped(weight.chunks(each).map(|row| (row.to_vec(), 0.0)), g, kernel);
             let mut found: Vec<f32> = packed.into_iter().filter(|&w| w != 0.0).collect();
             found.sort_by(f32::total_cmp);
             assert!(found.iter().zip(&weight).all(|(&a, &b)| f64::from(a) == b) && found.len() == n as usize, "{g:?}");

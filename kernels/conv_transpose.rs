@@ -170,25 +170,3 @@ fn source(o: u32, k: u32, stride: u32, padding: u32, n: u32) -> Option<u32> {
     let shifted = (o + padding).checked_sub(k)?;
     (shifted % stride == 0 && shifted / stride < n).then_some(shifted / stride)
 }
-
-/// Brings weights from the order of a transposed convolution in PyTorch, `[I][O][KD][KH][KW]`, to that of a convolution,
-/// `[O][I][KD][KH][KW]`, which [`super::pack_weights`] takes.
-#[must_use]
-pub fn outputs_first(weight: &[f64], in_channels: u32, out_channels: u32) -> Vec<f64> {
-    let (cin, cout) = (in_channels as usize, out_channels as usize);
-    let taps = weight.len() / (cin * cout).max(1);
-    let rows = (0..cout).flat_map(|o| (0..cin).map(move |i| (i * cout + o) * taps));
-    rows.flat_map(|at| &weight[at..at + taps]).copied().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn weights_change_the_order_of_channels_only() {
-        // two inputs, three outputs, two taps
-        let weight: Vec<f64> = (0..12).map(f64::from).collect();
-        assert_eq!(outputs_first(&weight, 2, 3), [0.0, 1.0, 6.0, 7.0, 2.0, 3.0, 8.0, 9.0, 4.0, 5.0, 10.0, 11.0]);
-    }
-}

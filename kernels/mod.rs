@@ -52,7 +52,7 @@ pub use activation::Activation;
 pub use attention::TokenChannels;
 pub use combine::Spread;
 pub use conv::{ConvShape, Through, pack_weights, packed_len};
-pub use conv_transpose::{ConvTransposeShape, outputs_first};
+pub use conv_transpose::ConvTransposeShape;
 pub use conv3d_general::{Grouping, pack_grouped};
 pub use load::{Load, Scope};
 pub use patch_merge::MOST_PATCH_PARTS;

@@ -70,7 +70,8 @@ impl KernelRun {
         if let (Some(dst), Some(&binding)) = (bindings.last(), storage.last())
             && binding != Binding::Update
         {
-            let poison = encode(&vec![POISON; (dst.size / binding.bytes(elem)) as usize], stored(binding, elem));
+            let poison = vec![POISON; (dst.size / binding.bytes(elem)) as usize];
+            let poison = encode(&poison, stored(binding, elem));
             memory.write(*dst, 0, &poison[..dst.size as usize]).await.map_err(failed)?;
         }
         memory.flush().await.map_err(failed)?;

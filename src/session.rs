@@ -53,7 +53,8 @@ impl Session {
         let failed = |e: RunError| EngineError::new(EngineErrorKind::NoDevice, "the weights could not be uploaded").caused_by(e);
         memory.write_uniforms(&uniforms).await.map_err(failed)?;
         for constant in &recording.constants {
-            let bytes = encode(&constant_values(model, &plan, &constant.source)?, constant.source.elem(recording.elem));
+            let values = constant_values(model, &plan, &constant.source)?;
+            let bytes = encode(&values, constant.source.elem(recording.elem));
             memory.write(constant.dst, 0, &bytes).await.map_err(failed)?;
         }
         memory.flush().await.map_err(failed)?;
@@ -67,7 +68,8 @@ impl Session {
     pub fn on_host(model: &Model, plan: Plan) -> Result<Self, EngineError> {
         let mut memory = HostMemory::new(plan.recording());
         for constant in &plan.recording().constants {
-            let bytes = encode(&constant_values(model, &plan, &constant.source)?, constant.source.elem(plan.recording().elem));
+            let values = constant_values(model, &plan, &constant.source)?;
+            let bytes = encode(&values, constant.source.elem(plan.recording().elem));
             memory.write(constant.dst, 0, &bytes);
         }
         Ok(Self { memory: Memory::Host(memory), plan, grey: model.card().takes(1) })

@@ -1,5 +1,6 @@
 //! Between the host's channel planes `[C][D][H][W]` and the device's channels-last planes `[D][H][W][C padded]`.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use half::f16;
@@ -40,13 +41,13 @@ pub struct OutputVolume {
 }
 
 /// Bytes of float elements in a storage type.
-pub(crate) fn encode(values: &[f32], elem: Elem) -> Vec<u8> {
+pub(crate) fn encode(values: &[f32], elem: Elem) -> Cow<'_, [u8]> {
     match elem {
-        Elem::F32 => bytemuck::cast_slice(values).to_vec(),
+        Elem::F32 => bytemuck::cast_slice(values).into(),
         Elem::F16 => {
             let mut bytes: Vec<u8> = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
             bytes.resize(bytes.len().next_multiple_of(4), 0);
-            bytes
+            bytes.into()
         }
     }
 }
@@ -72,7 +73,7 @@ pub(crate) fn pack_plane(input: &Input<'_>, channels: u32, z: u32, elem: Elem) -
             values[at * padded + c] = v;
         }
     }
-    encode(&values, elem)
+    encode(&values, elem).into_owned()
 }
 
 impl OutputVolume {

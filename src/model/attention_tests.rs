@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::*;
-use crate::graph::{Attention, Deformable, NodeId, RelativeBias};
+use crate::graph::{Attention, Conv, Deformable, NodeId, RelativeBias};
 use crate::kernels::{TokenChannels, WindowShape};
 use crate::{DeviceCaps, Engine, Extent, Input, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::tests::{compare, vectors};
 use super::*;
-use crate::graph::{Combine, NodeId};
+use crate::graph::{Combine, Conv, NodeId};
 use crate::kernels::{Activation, Load, Spread};
 use crate::{DeviceCaps, Engine, Extent, Plan, PlanErrorKind, PlanOptions};
 

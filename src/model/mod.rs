@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::pass::{self, Applied};
-use crate::graph::{BatchNorm, Conv, ConvTranspose, Graph, KeyMask, NodeId, Norm, Op, Parameter, PositionalEncoding, WindowAttention};
-use crate::kernels::{outputs_first, pack_grouped, pack_weights, pack_window_constant, position_add};
+use crate::graph::{BatchNorm, Graph, KeyMask, NodeId, Norm, Op, Parameter, PositionalEncoding, WindowAttention};
+use crate::kernels::{pack_window_constant, position_add};
 use crate::shape::Map;
 
 mod architecture;
@@ -18,6 +18,7 @@ mod former;
 mod layers;
 #[expect(clippy::cast_possible_truncation, reason = "values that exist on this host")]
 mod layout;
+mod pack;
 mod plain_conv_unet;
 mod residual_encoder_unet;
 mod swin;
@@ -96,8 +97,7 @@ impl Model {
     /// # Errors
     /// When the card is not one, or names an unknown architecture.
     pub fn random(card: &str, seed: u64) -> Result<Self, LoadError> {
-        let bytes = weights::random(card, &Card::parse(card)?.build()?.graph.parameters(), seed)?;
-        Self::from_bytes(bytes)
+        Self::from_bytes(random_weights(card, seed)?)
     }
 
     /// A network of one's own, built node by node, with the weights of a safetensors file in memory; the file needs no card.
@@ -223,32 +223,6 @@ impl Model {
         self.card.stride()
     }
 
-    /// Folded and packed weights of a convolution whose sources have these channels; see [`pack_weights`] and [`pack_grouped`].
-    pub(crate) fn pack(&self, conv: &Conv, in_channels: [u32; 2]) -> Result<Vec<f32>, LoadError> {
-        let mut weight = self.weights.floats(&format!("{}.weight", conv.module))?;
-        if conv.over_patches {
-            weight = channels_first(&weight, conv.in_channels as usize, conv.kernel.iter().map(|&k| k as usize).product());
-        }
-        let mut bias = self.bias(conv.bias.then_some(&conv.module), conv.out_channels)?;
-        if let Some(eps) = conv.standardised {
-            weights::standardise(&mut weight, conv.out_channels, eps);
-        }
-        self.fold(conv.norm.as_ref(), &mut weight, &mut bias)?;
-        if !conv.is_plain() {
-            return Ok(pack_grouped(&weight, &bias, conv.grouping(), conv.kernel));
-        }
-        Ok(pack_weights(&weight, &bias, in_channels, conv.out_channels, conv.kernel))
-    }
-
-    /// The same of a transposed convolution.
-    pub(crate) fn pack_transposed(&self, conv: &ConvTranspose) -> Result<Vec<f32>, LoadError> {
-        let weight = self.weights.floats(&format!("{}.weight", conv.module))?;
-        let mut weight = outputs_first(&weight, conv.in_channels, conv.out_channels);
-        let mut bias = self.bias(conv.bias.then_some(&conv.module), conv.out_channels)?;
-        self.fold(conv.norm.as_ref(), &mut weight, &mut bias)?;
-        Ok(pack_weights(&weight, &bias, [conv.in_channels, 0], conv.out_channels, conv.kernel))
-    }
-
     /// Biases, index and padding of attention in windows; see [`pack_window_constant`].
     pub(crate) fn window_constant(&self, attention: &WindowAttention) -> Result<Vec<f32>, LoadError> {
         let s = &attention.shape;
@@ -316,24 +290,6 @@ impl Model {
         Ok(table)
     }
 
-    /// The bias of a module that has one, else zeros.
-    fn bias(&self, module: Option<&String>, channels: u32) -> Result<Vec<f64>, LoadError> {
-        module.map_or_else(|| Ok(vec![0.0; channels as usize]), |module| self.weights.floats(&format!("{module}.bias")))
-    }
-
-    /// Folds a batch norm into weights, outputs first, and their bias.
-    fn fold(&self, norm: Option<&BatchNorm>, weight: &mut [f64], bias: &mut [f64]) -> Result<(), LoadError> {
-        if let Some(norm) = norm {
-            let per_output = weight.len() / bias.len().max(1);
-            let folded = self.folded(norm)?;
-            for ((row, bias), (scale, shift)) in weight.chunks_exact_mut(per_output).zip(bias.iter_mut()).zip(folded) {
-                row.iter_mut().for_each(|w| *w *= scale);
-                *bias = *bias * scale + shift;
-            }
-        }
-        Ok(())
-    }
-
     /// Scale and shift of each channel of a batch norm.
     fn folded(&self, norm: &BatchNorm) -> Result<Vec<(f64, f64)>, LoadError> {
         let part = |p: &str| self.weights.floats(&format!("{}.{p}", norm.module));
@@ -367,10 +323,12 @@ impl Model {
     }
 }
 
-/// Weights `[out][taps][channels]` as `[out][channels][taps]`.
-fn channels_first(weight: &[f64], channels: usize, taps: usize) -> Vec<f64> {
-    let of = |row: &[f64]| (0..channels * taps).map(|i| row[i % taps * channels + i / taps]).collect::<Vec<_>>();
-    weight.chunks_exact(channels * taps).flat_map(of).collect()
+/// A model file of a card's JSON with reproducible random weights, those that no output depends on included.
+///
+/// # Errors
+/// As [`Model::random`].
+pub fn random_weights(card: &str, seed: u64) -> Result<Vec<u8>, LoadError> {
+    weights::random(card, &Card::parse(card)?.build()?.graph.parameters(), seed)
 }
 
 /// The card and the optimised graph of a card's JSON, without weights: enough to plan.

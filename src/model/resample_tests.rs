@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::*;
-use crate::graph::{PatchExpand, PatchMerge, Resize, Size};
+use crate::graph::{Conv, PatchExpand, PatchMerge, Resize, Size};
 use crate::kernels::{Interpolation, Shift};
 use crate::{DeviceCaps, Elem, Engine, Extent, Input, OutputData, OutputMode, Plan, PlanErrorKind, PlanOptions, RunOptions, Session};
 

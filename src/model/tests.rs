@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::*;
-use crate::graph::{Norm, Op};
+use crate::graph::{ConvTranspose, Norm, Op};
 use crate::kernels::Activation;
 use crate::{DeviceCaps, Elem, Engine, Extent, Input, OutputData, OutputMode, Plan, PlanErrorKind, PlanOptions, RunOptions, Session};
 

@@ -345,14 +345,6 @@ mod tests {
     }
 
     #[test]
-    fn weights_over_patches_are_those_of_a_convolution() {
-        // two outputs of three taps of two channels: [out][tap][channel]
-        let weight: Vec<f64> = (0..12).map(f64::from).collect();
-        let expected = [0.0, 2.0, 4.0, 1.0, 3.0, 5.0, 6.0, 8.0, 10.0, 7.0, 9.0, 11.0];
-        assert_eq!(crate::model::channels_first(&weight, 2, 3), expected);
-    }
-
-    #[test]
     fn unused_tensors_may_be_there() {
         let (_, graph) = crate::model::architecture(&small("")).expect("it is one");
         let with = |name: &str| {

@@ -186,12 +186,42 @@ impl Weights {
     /// # Errors
     /// When it is missing or neither of a float nor of a signed integer type.
     pub fn floats(&self, name: &str) -> Result<Vec<f64>, LoadError> {
+        let tensor = self.tensor(name)?;
+        Ok(tensor.read(0..tensor.len()))
+    }
+
+    /// A tensor, to be read where it lies.
+    pub(super) fn tensor(&self, name: &str) -> Result<Tensor<'_>, LoadError> {
         let bad = |what: String| LoadError::new(LoadErrorKind::Tensors, what);
         let info = self.metadata.info(name).ok_or_else(|| bad(format!("missing {name}")))?;
         let (begin, end) = info.data_offsets;
         let data =
             self.bytes.get().get(self.data_begin + begin..self.data_begin + end).ok_or_else(|| bad(format!("{name} is cut short")))?;
-        floats_of(info.dtype, data).ok_or_else(|| bad(format!("unsupported type {:?} of {name}", info.dtype)))
+        let dtype = info.dtype;
+        if !(is_float(dtype) || matches!(dtype, Dtype::I32 | Dtype::I64)) {
+            return Err(bad(format!("unsupported type {dtype:?} of {name}")));
+        }
+        Ok(Tensor { dtype, data })
+    }
+}
+
+/// A tensor of floats or signed integers in the file.
+pub(super) struct Tensor<'a> {
+    dtype: Dtype,
+    data: &'a [u8],
+}
+
+impl Tensor<'_> {
+    /// Elements.
+    pub(super) fn len(&self) -> usize {
+        self.data.len() * 8 / self.dtype.bitsize().max(8)
+    }
+
+    /// Elements of a range in row-major order; none where the range is not the tensor's.
+    pub(super) fn read(&self, range: std::ops::Range<usize>) -> Vec<f64> {
+        let size = self.dtype.bitsize() / 8;
+        let bytes = self.data.get(range.start * size..range.end * size).unwrap_or_default();
+        floats_of(self.dtype, bytes).unwrap_or_default()
     }
 }
 
@@ -239,16 +269,13 @@ pub(super) fn random(card: &str, tensors: &[(String, Vec<usize>)], seed: u64) ->
     safetensors::serialize(views, Some(metadata)).map_err(format)
 }
 
-/// Weights of so many outputs, outputs first: those of each less their mean, over the root of their biased variance plus `eps`.
-pub(super) fn standardise(weight: &mut [f64], outputs: u32, eps: f64) {
-    let each = (weight.len() / outputs.max(1) as usize).max(1);
-    for row in weight.chunks_exact_mut(each) {
-        #[expect(clippy::cast_precision_loss, reason = "weights of one output are few")]
-        let n = row.len() as f64;
-        let mean = row.iter().sum::<f64>() / n;
-        let variance = row.iter().map(|w| (w - mean).powi(2)).sum::<f64>() / n;
-        row.iter_mut().for_each(|w| *w = (*w - mean) / (variance + eps).sqrt());
-    }
+/// The weights of an output less their mean, over the root of their biased variance plus `eps`.
+pub(super) fn standardise(row: &mut [f64], eps: f64) {
+    #[expect(clippy::cast_precision_loss, reason = "weights of one output are few")]
+    let n = row.len() as f64;
+    let mean = row.iter().sum::<f64>() / n;
+    let variance = row.iter().map(|w| (w - mean).powi(2)).sum::<f64>() / n;
+    row.iter_mut().for_each(|w| *w = (*w - mean) / (variance + eps).sqrt());
 }
 
 fn is_float(dtype: Dtype) -> bool {
@@ -277,10 +304,10 @@ mod tests {
     use super::standardise;
 
     #[test]
-    fn weights_of_each_output_are_standardised() {
-        let mut weight = [1.0, 2.0, 3.0, 6.0, 0.5, 0.5, 0.5, 0.5];
-        standardise(&mut weight, 2, 0.5);
+    fn weights_of_an_output_are_standardised() {
+        let mut weight = [1.0, 2.0, 3.0, 6.0];
+        standardise(&mut weight, 0.5);
         // mean 3, biased variance 3.5
-        assert_eq!(weight, [-1.0, -0.5, 0.0, 1.5, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(weight, [-1.0, -0.5, 0.0, 1.5]);
     }
 }

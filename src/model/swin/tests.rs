@@ -198,16 +198,17 @@ fn masks_and_indices_may_be_there_or_not() {
 #[test]
 fn what_leads_nowhere_may_be_there_or_not() {
     let upsampling = r#","non_local_upsampling":true"#;
-    for (more, with) in [
-        ("", "layers.0.blocks.1.gt_attn.qkv.weight"),
-        ("", "layers.2.pe"),
-        ("", "layers_up.1.blocks.1.gt_attn.proj.bias"),
-        (upsampling, "layers_up.0.blocks.1.gt_attn.proj.bias"),
-        (upsampling, "layers_patch_expand.1.norm.weight"),
-        (upsampling, "layers_cross_attention_up.1.blocks.0.proj_shortcut.bias"),
+    for (more, without, with) in [
+        ("", "relative_position_index", ""),
+        (upsampling, "relative_position_index", ""),
+        ("", "layers.0.blocks.1.gt_attn.qkv.weight", ""),
+        ("", "layers.2.pe", ""),
+        ("", "layers_up.1.blocks.1.gt_attn.proj.bias", ""),
+        (upsampling, "layers_up.0.blocks.1.gt_attn.proj.bias", ""),
+        (upsampling, "", "layers_patch_expand.1.norm.weight"),
+        (upsampling, "", "layers_cross_attention_up.1.blocks.0.proj_shortcut.bias"),
     ] {
-        load("glam_swin_unet", more, "", with).unwrap_or_else(|e| panic!("with {with:?}: {e}"));
-        load("glam_swin_unet", more, "relative_position_index", "").unwrap_or_else(|e| panic!("without indices: {e}"));
+        load("glam_swin_unet", more, without, with).unwrap_or_else(|e| panic!("without {without:?} with {with:?}: {e}"));
     }
     for (more, without, with) in [
         ("", "layers.0.pe", ""),

@@ -1,0 +1,78 @@
+//! Every architecture in its published size, with random weights: what a forward takes, as a table.
+//!
+//! `cargo bench --bench fullsize -- [PART OF A NAME] [--memory BYTES] [--precision f32|f16] [--device D]`
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
+
+use std::time::Instant;
+
+use organum::{Elem, Engine, Extent, Input, Model, OutputData, Plan, PlanOptions, RunOptions, Session};
+
+/// Architecture, what its config says beyond its defaults, and the extent (D, H, W).
+const NETWORKS: &[(&str, &str, [u32; 3])] = &[
+    ("nnformer", "", [64, 128, 128]),
+    ("glam_nnformer", r#""variant":"a""#, [64, 128, 128]),
+    ("fine", "", [64, 128, 128]),
+    ("unetr", "", [96, 96, 96]),
+    ("cotr", "", [48, 192, 192]),
+    (
+        "plain_conv_unet",
+        r#""dims":3,"in_channels":1,"classes":14,"features":[32,64,128,256,320,320],
+        "kernels":[[1,3,3],[1,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3]],
+        "strides":[[1,1,1],[1,2,2],[1,2,2],[2,2,2],[2,2,2],[2,2,2]],"convs_per_stage":2"#,
+        [48, 192, 192],
+    ),
+    ("unet2d", "", [1, 224, 224]),
+    ("attention_unet2d", "", [1, 224, 224]),
+    ("attention_unet", "", [96, 96, 96]),
+    ("vnet", "", [96, 96, 96]),
+    ("swin_unet", "", [1, 224, 224]),
+    ("glam_swin_unet", "", [1, 512, 512]),
+    ("transunet", "", [1, 224, 224]),
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let value = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
+    let part = args.first().filter(|a| !a.starts_with("--")).cloned().unwrap_or_default();
+    let elem = if value("--precision").as_deref() == Some("f16") { Elem::F16 } else { Elem::F32 };
+    let mut options = PlanOptions::default().with_precision(elem);
+    options.budget = value("--memory").map(|bytes| bytes.parse()).transpose()?;
+    let engine = pollster::block_on(Engine::request(value("--device").as_deref()))?;
+    println!("{} [{}], {}", engine.summary().name, engine.summary().driver, elem.name());
+    println!(
+        "| network | extent | parameters | GFLOP | planned bytes | of them weights | smallest budget | open s | run s | GFLOP/s | labels |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    for (name, config, axes) in NETWORKS.iter().filter(|(name, ..)| name.contains(&part)) {
+        let model = Model::random(&format!(r#"{{"architecture":"{name}","config":{{{config}}}}}"#), 1)?;
+        let extent = Extent::from(*axes);
+        let plan = Plan::new(&model, extent, engine.caps(), &options)?;
+        let report = plan.report().clone();
+        let started = Instant::now();
+        let mut session = pollster::block_on(Session::new(&engine, &model, plan))?;
+        let opened = started.elapsed().as_secs_f64();
+        assert_eq!(session.allocated_bytes(), report.peak_bytes, "{name}");
+        let channels = model.card().in_channels();
+        let values = extent.voxels() * u64::from(channels);
+        let data: Vec<f32> = (0..values).map(|i| ((i.wrapping_mul(0x9E37_79B9) >> 7) % 2001) as f32 / 1000.0 - 1.0).collect();
+        let started = Instant::now();
+        let outputs = session.run_blocking(Input { channels, extent, data: &data }, RunOptions::default())?;
+        let seconds = started.elapsed().as_secs_f64();
+        let OutputData::Labels(labels) = &outputs[0].data else { return Err("no labels came back".into()) };
+        let mut kinds = labels.clone();
+        kinds.sort_unstable();
+        kinds.dedup();
+        println!(
+            "| {name} | {extent} | {:.2} M | {:.1} | {} | {} | {} | {opened:.2} | {seconds:.2} | {:.1} | {} of {} |",
+            model.weights().parameters() as f64 / 1e6,
+            report.flops as f64 / 1e9,
+            report.peak_bytes,
+            report.weights_bytes,
+            report.smallest_budget,
+            report.flops as f64 / seconds / 1e9,
+            kinds.len(),
+            model.card().classes(),
+        );
+    }
+    Ok(())
+}
