@@ -18,8 +18,8 @@ mod unet;
 pub use glam::GlamSwinUnetConfig;
 pub use unet::SwinUnetConfig;
 
-/// Most blocks of a stage, heads of a block, and tokens of a window along an axis.
-const MOST: u32 = 64;
+/// Most blocks of a stage, and tokens of a window along an axis.
+const MOST: u32 = 32;
 
 /// The only patch: the last expansion has no other factor (`FinalPatchExpand_X4`).
 const PATCH: u32 = 4;
