@@ -39,6 +39,7 @@ pub fn optimise(graph: &Graph, keep: &[NodeId]) -> (Graph, Applied) {
                     && let Some(folded) = work.nodes[conv.index()].op.foldable()
                 {
                     *folded = Some(norm);
+                    work.nodes[conv.index()].name = work.nodes[id.index()].name.clone();
                     work.replaced[id.index()] = conv;
                     applied.norms_folded += 1;
                 }
