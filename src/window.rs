@@ -51,6 +51,10 @@ impl Windows {
         let inference = &card.inference;
         let planar = card.dims() == 2;
         let mut tile = match (&inference.patch, card.crop()) {
+            (Some(patch), _) if patch.len() < 3 && !planar => {
+                let text = format!("the card's inference.patch {patch:?} is not three numbers");
+                return Err(PlanError::new(PlanErrorKind::Unsupported, text));
+            }
             (Some(patch), _) => {
                 let mut axes = [1; 3];
                 axes[3 - patch.len()..].copy_from_slice(patch);

@@ -125,7 +125,8 @@ pub(crate) struct Infer {
     /// Visited volume tokens (architectures with volume tokens)
     #[arg(long, value_name = "i,j,..")]
     pub(crate) visited: Option<String>,
-    /// Also write what the network's nodes compute into this folder, as NODE.npy in the layout of the reference implementation
+    /// Also write what the network's nodes compute into this folder, as NODE.npy in the layout of the reference implementation.
+    /// What is looked at is not fused with what follows, so that the last bits of the result may differ
     #[arg(long, value_name = "DIR")]
     pub(crate) trace: Option<PathBuf>,
     /// Only the nodes with one of these parts in their names

@@ -180,3 +180,26 @@ fn pruned_networks_give_the_bits_of_whole_ones() {
         assert!(pruned == whole, "{name}: pruning changed the bits");
     }
 }
+
+/// Windows, shifts and paddings are index arithmetic: nothing is copied for them, and no score or mask is stored.
+#[test]
+fn traffic_is_that_of_reading_and_writing_every_value_once() {
+    for name in NAMES {
+        let (_, graph) =
+            crate::model::architecture(&format!(r#"{{"architecture":"{name}","config":{{}}}}"#)).expect("the defaults are one");
+        let extent = Extent::new(64, 128, 128);
+        let plan = Plan::of_graph(&graph, extent, &DeviceCaps::desktop(), &PlanOptions::default()).expect("it can be planned");
+        // every operation reads its inputs and its weights once and writes its output once, f32
+        let maps = plan.graph().infer(extent).expect("it was planned");
+        let elements = |map: &crate::Map| map.extent.voxels() * u64::from(map.blocks()) * 4;
+        let values: u64 = plan
+            .graph()
+            .ids()
+            .map(|id| plan.graph().node(id).inputs.iter().map(|i| elements(&maps[i.index()])).sum::<u64>() + elements(&maps[id.index()]))
+            .sum();
+        let weights: u64 = plan.graph().parameters().iter().map(|(_, shape)| shape.iter().map(|&n| n as u64).product::<u64>()).sum();
+        let once = 4 * (values + weights);
+        let traffic = plan.report().traffic_bytes;
+        assert!(traffic <= once / 10 * 13, "{name}: {traffic} bytes of traffic, {once} once");
+    }
+}
