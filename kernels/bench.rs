@@ -6,8 +6,8 @@ use super::ceiling_fma::CeilingFma;
 use super::{
     Activation, Call, ConvShape, ConvTransposeShape, Grouping, Interpolation, Load, Scope, Shift, Spread, Target, Through, TokenChannels,
     Window, WindowShape, argmax, attention, channel_stats, combine, concat, conv_transpose3d, conv_transpose3d_general, conv3d_direct,
-    conv3d_general, conv3d_pointwise, deformable_sampling, head_argmax, layer_norm, normalise, patch_expand, patch_merge, pool3d,
-    position_add, resize, shift, softmax, window_attention,
+    conv3d_general, conv3d_pointwise, deformable_sampling, gather_tokens, head_argmax, layer_norm, norm_scale, normalise, patch_expand,
+    patch_merge, plane_stats, pool3d, position_add, resize, shift, softmax, tile_accumulate, tile_normalise, token_rows, window_attention,
 };
 use crate::shape::{Elem, Extent, Map};
 
@@ -39,6 +39,47 @@ fn conv(input: Extent, in_channels: [u32; 2], out_channels: u32, k: u32, elem: E
         windows: [Window::whole(0); 4],
         target: whole(input),
     }
+}
+
+/// What goes with the large steps: tokens, statistics, tiles.
+fn around(elem: Elem, fine: Extent) -> Vec<(String, Call)> {
+    let (map, windows) = (|channels| Map::new(fine, channels), [Window::whole(0)]);
+    let (tokens, tile) = (Map::new(Extent::new(1, 1, 25), 192), Extent::new(fine.d / 2, fine.h / 2, fine.w / 2));
+    let accumulate = tile_accumulate::TileAccumulate {
+        tile: Map::new(tile, 14),
+        whole: fine,
+        origin: [1; 3],
+        flip: [false, false, true],
+        half: false,
+        least: 0.0,
+        elem,
+        windows,
+        target: whole(fine),
+    };
+    let rows = token_rows::TokenRows { map: Map::new(Extent::new(8, 8, 8), 192), rows: 1, elem, target: Target::whole(8) };
+    let scale = norm_scale::NormScale {
+        planes: fine.d,
+        channels: 32,
+        group: 1,
+        eps: 1e-5,
+        scope: Scope::Volume,
+        windows,
+        target: Target::whole(1),
+    };
+    vec![
+        (
+            "25_of_192".to_owned(),
+            Call::GatherTokens(gather_tokens::GatherTokens { input: tokens, count: 25, elem, windows, target: Target::whole(1) }),
+        ),
+        ("512_of_192".to_owned(), Call::TokenRows(rows)),
+        (format!("32_{fine}"), Call::PlaneStats(plane_stats::PlaneStats { map: map(32), windows, target: whole(fine) })),
+        (format!("32_{fine}"), Call::NormScale(scale)),
+        (format!("14_{tile}"), Call::TileAccumulate(accumulate)),
+        (
+            format!("14_{fine}"),
+            Call::TileNormalise(tile_normalise::TileNormalise { map: map(14), elem, windows: [Window::whole(0); 2], target: whole(fine) }),
+        ),
+    ]
 }
 
 /// Labelled cases; `small` halves the extents for software adapters.
@@ -288,5 +329,6 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
         attention(cube(16), 256, 8),
         ("two_levels_6x64".to_owned(), Call::DeformableSampling(deformable)),
     ];
+    let list = list.into_iter().chain(around(elem, fine));
     list.into_iter().map(|(label, call)| (format!("{}/{label}", call.name()), call)).collect()
 }
