@@ -89,12 +89,14 @@ error_type! {
         NotFound,
         /// The file could not be read.
         Io,
-        /// Not a safetensors file, or a damaged one.
+        /// Neither a safetensors file nor a PyTorch checkpoint that is read, or a damaged one.
         Format,
         /// No card, or a card that is not what this version understands.
         Card,
         /// The card names an architecture that this version does not build.
         UnknownArchitecture,
+        /// There is no card, and the tensors do not tell all of the config; the message says what is to be given.
+        Undetermined,
         /// Tensors are missing, extra, mis-shaped or of an unsupported type; the message lists them.
         Tensors,
     }

@@ -125,7 +125,9 @@ fn bad_models_are_refused() {
         desk.model_fails(&["model.safetensors"], &good[..keep]);
     }
 
-    desk.model_fails(&["no card", "organum"], &remodel(|_, card| *card = None));
+    let bare = desk.file("bare.safetensors", &remodel(|_, card| *card = None));
+    let labels = desk.out("labels.nii.gz");
+    desk.fails(4, &["no card", "organum", "heads"], &["segment", SCAN, "--model", &bare, "--output", &labels, "--device", "cpu"]);
     desk.model_fails(&["card"], &remodel(|_, card| *card = Some("{\"architecture\": ".into())));
     desk.model_fails(&["card"], &remodel(|_, card| *card = Some("[]".into())));
     desk.model_fails(&["card"], &remodel(|_, card| *card = Some(String::new())));

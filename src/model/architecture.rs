@@ -86,11 +86,15 @@ fn open<A: Architecture>(config: &Value) -> Result<(Built, Value), LoadError> {
     Ok((built, filled))
 }
 
+/// The architectures that cards may name.
+pub(super) fn names() -> Vec<&'static str> {
+    ALL.iter().map(|entry| entry.name).collect()
+}
+
 /// The network of a config, and the config with the defaults of what it leaves out.
 pub(super) fn build(architecture: &str, config: &Value) -> Result<(Built, Value), LoadError> {
     let Some(entry) = ALL.iter().find(|entry| entry.name == architecture) else {
-        let names: Vec<&str> = ALL.iter().map(|entry| entry.name).collect();
-        let text = format!("the card names the architecture {architecture:?}; this version builds: {}", names.join(", "));
+        let text = format!("the card names the architecture {architecture:?}; this version builds: {}", names().join(", "));
         return Err(LoadError::new(LoadErrorKind::UnknownArchitecture, text));
     };
     (entry.open)(config)

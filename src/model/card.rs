@@ -117,7 +117,7 @@ impl Mirror {
 pub struct Inference {
     /// Absent: windows where the network takes one extent alone, else the whole volume.
     pub mode: Option<Mode>,
-    /// Extent of a window along [D,] H, W; absent: the only one that the network takes.
+    /// Extent of a window along \[D,\] H, W; absent: the only one that the network takes.
     pub patch: Option<Vec<u32>>,
     /// Share of a window that its neighbour overlaps, from 0 to below 1; absent: 0.5.
     pub overlap: Option<f64>,

@@ -13,8 +13,10 @@ mod architecture;
 mod attention_unet;
 mod blocks;
 mod card;
+mod checkpoint;
 mod cotr;
 mod former;
+mod infer;
 mod layers;
 #[expect(clippy::cast_possible_truncation, reason = "values that exist on this host")]
 mod layout;
@@ -45,6 +47,7 @@ mod tests;
 use architecture::{Architecture, Built};
 pub use attention_unet::{AttentionUnet2dConfig, AttentionUnetConfig};
 pub use card::{Card, Inference, InputSpec, Mirror, Mode, Scheme};
+pub use checkpoint::{Checkpoint, CheckpointFormat};
 pub use cotr::CotrConfig;
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use layout::Layout;
@@ -75,13 +78,14 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a safetensors file with a card. The file is memory-mapped, not copied.
+    /// Loads a safetensors file, or a PyTorch checkpoint of which no code is run. The file is memory-mapped, not copied. Without a
+    /// card, architecture and config are what names and shapes of the tensors tell; see [`Checkpoint`] for how to say the rest.
     ///
     /// # Errors
-    /// When the file is missing or damaged, has no card, names an unknown architecture, or its tensors do not fit.
+    /// When the file is missing or damaged, names an unknown architecture, its tensors do not fit, or it has no card and its
+    /// tensors do not tell the network.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, LoadError> {
-        let path = path.as_ref();
-        Self::from_weights(Weights::map(path)?)
+        Checkpoint::open(path)?.into_model(None)
     }
 
     /// The same from bytes in memory.
@@ -89,7 +93,7 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, LoadError> {
-        Self::from_weights(Weights::from_bytes(bytes.into())?)
+        Checkpoint::from_bytes(bytes)?.into_model(None)
     }
 
     /// A model of a card's JSON with reproducible random weights: for tests, benches, and trying a size before training it.
@@ -107,7 +111,7 @@ impl Model {
     /// When the file is damaged, or its tensors are not those of [`Graph::parameters`].
     pub fn from_graph(graph: Graph, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, LoadError> {
         let built = Built::new(graph, [1; 3]);
-        Self::of(Card::parse(GRAPH_CARD)?, built, Weights::from_bytes(bytes.into())?)
+        Self::of(Card::parse(GRAPH_CARD)?, built, Weights::of_safetensors(weights::Bytes::Held(bytes.into()))?)
     }
 
     /// The same with reproducible random weights.
@@ -171,9 +175,10 @@ impl Model {
         Self::of(card, built, weights)
     }
 
-    fn from_weights(weights: Weights) -> Result<Self, LoadError> {
-        let mut card = Card::parse(weights.card()?)?;
+    /// The network of a whole card.
+    fn from_card(mut card: Card, mut weights: Weights) -> Result<Self, LoadError> {
         let built = card.build()?;
+        weights.drop_repeated(built.tolerance.canonical);
         Self::of(card, built, weights)
     }
 
@@ -182,6 +187,14 @@ impl Model {
         let (graph, applied) = pass::optimise(&raw, &[]);
         weights.check(&graph.parameters(), &raw.parameters(), &tolerance)?;
         Ok(Self { card, raw, graph, applied, weights, tolerance })
+    }
+
+    /// Writes a model file: the tensors as they are, under the reference implementation's names, and the card.
+    ///
+    /// # Errors
+    /// When the file cannot be written; what was written of it stays.
+    pub fn save(&self, path: impl AsRef<Path>) -> std::io::Result<()> {
+        self.weights.save(&serde_json::to_string(&self.card)?, path.as_ref())
     }
 
     /// The card: architecture, configuration, what the input must be, names of labels.

@@ -1,12 +1,14 @@
-//! Tensors of a safetensors file, mapped and read on demand.
+//! Tensors of a model file or checkpoint, mapped and read on demand.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use half::{bf16, f16};
 use memmap2::Mmap;
-use safetensors::tensor::{Metadata, TensorView};
+use safetensors::tensor::{TensorInfo, TensorView};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{LoadError, LoadErrorKind};
@@ -42,35 +44,53 @@ impl Default for Tolerance {
     }
 }
 
-/// The tensors of a model file.
+/// The tensors of a model file or checkpoint.
 #[derive(Debug)]
 pub struct Weights {
     bytes: Bytes,
-    metadata: Metadata,
-    /// Offset of the first tensor in the file.
-    data_begin: usize,
+    tensors: BTreeMap<String, Stored>,
+    /// The card's JSON, if the file holds one.
+    card: Option<String>,
 }
 
+/// A tensor of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub data: Place,
+}
+
+/// Where a tensor's bytes lie, in row-major order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the file.
+    File(Range<usize>),
+    /// Here, as the file has them in another order.
+    Held(Vec<u8>),
+}
+
+impl Place {
+    fn len(&self) -> usize {
+        match self {
+            Self::File(range) => range.len(),
+            Self::Held(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// The bytes of a file.
 #[derive(Debug)]
-enum Bytes {
+pub(super) enum Bytes {
     Mapped(Mmap),
     Held(Cow<'static, [u8]>),
 }
 
 impl Bytes {
-    fn get(&self) -> &[u8] {
-        match self {
-            Self::Mapped(m) => m,
-            Self::Held(b) => b,
-        }
-    }
-}
-
-impl Weights {
-    /// Maps a safetensors file.
+    /// Maps a file.
     ///
     /// # Errors
-    /// When it is missing, unreadable or not a safetensors file.
+    /// When it is missing or unreadable.
     pub(super) fn map(path: &Path) -> Result<Self, LoadError> {
         let open = |e: std::io::Error| {
             let kind = if e.kind() == std::io::ErrorKind::NotFound { LoadErrorKind::NotFound } else { LoadErrorKind::Io };
@@ -80,48 +100,132 @@ impl Weights {
         #[expect(unsafe_code, reason = "mapping a file; as every user of mmap, we rely on nobody truncating it meanwhile")]
         // SAFETY: the map is read-only and lives as long as the bytes borrowed from it.
         let map = unsafe { Mmap::map(&file) }.map_err(open)?;
-        Self::new(Bytes::Mapped(map)).map_err(|e| LoadError::new(e.kind(), format!("{} is not a model file", path.display())).caused_by(e))
+        Ok(Self::Mapped(map))
     }
 
+    pub(super) fn get(&self) -> &[u8] {
+        match self {
+            Self::Mapped(m) => m,
+            Self::Held(b) => b,
+        }
+    }
+}
+
+impl Weights {
+    /// The tensors of a safetensors file in memory.
+    #[cfg(test)]
     pub(super) fn from_bytes(bytes: Cow<'static, [u8]>) -> Result<Self, LoadError> {
-        Self::new(Bytes::Held(bytes))
+        Self::of_safetensors(Bytes::Held(bytes))
     }
 
-    fn new(bytes: Bytes) -> Result<Self, LoadError> {
+    /// The tensors of a safetensors file.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub(super) fn of_safetensors(bytes: Bytes) -> Result<Self, LoadError> {
         let format = |e| LoadError::new(LoadErrorKind::Format, "damaged or no safetensors data").caused_by(e);
         let (header, metadata) = SafeTensors::read_metadata(bytes.get()).map_err(format)?;
         // checks the offsets once, so that tensors can be sliced without parsing the header again
         SafeTensors::deserialize(bytes.get()).map_err(format)?;
-        Ok(Self { bytes, metadata, data_begin: header + 8 })
+        let card = metadata.metadata().as_ref().and_then(|m| m.get(CARD_KEY)).cloned();
+        let stored = |info: &TensorInfo| Stored {
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+            data: Place::File(header + 8 + info.data_offsets.0..header + 8 + info.data_offsets.1),
+        };
+        let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, stored(info))).collect();
+        Ok(Self { bytes, tensors, card })
     }
 
-    /// The card's JSON.
-    pub(super) fn card(&self) -> Result<&str, LoadError> {
-        self.metadata.metadata().as_ref().and_then(|m| m.get(CARD_KEY)).map(String::as_str).ok_or_else(|| {
-            LoadError::new(LoadErrorKind::Card, format!("the model has no card: its safetensors metadata lacks the key {CARD_KEY:?}"))
-        })
+    /// Tensors of a file of another format.
+    pub(super) fn of_tensors(bytes: Bytes, tensors: BTreeMap<String, Stored>) -> Self {
+        Self { bytes, tensors, card: None }
+    }
+
+    /// The card's JSON, if the file holds one.
+    pub(super) fn card(&self) -> Option<&str> {
+        self.card.as_deref()
     }
 
     /// Names and shapes of all tensors, sorted by name.
     #[must_use]
     pub fn list(&self) -> Vec<(String, Vec<usize>)> {
-        let mut list: Vec<_> = self.metadata.tensors().into_iter().map(|(name, info)| (name, info.shape.clone())).collect();
-        list.sort();
-        list
+        self.tensors.iter().map(|(name, t)| (name.clone(), t.shape.clone())).collect()
+    }
+
+    /// The shape of a tensor.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|t| t.shape.as_slice())
+    }
+
+    /// The type of a tensor's elements.
+    #[cfg(test)]
+    pub(super) fn tensor_type(&self, name: &str) -> Option<Dtype> {
+        self.tensors.get(name).map(|t| t.dtype)
+    }
+
+    /// The names of all tensors, sorted.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Takes so many bytes from the begin of every name.
+    pub(super) fn strip(&mut self, length: usize) {
+        let strip = |(name, tensor): (String, Stored)| (name.get(length..).unwrap_or_default().to_owned(), tensor);
+        self.tensors = std::mem::take(&mut self.tensors).into_iter().map(strip).collect();
+    }
+
+    /// Leaves out tensors that share their bytes with the one that a network knows them by.
+    pub(super) fn drop_repeated(&mut self, canonical: fn(&str) -> String) {
+        let repeats = |name: &str| {
+            let first = canonical(name);
+            first != name && self.tensors.get(name) == self.tensors.get(&first)
+        };
+        let repeated: Vec<String> = self.names().filter(|name| repeats(name)).map(str::to_owned).collect();
+        repeated.iter().for_each(|name| drop(self.tensors.remove(name)));
+    }
+
+    /// Leaves out the card.
+    pub(super) fn forget_card(&mut self) {
+        self.card = None;
+    }
+
+    /// A tensor's bytes in row-major order, little-endian.
+    pub(super) fn data(&self, name: &str) -> Option<&[u8]> {
+        match &self.tensors.get(name)?.data {
+            Place::File(range) => self.bytes.get().get(range.clone()),
+            Place::Held(bytes) => Some(bytes),
+        }
+    }
+
+    /// Writes a safetensors file of all tensors, as they are, under a card.
+    ///
+    /// # Errors
+    /// When a tensor is cut short or the file cannot be written.
+    pub(super) fn save(&self, card: &str, path: &Path) -> std::io::Result<()> {
+        let views = self.tensors.iter().map(|(name, t)| {
+            let data = self.data(name).ok_or_else(|| std::io::Error::other(format!("{name} is cut short")))?;
+            Ok((name.as_str(), TensorView::new(t.dtype, t.shape.clone(), data).map_err(std::io::Error::other)?))
+        });
+        let views = views.collect::<std::io::Result<Vec<_>>>()?;
+        let metadata = std::collections::HashMap::from([(CARD_KEY.to_owned(), card.to_owned())]);
+        safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| match e {
+            safetensors::SafeTensorError::IoError(e) => e,
+            other => std::io::Error::other(other),
+        })
     }
 
     /// Bytes of all tensors as stored.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.metadata.tensors().values().map(|t| (t.data_offsets.1 - t.data_offsets.0) as u64).sum()
+        self.tensors.values().map(|t| t.data.len() as u64).sum()
     }
 
     /// Elements of all tensors that are parameters.
     #[must_use]
     pub fn parameters(&self) -> u64 {
         let count = |shape: &[usize]| shape.iter().map(|&n| n as u64).product::<u64>();
-        self.metadata
-            .tensors()
+        self.tensors
             .iter()
             .filter(|(name, t)| {
                 !name.contains("running_") && ![IGNORED_SUFFIX, MASK_SUFFIX].iter().any(|s| name.ends_with(s)) && is_float(t.dtype)
@@ -132,7 +236,7 @@ impl Weights {
 
     /// Whether there is a tensor of this name.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.metadata.info(name).is_some()
+        self.tensors.contains_key(name)
     }
 
     /// Compares with what an output needs, and what the modules hold that lead to none besides.
@@ -145,7 +249,7 @@ impl Weights {
         all: &[(String, Vec<usize>)],
         tolerance: &Tolerance,
     ) -> Result<(), LoadError> {
-        let present = self.metadata.tensors();
+        let present = &self.tensors;
         let mut problems = Vec::new();
         let needed: std::collections::HashSet<&str> = needed.iter().map(|(name, _)| name.as_str()).collect();
         for (name, shape) in all {
@@ -169,9 +273,8 @@ impl Weights {
                 || shapes.get((tolerance.canonical)(name).as_str()) == Some(&shape)
                 || tolerance.dead.iter().any(|prefix| name.starts_with(prefix))
         };
-        let mut extra: Vec<_> = present.iter().filter(|(name, t)| !known(name, &t.shape)).map(|(name, _)| name).collect();
-        extra.sort();
-        problems.extend(extra.into_iter().map(|n| format!("extra {n}")));
+        let extra = present.iter().filter(|(name, t)| !known(name, &t.shape)).map(|(name, _)| name);
+        problems.extend(extra.map(|n| format!("extra {n}")));
         if problems.is_empty() {
             return Ok(());
         }
@@ -193,11 +296,9 @@ impl Weights {
     /// A tensor, to be read where it lies.
     pub(super) fn tensor(&self, name: &str) -> Result<Tensor<'_>, LoadError> {
         let bad = |what: String| LoadError::new(LoadErrorKind::Tensors, what);
-        let info = self.metadata.info(name).ok_or_else(|| bad(format!("missing {name}")))?;
-        let (begin, end) = info.data_offsets;
-        let data =
-            self.bytes.get().get(self.data_begin + begin..self.data_begin + end).ok_or_else(|| bad(format!("{name} is cut short")))?;
-        let dtype = info.dtype;
+        let stored = self.tensors.get(name).ok_or_else(|| bad(format!("missing {name}")))?;
+        let data = self.data(name).ok_or_else(|| bad(format!("{name} is cut short")))?;
+        let dtype = stored.dtype;
         if !(is_float(dtype) || matches!(dtype, Dtype::I32 | Dtype::I64)) {
             return Err(bad(format!("unsupported type {dtype:?} of {name}")));
         }
@@ -218,7 +319,7 @@ impl Tensor<'_> {
     }
 
     /// Elements of a range in row-major order; none where the range is not the tensor's.
-    pub(super) fn read(&self, range: std::ops::Range<usize>) -> Vec<f64> {
+    pub(super) fn read(&self, range: Range<usize>) -> Vec<f64> {
         let size = self.dtype.bitsize() / 8;
         let bytes = self.data.get(range.start * size..range.end * size).unwrap_or_default();
         floats_of(self.dtype, bytes).unwrap_or_default()

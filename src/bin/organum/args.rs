@@ -23,8 +23,10 @@ pub(crate) enum Command {
     Infer(Infer),
     /// Shows what a run needs, without a device
     Plan(Plan),
-    /// Shows what a model file holds
+    /// Shows what a model file or a checkpoint holds
     Inspect(Inspect),
+    /// Makes a model file of a PyTorch checkpoint or of tensors without a card; runs no code of theirs
+    Convert(Convert),
     /// Lists the devices
     Devices(Devices),
     /// Dice and HD95 of each label
@@ -171,8 +173,29 @@ pub(crate) struct Plan {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Convert {
+    /// .safetensors, or what torch.save or torch.jit.save wrote (.pth, .pt, .ckpt, .model)
+    pub(crate) source: PathBuf,
+    /// Model file to write: .safetensors
+    #[arg(long, value_name = "M.safetensors")]
+    pub(crate) output: PathBuf,
+    /// The network, where the names of the tensors do not tell it
+    #[arg(long, value_name = "A")]
+    pub(crate) architecture: Option<String>,
+    /// Arguments of the network that shapes do not tell, as a JSON object
+    #[arg(long, value_name = "C.json")]
+    pub(crate) config: Option<PathBuf>,
+    /// A card or a part of one: input, inference, labels, provenance
+    #[arg(long, value_name = "CARD.json")]
+    pub(crate) card: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// Model file
+    /// Model file or checkpoint
     pub(crate) model: PathBuf,
     /// Print one JSON object
     #[arg(long)]

@@ -1,5 +1,6 @@
 //! `organum plan`, `inspect`, `devices` and `evaluate`.
 
+use organum::model::{Checkpoint, CheckpointFormat, Weights};
 use organum::volume::{evaluate as score, nifti};
 use organum::{DeviceCaps, Engine, Model, format_bytes};
 use serde_json::{Map, Value, json};
@@ -91,23 +92,90 @@ fn decimal(bytes: u64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// What was found around the tensors of a file.
+fn found(checkpoint: &Checkpoint) -> Value {
+    let format = match checkpoint.format() {
+        CheckpointFormat::Safetensors => "safetensors",
+        CheckpointFormat::Torch => "torch",
+        CheckpointFormat::TorchScript => "torchscript",
+        _ => "other",
+    };
+    json!({
+        "format": format,
+        "wrapper": checkpoint.wrapper(),
+        "prefix": checkpoint.prefix(),
+        "tensors": checkpoint.weights().list().len(),
+        "card": checkpoint.card().is_some(),
+    })
+}
+
+fn shapes(weights: &Weights) -> Map<String, Value> {
+    weights.list().into_iter().map(|(name, shape)| (name, json!(shape))).collect()
+}
+
+/// A line about a file that is no model file of ours.
+fn say_found(found: &Value) {
+    if found["card"] == true {
+        return;
+    }
+    let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+    let wrapper: Vec<&str> = found["wrapper"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let under = if wrapper.is_empty() { String::new() } else { format!(", under {}", wrapper.join(".")) };
+    let prefix = if text("prefix").is_empty() { String::new() } else { format!(", names without {:?}", text("prefix")) };
+    say(&format!("file          {}, {} tensors{under}{prefix}, no card", text("format"), found["tensors"]));
+}
+
+/// What there is to say of tensors without a network.
+fn unrecognised(checkpoint: &Checkpoint, found: Value, why: &str, json: bool) -> Result<(), Failure> {
+    let weights = checkpoint.weights();
+    if json {
+        say_json(&json!({
+            "checkpoint": found,
+            "card": null,
+            "why": why,
+            "parameters": weights.parameters(),
+            "weights_bytes": weights.bytes(),
+            "tensors": shapes(weights),
+        }));
+        return Ok(());
+    }
+    say_found(&found);
+    say(&format!("architecture  not told: {why}"));
+    say(&format!("parameters    {} in {}\n", weights.parameters(), format_bytes(weights.bytes())));
+    weights.list().iter().for_each(|(name, shape)| say(&format!("{name} {shape:?}")));
+    Ok(())
+}
+
 /// `organum inspect`.
 pub(crate) fn inspect(a: &args::Inspect) -> Result<(), Failure> {
-    let model = Model::load(&a.model)?;
+    let checkpoint = Checkpoint::open(&a.model)?;
+    let found = found(&checkpoint);
+    let model = match checkpoint.card() {
+        Some(_) => checkpoint.into_model(None)?,
+        None => match checkpoint.infer() {
+            Ok(card) => checkpoint.into_model(Some(&card))?,
+            Err(e) => {
+                let why = e.to_string();
+                return unrecognised(&checkpoint, found, &why, a.json);
+            }
+        },
+    };
     let card = model.card();
     let weights = model.weights();
     if a.json {
         say_json(&json!({
+            "checkpoint": found,
             "card": card,
             "parameters": weights.parameters(),
             "weights_bytes": weights.bytes(),
             "stride": model.stride(),
             "nodes": model.graph().nodes().len(),
-            "tensors": weights.list().into_iter().map(|(name, shape)| (name, json!(shape))).collect::<Map<String, Value>>(),
+            "tensors": shapes(weights),
         }));
         return Ok(());
     }
     let applied = model.applied();
+    say_found(&found);
     say(&format!("architecture  {}", card.architecture));
     say(&format!("config        {}", card.config));
     say(&format!(

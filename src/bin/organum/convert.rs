@@ -1,0 +1,81 @@
+//! `organum convert`: a model file of what training left.
+
+use std::path::Path;
+
+use organum::model::Checkpoint;
+use organum::volume::write_whole;
+use organum::{LoadErrorKind, Model, format_bytes};
+use serde_json::{Map, Value, json};
+
+use crate::args;
+use crate::fail::Failure;
+use crate::output::{need_folder, note, say, say_json};
+
+/// A JSON object of a file that an option names.
+fn object(option: &str, path: &Path) -> Result<Map<String, Value>, Failure> {
+    let bad = |e: &dyn std::fmt::Display| Failure::input(format!("{option}: cannot read {}: {e}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| bad(&e))?;
+    match serde_json::from_str(&text).map_err(|e| bad(&e))? {
+        Value::Object(object) => Ok(object),
+        _ => Err(bad(&"it is no JSON object")),
+    }
+}
+
+/// What the options say of the card.
+fn given(a: &args::Convert) -> Result<Map<String, Value>, Failure> {
+    let mut card = a.card.as_ref().map(|path| object("--card", path)).transpose()?.unwrap_or_default();
+    if let Some(architecture) = &a.architecture {
+        card.insert("architecture".into(), architecture.as_str().into());
+    }
+    if let Some(path) = &a.config {
+        let config = card.entry("config").or_insert_with(|| json!({}));
+        match config.as_object_mut() {
+            Some(config) => config.append(&mut object("--config", path)?),
+            None => return Err(Failure::input("--card: its config is no JSON object")),
+        }
+    }
+    Ok(card)
+}
+
+/// The network of the source.
+fn read(a: &args::Convert) -> Result<Model, Failure> {
+    if a.source.is_dir() {
+        return Err(Failure::input(format!("{} is a folder; folders of nnU-Net are not read yet", a.source.display())));
+    }
+    let card = given(a)?;
+    let checkpoint = Checkpoint::open(&a.source)?;
+    let model = if card.is_empty() { checkpoint.into_model(None) } else { checkpoint.into_model(Some(&Value::Object(card).to_string())) };
+    model.map_err(|e| match (&a.architecture, e.kind()) {
+        (Some(_), LoadErrorKind::UnknownArchitecture) => Failure::usage(format!("--architecture: {e}")),
+        _ => e.into(),
+    })
+}
+
+/// `organum convert`.
+pub(crate) fn run(a: &args::Convert) -> Result<(), Failure> {
+    if a.output.extension().is_none_or(|e| e != "safetensors") {
+        return Err(Failure::usage(format!("{} must end in .safetensors", a.output.display())));
+    }
+    need_folder(&a.output)?;
+    let model = read(a)?;
+    write_whole(&a.output, "model.safetensors", |temporary| {
+        model.save(temporary)?;
+        // what was written is read again before it takes its name
+        Model::load(temporary).map(|_| ()).map_err(std::io::Error::other)
+    })
+    .map_err(|e| Failure::writing(&e))?;
+    let (card, weights) = (model.card(), model.weights());
+    if a.json {
+        say_json(
+            &json!({"card": card, "parameters": weights.parameters(), "weights_bytes": weights.bytes(), "tensors": weights.list().len()}),
+        );
+        return Ok(());
+    }
+    say(&format!("architecture  {}", card.architecture));
+    say(&format!("config        {}", card.config));
+    say(&format!("tensors       {} of {}, {} parameters", weights.list().len(), format_bytes(weights.bytes()), weights.parameters()));
+    if card.input == organum::model::InputSpec::default() {
+        note("organum: the card says nothing of the input (axes, spacing_mm, intensity); --card CARD.json says how scans are prepared");
+    }
+    Ok(())
+}

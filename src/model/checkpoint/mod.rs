@@ -1,0 +1,298 @@
+//! Checkpoints as training leaves them: what is in the file, where the state dict is, and under which names.
+//!
+//! PyTorch's are a zip archive of a pickle and raw storages. The pickle is read as data ([`pickle`]): nothing in the file is run. The
+//! tensors stay where they lie ([`tensor`]), so that a checkpoint is mapped and read on demand like a model file.
+
+mod pickle;
+mod state;
+mod tensor;
+mod zip;
+
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::infer::{self, Guess};
+use super::weights::{Bytes, Place, Stored, Weights};
+use super::{Card, Model};
+use crate::error::{LoadError, LoadErrorKind};
+use pickle::Pickle;
+
+/// How files begin that torch.save wrote before PyTorch 1.6, or is told to write still: a pickle of the number
+/// 0x1950a86a20f9469cfc6c.
+const LEGACY: [u8; 14] = [0x80, 2, 0x8A, 0x0A, 0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20, 0x6A, 0xA8, 0x50, 0x19];
+
+/// Most parts that are taken from the begin of all names to make them fit.
+const MOST_PARTS: usize = 8;
+
+/// What kind of file a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CheckpointFormat {
+    /// A safetensors file.
+    Safetensors,
+    /// What torch.save writes: a zip archive.
+    Torch,
+    /// What torch.jit.save writes; its tensors are read, its code is not.
+    TorchScript,
+}
+
+/// A file of tensors that may lack a card.
+#[derive(Debug)]
+pub struct Checkpoint {
+    weights: Weights,
+    format: CheckpointFormat,
+    wrapper: Vec<String>,
+    prefix: String,
+}
+
+fn format_error(message: impl Into<String>) -> LoadError {
+    LoadError::new(LoadErrorKind::Format, message)
+}
+
+impl Checkpoint {
+    /// Maps a safetensors file or a PyTorch checkpoint (.pth, .pt, .ckpt, .model), whatever it is called.
+    ///
+    /// # Errors
+    /// When the file is missing, damaged, of another format, or holds no tensors.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, LoadError> {
+        let path = path.as_ref();
+        Self::read(Bytes::map(path)?).map_err(|e| LoadError::new(e.kind(), format!("{} is not a model file", path.display())).caused_by(e))
+    }
+
+    /// The same from bytes in memory.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, LoadError> {
+        Self::read(Bytes::Held(bytes.into()))
+    }
+
+    fn read(bytes: Bytes) -> Result<Self, LoadError> {
+        if bytes.get().starts_with(&LEGACY) {
+            return Err(format_error(
+                "this is a checkpoint of the format before PyTorch 1.6; save it anew in Python: \
+                 torch.save(torch.load(\"OLD\", map_location=\"cpu\"), \"NEW.pth\", _use_new_zipfile_serialization=True)",
+            ));
+        }
+        if zip::is_zip(bytes.get()) {
+            return Self::of_archive(bytes);
+        }
+        if let [0x80, 2..=5, ..] = bytes.get() {
+            return Err(format_error(
+                "this is a pickle, but not one of torch.save; save the state dict with torch.save(model.state_dict(), ..)",
+            ));
+        }
+        let weights = Weights::of_safetensors(bytes)?;
+        Ok(Self { weights, format: CheckpointFormat::Safetensors, wrapper: Vec::new(), prefix: String::new() })
+    }
+
+    fn of_archive(bytes: Bytes) -> Result<Self, LoadError> {
+        let entries = zip::entries(bytes.get()).map_err(format_error)?;
+        // the folder is called after the file; an archive has one
+        let pickles = entries.iter().filter_map(|(name, entry)| Some((name.strip_suffix("data.pkl")?, entry)));
+        let Some((folder, entry)) = pickles.filter(|(folder, _)| folder.is_empty() || folder.ends_with('/')).min_by_key(|(f, _)| f.len())
+        else {
+            return Err(format_error("this is a zip archive, but no checkpoint of PyTorch: it has no data.pkl"));
+        };
+        let content = |name: &str| entries.get(name).and_then(|e| bytes.get().get(e.data.clone()));
+        if content(&format!("{folder}byteorder")).is_some_and(|order| order != b"little") {
+            return Err(format_error(
+                "the checkpoint's numbers are big-endian, which is not read; save it anew on a little-endian machine",
+            ));
+        }
+        if !entry.stored {
+            return Err(format_error("the archive is compressed; torch.save stores it as it is, so unpack it and save it anew"));
+        }
+        let code = format!("{folder}code/");
+        let script = entries.keys().any(|name| name.starts_with(&code));
+        let archive = tensor::Archive { entries: &entries, folder };
+        let pickled = bytes.get().get(entry.data.clone()).unwrap_or_default();
+        let pickle = Pickle::read(pickled).map_err(|e| format_error(format!("the checkpoint's data.pkl is damaged: {e}")))?;
+        let found = state::find(&pickle, &archive).map_err(|e| {
+            let hint = if script {
+                "; this is a TorchScript archive, save the state dict instead: torch.save(model.state_dict(), ..)"
+            } else {
+                ""
+            };
+            format_error(format!("{e}{hint}"))
+        })?;
+        let (mut names, tensors): (Vec<String>, Vec<tensor::Found>) = found.tensors.into_iter().unzip();
+        let prefix = state::plain(&mut names);
+        // what is not in row-major order is copied: no honest file needs more than its own size for it
+        let mut room = bytes.get().len().saturating_mul(4);
+        let mut stored = BTreeMap::new();
+        for (name, tensor) in names.into_iter().zip(tensors) {
+            let data = match tensor.range() {
+                Some(range) => Place::File(range),
+                None => {
+                    let length = tensor.len() * (tensor.dtype.bitsize() / 8);
+                    room = room.checked_sub(length).ok_or_else(|| {
+                        format_error(format!(
+                            "the tensor {name:.120} of shape {:?} is larger than the file: it repeats what is there",
+                            tensor.shape
+                        ))
+                    })?;
+                    Place::Held(tensor.laid_out(bytes.get()))
+                }
+            };
+            stored.insert(name, Stored { dtype: tensor.dtype, shape: tensor.shape, data });
+        }
+        let format = if script { CheckpointFormat::TorchScript } else { CheckpointFormat::Torch };
+        Ok(Self { weights: Weights::of_tensors(bytes, stored), format, wrapper: found.wrapper, prefix })
+    }
+
+    /// What kind of file it is.
+    #[must_use]
+    pub fn format(&self) -> CheckpointFormat {
+        self.format
+    }
+
+    /// The keys that lead from what was saved to the state dict, outermost first; none where it was saved itself.
+    #[must_use]
+    pub fn wrapper(&self) -> &[String] {
+        &self.wrapper
+    }
+
+    /// What `DataParallel` and `torch.compile` had put before every name, and was taken away.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The tensors.
+    #[must_use]
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The JSON of the card in the file, if there is one.
+    #[must_use]
+    pub fn card(&self) -> Option<&str> {
+        self.weights.card()
+    }
+
+    /// Architecture and config as JSON (`{"architecture":"..","config":{..}}`), as far as names and shapes tell them.
+    ///
+    /// # Errors
+    /// When the names are of no architecture that is known, or the config has what shapes do not tell; the message says what.
+    pub fn infer(&self) -> Result<String, LoadError> {
+        let (guess, _) = self.guess(None).ok_or_else(|| self.unrecognised())?;
+        complete(&guess, &Map::new())?;
+        Ok(json!({"architecture": guess.architecture, "config": guess.config}).to_string())
+    }
+
+    /// The network. `given` is the JSON of a card or of a part of one, which goes before what the file says itself, and that before
+    /// what names and shapes tell; of `config`, key by key.
+    ///
+    /// # Errors
+    /// When `given` is no card, the architecture or a part of its config remains untold, or the tensors do not fit.
+    pub fn into_model(mut self, given: Option<&str>) -> Result<Model, LoadError> {
+        let bad = |what: &str| LoadError::new(LoadErrorKind::Card, what.to_owned());
+        let object = |json: &str| match serde_json::from_str(json) {
+            Ok(Value::Object(object)) => Ok(object),
+            Ok(_) => Err(bad("the card is no JSON object")),
+            Err(e) => Err(bad("the card is not what it should be").caused_by(e)),
+        };
+        let Some(given) = given else {
+            return match self.card() {
+                Some(card) => {
+                    let card = Card::parse(card)?;
+                    Model::from_card(card, self.weights)
+                }
+                None => self.completed(Map::new()),
+            };
+        };
+        let mut card = self.card().map(object).transpose()?.unwrap_or_default();
+        let mut given = object(given)?;
+        let other = given.get("architecture").is_some_and(|a| card.get("architecture").is_some_and(|own| own != a));
+        if other {
+            card.remove("config");
+        }
+        if let (Some(Value::Object(own)), Some(Value::Object(more))) = (card.get_mut("config"), given.get_mut("config")) {
+            own.append(more);
+            given.remove("config");
+        }
+        card.append(&mut given);
+        if self.card().is_some() && !other {
+            return Model::from_card(Card::parse(&Value::Object(card).to_string())?, self.weights);
+        }
+        self.weights.forget_card();
+        self.completed(card)
+    }
+
+    /// The network of a card that may lack the architecture, the config or a part of it.
+    fn completed(mut self, mut card: Map<String, Value>) -> Result<Model, LoadError> {
+        let architecture = card.get("architecture").and_then(Value::as_str).map(str::to_owned);
+        let config = match card.remove("config") {
+            None => Map::new(),
+            Some(Value::Object(config)) => config,
+            Some(_) => return Err(LoadError::new(LoadErrorKind::Card, "the card's config is no JSON object")),
+        };
+        let (architecture, config, strip) = match (self.guess(architecture.as_deref()), architecture) {
+            (Some((guess, strip)), _) => (guess.architecture.to_owned(), complete(&guess, &config)?, strip),
+            (None, Some(architecture)) => (architecture, config, 0),
+            (None, None) => return Err(self.unrecognised()),
+        };
+        card.insert("architecture".into(), architecture.into());
+        card.insert("config".into(), config.into());
+        self.weights.strip(strip);
+        Model::from_card(Card::parse(&Value::Object(card).to_string())?, self.weights)
+    }
+
+    /// What names and shapes tell, and how many bytes all names must lose for it.
+    fn guess(&self, architecture: Option<&str>) -> Option<(Guess, usize)> {
+        let names: Vec<&str> = self.weights.names().collect();
+        let mut strip = 0;
+        for _ in 0..MOST_PARTS {
+            let shapes = names.iter().filter_map(|name| Some((name.get(strip..)?, self.weights.shape(name)?)));
+            if let Some(guess) = infer::guess(shapes, architecture) {
+                return Some((guess, strip));
+            }
+            let first = names.first()?;
+            let next = strip + first.get(strip..)?.find('.')? + 1;
+            if !names.iter().all(|name| name.get(..next) == first.get(..next)) {
+                return None;
+            }
+            strip = next;
+        }
+        None
+    }
+
+    fn unrecognised(&self) -> LoadError {
+        let names: Vec<&str> = self.weights.names().take(3).collect();
+        let text = format!(
+            "the model has no card (safetensors metadata under the key \"organum\"), and the names of its {} tensors ({}, ..) are those of no \
+             architecture that is recognised; convert it with --architecture A --config C.json, where A is one of: {}",
+            self.weights.names().count(),
+            names.join(", "),
+            super::architecture::names().join(", ")
+        );
+        LoadError::new(LoadErrorKind::Card, text)
+    }
+}
+
+/// The config of a guess with what is given for it.
+fn complete(guess: &Guess, given: &Map<String, Value>) -> Result<Map<String, Value>, LoadError> {
+    let missing: Vec<&(&str, String)> = guess.untold.iter().filter(|(key, _)| !given.contains_key(*key)).collect();
+    if !missing.is_empty() {
+        let what: Vec<String> = missing.iter().map(|(key, what)| format!("{key} ({what})")).collect();
+        let keys: Vec<String> = missing.iter().map(|(key, _)| format!("\"{key}\": ..")).collect();
+        let text = format!(
+            "the model has no card (safetensors metadata under the key \"organum\"); its tensors are those of the architecture {}, but names \
+             and shapes do not tell {}; convert it with --config C.json, where C.json says: {{{}}}",
+            guess.architecture,
+            what.join(", "),
+            keys.join(", ")
+        );
+        return Err(LoadError::new(LoadErrorKind::Undetermined, text));
+    }
+    let mut config = guess.config.clone();
+    config.extend(given.iter().map(|(key, value)| (key.clone(), value.clone())));
+    Ok(config)
+}

@@ -1,0 +1,116 @@
+//! Networks of convolutions: kernels, widths and, where upsampling is a transposed convolution, strides are shapes.
+
+use serde_json::{Value, json};
+
+use super::{Guess, Shapes};
+
+/// One number where all are alike.
+fn per_stage(counts: &[usize]) -> Value {
+    match counts {
+        [first, rest @ ..] if rest.iter().all(|n| n == first) => json!(first),
+        _ => json!(counts),
+    }
+}
+
+pub(super) fn u_transformer(s: &Shapes<'_>) -> Option<Guess> {
+    let first = "enc.0.a.conv.weight";
+    let levels = s.count(|i| format!("enc.{i}.a.conv.weight"));
+    let (in_channels, dims) = (s.dim(first, 1)?, s.kernel(first)?.len());
+    let classes = s.dim("head.weight", 0)?;
+    let channels = s.each(levels, |i| s.dim(&format!("enc.{i}.a.conv.weight"), 0))?;
+    let mhsa = s.has("mhsa.attn.wq.weight");
+    let gates = s.count(|k| format!("dec.{k}.mhca.gate_conv.weight"));
+    let themyr = s.has("dec.0.mhca.reduce_s.weight") || (mhsa && !s.has("mhsa.attn.wo.weight"));
+    let guess = Guess::new(
+        "u_transformer",
+        json!({"dims": dims, "in_channels": in_channels, "classes": classes, "channels": channels, "mhsa": mhsa, "mhca_levels": gates,
+            "profile": if themyr { "themyr2021" } else { "paper2021" }}),
+    );
+    let width = if mhsa { channels.last() } else { channels.get(levels.checked_sub(2)?) };
+    Some(if mhsa || gates > 0 { guess.asks_heads(*width?) } else { guess })
+}
+
+/// What nnU-Net's networks tell alike: their first convolution, the first of each stage, and the decoder.
+fn nnunet(s: &Shapes<'_>, name: &'static str, first: &str, stage: impl Fn(usize) -> String) -> Option<Guess> {
+    let stages = s.count(&stage);
+    let below = stages.checked_sub(1)?;
+    let dims = s.kernel(first)?.len();
+    let kernels: Option<Vec<_>> = (0..stages).map(|i| s.kernel(&stage(i))).collect();
+    // the decoder begins with the deepest stage; nnU-Net never strides in the first
+    let strided = (1..stages).map(|i| s.kernel(&format!("decoder.transpconvs.{}.weight", below - i)));
+    let strides: Option<Vec<_>> = std::iter::once(Some(vec![1; dims])).chain(strided).collect();
+    Some(Guess::new(
+        name,
+        json!({"dims": dims, "in_channels": s.dim(first, 1)?, "classes": s.dim(&format!("decoder.seg_layers.{}.weight", below.checked_sub(1)?), 0)?,
+            "features": s.each(stages, |i| s.dim(&stage(i), 0))?, "kernels": kernels?, "strides": strides?,
+            "norm": "instance", "activation": "leaky_relu"}),
+    ))
+}
+
+fn decoder_convs(s: &Shapes<'_>) -> Vec<usize> {
+    let stages = s.count(|k| format!("decoder.transpconvs.{k}.weight"));
+    s.counts(stages, |k, i| format!("decoder.stages.{k}.convs.{i}.conv.weight"))
+}
+
+pub(super) fn plain_conv_unet(s: &Shapes<'_>) -> Option<Guess> {
+    let conv = |stage: usize, i: usize| format!("encoder.stages.{stage}.0.convs.{i}.conv.weight");
+    let mut guess = nnunet(s, "plain_conv_unet", &conv(0, 0), |stage| conv(stage, 0))?;
+    let stages = s.count(|stage| conv(stage, 0));
+    let (encoder, decoder) = (per_stage(&s.counts(stages, conv)), per_stage(&decoder_convs(s)));
+    if encoder != decoder || !encoder.is_number() {
+        guess.config.insert("decoder_convs_per_stage".into(), decoder);
+    }
+    guess.config.insert("convs_per_stage".into(), encoder);
+    Some(guess)
+}
+
+pub(super) fn residual_encoder_unet(s: &Shapes<'_>) -> Option<Guess> {
+    let conv = |stage: usize, i: usize| format!("encoder.stages.{stage}.blocks.{i}.conv1.conv.weight");
+    let mut guess = nnunet(s, "residual_encoder_unet", "encoder.stem.convs.0.conv.weight", |stage| conv(stage, 0))?;
+    let stages = s.count(|stage| conv(stage, 0));
+    guess.config.insert("blocks_per_stage".into(), json!(s.counts(stages, conv)));
+    guess.config.insert("decoder_convs_per_stage".into(), per_stage(&decoder_convs(s)));
+    Some(guess)
+}
+
+pub(super) fn unet2d(s: &Shapes<'_>) -> Option<Guess> {
+    let first = "inc.double_conv.0.weight";
+    let (base, in_channels, classes) = (s.dim(first, 0)?, s.dim(first, 1)?, s.dim("outc.conv.weight", 0)?);
+    let bilinear = !s.has("up1.up.weight");
+    Some(Guess::new("unet2d", json!({"in_channels": in_channels, "classes": classes, "base": base, "bilinear": bilinear})))
+}
+
+pub(super) fn attention_unet2d(s: &Shapes<'_>) -> Option<Guess> {
+    let first = "Conv1.conv.0.weight";
+    let (base, in_channels, classes) = (s.dim(first, 0)?, s.dim(first, 1)?, s.dim("Conv_1x1.weight", 0)?);
+    s.has("Att5.W_g.0.weight")
+        .then(|| Guess::new("attention_unet2d", json!({"in_channels": in_channels, "classes": classes, "base": base})))
+}
+
+pub(super) fn attention_unet(s: &Shapes<'_>) -> Option<Guess> {
+    let first = "model.0.conv.0.conv.weight";
+    let (dims, in_channels, classes) = (s.kernel(first)?.len(), s.dim(first, 1)?, s.dim("model.2.conv.weight", 0)?);
+    let gate = |level: usize| format!("model.1{}", ".submodule.1".repeat(level));
+    let levels = s.count(|level| format!("{}.attention.psi.0.conv.weight", gate(level)));
+    let width = |level: usize| {
+        let part = if level + 1 == levels { "" } else { ".0" };
+        s.dim(&format!("{}.submodule{part}.conv.0.conv.weight", gate(level)), 0)
+    };
+    let channels: Option<Vec<u32>> = std::iter::once(s.dim(first, 0)).chain((0..levels).map(width)).collect();
+    let config = json!({"dims": dims, "in_channels": in_channels, "classes": classes, "channels": channels?});
+    let what = format!("the strides of the {levels} levels below the first, e.g. {:?}", vec![2; levels]);
+    (levels > 0).then(|| Guess::new("attention_unet", config).asks("strides", what))
+}
+
+pub(super) fn vnet(s: &Shapes<'_>) -> Option<Guess> {
+    let flavours =
+        [("monai", "in_tr.conv_block.conv.weight", "in_tr.act_function.weight"), ("mattmacy", "in_tr.conv1.weight", "in_tr.relu1.weight")];
+    let (flavour, first, slopes) = flavours.into_iter().find(|(_, first, _)| s.has(first))?;
+    let dims = s.kernel(first)?.len();
+    let classes = s.dim("out_tr.conv2.weight", 0)?;
+    Some(Guess::new(
+        "vnet",
+        json!({"dims": dims, "flavour": flavour, "in_channels": s.dim(first, 1)?, "classes": classes, "base": s.dim(first, 0)?,
+            "activation": if s.has(slopes) { "prelu" } else { "elu" }}),
+    ))
+}

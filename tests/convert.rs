@@ -1,0 +1,134 @@
+//! `organum convert` and `inspect` of checkpoints: what they write and say, and how they fail.
+
+#[path = "support/desk.rs"]
+mod desk;
+#[path = "support/torch.rs"]
+mod torch;
+
+use safetensors::SafeTensors;
+use serde_json::json;
+
+use desk::*;
+
+fn fixture(name: &str) -> String {
+    format!("{}/tests/vectors/checkpoints/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The bundled model as a checkpoint of PyTorch: no card.
+fn bundled() -> Vec<u8> {
+    let bytes = std::fs::read(MODEL).expect("the bundled model is there");
+    let file = SafeTensors::deserialize(&bytes).expect("it is one");
+    let class = |dtype| match dtype {
+        safetensors::Dtype::F16 => "HalfStorage",
+        safetensors::Dtype::F32 => "FloatStorage",
+        other => panic!("it holds {other:?}"),
+    };
+    let tensors: Vec<torch::Tensor<'_>> =
+        file.iter().map(|(name, t)| (name.to_owned(), class(t.dtype()), t.shape().to_vec(), t.data())).collect();
+    torch::save(&tensors, &[], &["model_state_dict"], "module.")
+}
+
+#[test]
+fn a_checkpoint_runs_as_the_model_that_it_holds() {
+    let desk = Desk::new();
+    let input = desk.file("x.npy", &npy(&[1, 1, 8, 12, 6], &wave(576)));
+    let infer = |model: &str, output: &str| {
+        done(&["infer", "--model", model, "--input", &input, "--output", &desk.out(output), "--device", "cpu"]);
+        read_npy(&desk.out(output))
+    };
+    let direct = infer(&fixture("wrapped.pth"), "direct.npy");
+    assert_eq!(direct.0, [1, 2, 8, 12, 6]);
+    assert_eq!(infer(&fixture("network.safetensors"), "same.npy"), direct);
+    let converted = desk.out("model.safetensors");
+    let value = done_json(&["convert", &fixture("nested.pth"), "--output", &converted]);
+    assert_eq!((&value["card"]["architecture"], &value["tensors"]), (&json!("u_transformer"), &json!(53)));
+    assert_eq!(infer(&converted, "converted.npy"), direct);
+    let value = done_json(&["plan", "--model", &fixture("module.pth"), "--extent", "8x12x6"]);
+    has_keys(&value, &PLAN_KEYS);
+}
+
+#[test]
+fn what_shapes_do_not_tell_is_asked_for_and_given() {
+    let desk = Desk::new();
+    let checkpoint = desk.file("bundled.pth", &bundled());
+    let output = desk.out("model.safetensors");
+    desk.fails(4, &["heads", "--config", "u_transformer"], &["convert", &checkpoint, "--output", &output]);
+    desk.fails(4, &["heads"], &["plan", "--model", &checkpoint, "--extent", "8x8x8"]);
+    let table = done(&["inspect", &checkpoint]);
+    for word in ["torch", "under model_state_dict", "\"module.\"", "not told", "heads", "enc.0.a.conv.weight"] {
+        assert!(table.contains(word), "{word}: {table}");
+    }
+
+    let card = done_json(&["inspect", MODEL])["card"].clone();
+    let mut rest = card.clone();
+    rest.as_object_mut().expect("an object").retain(|key, _| !["architecture", "config"].contains(&key.as_str()));
+    let config = desk.file("config.json", json!({"heads": card["config"]["heads"]}).to_string().as_bytes());
+    let rest = desk.file("card.json", rest.to_string().as_bytes());
+    let value = done_json(&["convert", &checkpoint, "--output", &output, "--config", &config, "--card", &rest]);
+    assert_eq!(value["card"], card);
+    let [own, bundled] = [&output, MODEL].map(|path| std::fs::read(path).expect("it is there"));
+    let [own, bundled] = [&own, &bundled].map(|bytes| SafeTensors::deserialize(bytes).expect("it is one"));
+    assert_eq!(own.len(), bundled.len());
+    for (name, tensor) in bundled.iter() {
+        let found = own.tensor(name).expect("it is there");
+        assert!((found.dtype(), found.shape(), found.data()) == (tensor.dtype(), tensor.shape(), tensor.data()), "{name}");
+    }
+    assert_eq!(done_json(&["inspect", &output])["checkpoint"]["card"], true);
+}
+
+#[test]
+fn a_model_file_gets_another_card() {
+    let desk = Desk::new();
+    let card = desk.file("card.json", br#"{"labels": {"1": "first"}, "provenance": "renamed"}"#);
+    let output = desk.out("model.safetensors");
+    let value = done_json(&["convert", MODEL, "--output", &output, "--card", &card]);
+    assert_eq!((&value["card"]["labels"]["1"], &value["card"]["provenance"]), (&json!("first"), &json!("renamed")));
+    assert_eq!(value["card"]["input"], done_json(&["inspect", MODEL])["card"]["input"]);
+    // onto itself, too
+    done_json(&["convert", &output, "--output", &output]);
+    assert_eq!(done_json(&["inspect", &output])["card"], value["card"]);
+}
+
+#[test]
+fn inspect_tells_what_a_file_holds_without_a_network() {
+    let value = done_json(&["inspect", &fixture("script.pt")]);
+    assert_eq!((&value["checkpoint"]["format"], &value["card"]), (&json!("torchscript"), &json!(null)));
+    assert_eq!(value["tensors"]["conv.weight"], json!([2, 1, 3, 3]));
+    assert!(value["why"].as_str().expect("a reason").contains("--architecture"));
+    let value = done_json(&["inspect", &fixture("wrapped.pth")]);
+    let found = json!({"format": "torch", "wrapper": ["network_weights"], "prefix": "module._orig_mod.", "tensors": 53, "card": false});
+    assert_eq!((&value["checkpoint"], &value["card"]["architecture"]), (&found, &json!("u_transformer")));
+}
+
+#[test]
+fn what_cannot_be_converted_is_refused() {
+    let desk = Desk::new();
+    let good = fixture("wrapped.pth");
+    let output = desk.out("model.safetensors");
+    let fails = |code, words: &[&str], source: &str, more: &[&str]| {
+        desk.fails(code, words, &[&["convert", source, "--output", &output], more].concat());
+    };
+    fails(4, &["legacy.pth", "_use_new_zipfile_serialization"], &fixture("legacy.pth"), &[]);
+    fails(4, &["missing.pth"], &desk.path("in", "missing.pth"), &[]);
+    fails(3, &["folder"], &desk.path("in", ""), &[]);
+    let bytes = std::fs::read(&good).expect("the fixture is there");
+    for keep in [0, 3, 100, bytes.len() / 2, bytes.len() - 1] {
+        fails(4, &["cut.pth"], &desk.file("cut.pth", &bytes[..keep]), &[]);
+    }
+    fails(4, &["--architecture", "conv.bias"], &fixture("script.pt"), &[]);
+    fails(2, &["--architecture", "unet9d"], &good, &["--architecture", "unet9d"]);
+    fails(4, &["missing inc.double_conv"], &good, &["--architecture", "unet2d"]);
+    let file = |name: &str, text: &str| desk.file(name, text.as_bytes());
+    fails(4, &["classes"], &good, &["--config", &file("misfit.json", r#"{"classes": 0}"#)]);
+    fails(4, &["widths"], &good, &["--config", &file("unknown.json", r#"{"widths": 3}"#)]);
+    fails(3, &["--config", "list.json"], &good, &["--config", &file("list.json", "[1]")]);
+    fails(3, &["--config", "torn.json"], &good, &["--config", &file("torn.json", "{\"a\"")]);
+    fails(3, &["--card", "none.json"], &good, &["--card", &desk.path("in", "none.json")]);
+    fails(4, &["overlap"], &good, &["--card", &file("card.json", r#"{"inference": {"overlap": 7}}"#)]);
+    desk.fails(2, &[".safetensors"], &["convert", &good, "--output", &desk.out("model.pth")]);
+    desk.fails(2, &["folder"], &["convert", &good, "--output", &desk.out("no/model.safetensors")]);
+    // what is there stays until the new one is whole
+    let kept = desk.file("kept.safetensors", b"kept");
+    desk.fails(4, &["legacy"], &["convert", &fixture("legacy.pth"), "--output", &kept]);
+    assert_eq!(std::fs::read(&kept).expect("it is there"), b"kept");
+}
