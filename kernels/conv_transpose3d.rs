@@ -2,7 +2,7 @@
 //! Bias and activation fused.
 //!
 //! Source: `torch.nn.ConvTranspose3d` with `kernel_size == stride`. Weights are brought to the order of a convolution by
-//! [`super::outputs_first`] and packed by [`super::pack_weights`].
+//! `super::outputs_first` and packed by [`super::pack_weights`].
 
 use bytemuck::{Pod, Zeroable};
 

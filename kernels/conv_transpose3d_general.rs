@@ -1,7 +1,7 @@
 //! Transposed 3D convolution of any kernel size, stride, padding and output padding: blocks may overlap. Bias and activation
 //! fused.
 //!
-//! Source: `torch.nn.ConvTranspose3d`. Weights are brought to the order of a convolution by [`super::outputs_first`] and
+//! Source: `torch.nn.ConvTranspose3d`. Weights are brought to the order of a convolution by `super::outputs_first` and
 //! packed by [`super::pack_weights`].
 
 use bytemuck::{Pod, Zeroable};

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Plan(Plan),
     /// Shows what a model file holds
     Inspect(Inspect),
+    /// Makes a model file of a trained model's folder
+    Convert(Convert),
     /// Lists the devices
     Devices(Devices),
     /// Dice and HD95 of each label
@@ -83,11 +85,15 @@ pub(crate) struct Demo {
 
 #[derive(Debug, Args)]
 pub(crate) struct Segment {
-    /// NIfTI file, .nii or .nii.gz
-    pub(crate) input: PathBuf,
-    /// Model file
+    /// NIfTI file, .nii or .nii.gz; several in the order of the model's channels, or the first, CASE_0000.nii.gz, alone
+    #[arg(required = true)]
+    pub(crate) input: Vec<PathBuf>,
+    /// Model file, or the folder of an nnU-Net v2 model (all its folds, averaged)
     #[arg(long)]
     pub(crate) model: PathBuf,
+    /// The only fold to take of the folder: a number, or `all`
+    #[arg(long, value_name = "K")]
+    pub(crate) fold: Option<String>,
     /// Label map to write, on the input's grid
     #[arg(long)]
     pub(crate) output: PathBuf,
@@ -176,6 +182,18 @@ pub(crate) struct Inspect {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Convert {
+    /// Folder of an nnU-Net v2 model: plans.json, dataset.json, fold_K/checkpoint_final.safetensors
+    pub(crate) source: PathBuf,
+    /// Model file to write, .safetensors
+    #[arg(long)]
+    pub(crate) output: PathBuf,
+    /// Which fold: a number, or `all`; needed where the folder has several
+    #[arg(long, value_name = "K")]
+    pub(crate) fold: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -2,11 +2,13 @@
 
 mod args;
 mod bench;
+mod convert;
 mod demo;
 mod device;
 mod fail;
 mod infer;
 mod info;
+mod nnunet;
 mod output;
 mod plot;
 mod segment;
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         Command::Infer(a) => infer::run(a),
         Command::Plan(a) => info::plan(a),
         Command::Inspect(a) => info::inspect(a),
+        Command::Convert(a) => convert::run(a),
         Command::Devices(a) => info::devices(a),
         Command::Evaluate(a) => info::evaluate(a),
         Command::Bench(a) => bench::run(a),
