@@ -172,8 +172,37 @@ impl Windows {
         model: &Model,
         input: Input<'_>,
         probabilities: bool,
-        mut options: RunOptions<'_>,
+        options: RunOptions<'_>,
     ) -> Result<Blended, RunError> {
+        let bring = if probabilities { Bring::Probabilities } else { Bring::Labels };
+        let (labels, maps) = self.blend(session, model, input, bring, options).await?;
+        Ok(Blended { labels, probabilities: maps })
+    }
+
+    /// The same, but what comes back is what was blended, `[C][D][H][W]`: logits, with nnU-Net v2's scheme rounded to 16-bit floats as
+    /// it stores them; with that of v1 probabilities.
+    ///
+    /// # Errors
+    /// As [`Windows::run`].
+    pub async fn logits(
+        &self,
+        session: &mut Session,
+        model: &Model,
+        input: Input<'_>,
+        options: RunOptions<'_>,
+    ) -> Result<Vec<f32>, RunError> {
+        let (_, maps) = self.blend(session, model, input, Bring::Logits, options).await?;
+        maps.ok_or_else(|| internal("windows brought no logits back"))
+    }
+
+    async fn blend(
+        &self,
+        session: &mut Session,
+        model: &Model,
+        input: Input<'_>,
+        bring: Bring,
+        mut options: RunOptions<'_>,
+    ) -> Result<(Vec<u16>, Option<Vec<f32>>), RunError> {
         let voxels = input.extent.voxels() as usize;
         if input.extent != self.image || input.data.len() != voxels * input.channels as usize {
             let text = format!("windows over {} were given {} values over {}", self.image, input.data.len(), input.extent);
@@ -182,7 +211,7 @@ impl Windows {
         let classes = model.card().classes();
         let each = session.plan().report().flops;
         let total = each * self.passes() as u64;
-        let mut sums = Sums::new(self, classes as usize, probabilities);
+        let mut sums = Sums::new(self, classes as usize, bring);
         let mut visited: Vec<u32> = model.visited();
         for (number, place) in (0u64..).zip(self.places()) {
             sums.settle(place[0]);
@@ -229,6 +258,17 @@ impl Windows {
     }
 }
 
+/// What is kept of the blended values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bring {
+    /// The label of the highest.
+    Labels,
+    /// Labels, and probabilities.
+    Probabilities,
+    /// Labels, and the values as they are.
+    Logits,
+}
+
 /// Weighted sums of the planes that windows still reach, and what came of those before.
 struct Sums<'a> {
     windows: &'a Windows,
@@ -239,13 +279,14 @@ struct Sums<'a> {
     planes: VecDeque<(Vec<f32>, Vec<f32>)>,
     labels: Vec<u16>,
     maps: Option<Vec<f32>>,
+    bring: Bring,
 }
 
 impl<'a> Sums<'a> {
-    fn new(windows: &'a Windows, classes: usize, maps: bool) -> Self {
+    fn new(windows: &'a Windows, classes: usize, bring: Bring) -> Self {
         let voxels = windows.image.voxels() as usize;
-        let maps = maps.then(|| vec![0.0; voxels * classes]);
-        Self { windows, classes, first: 0, planes: VecDeque::new(), labels: Vec::with_capacity(voxels), maps }
+        let maps = (bring != Bring::Labels).then(|| vec![0.0; voxels * classes]);
+        Self { windows, classes, first: 0, planes: VecDeque::new(), labels: Vec::with_capacity(voxels), maps, bring }
     }
 
     fn plane(&self) -> usize {
@@ -263,7 +304,7 @@ impl<'a> Sums<'a> {
             }
             self.labels.extend(argmax(&values, self.classes as u32));
             if let Some(maps) = &mut self.maps {
-                if self.windows.scheme != Scheme::NnunetV1 {
+                if self.bring == Bring::Probabilities && self.windows.scheme != Scheme::NnunetV1 {
                     softmax(&mut values, self.classes as u32);
                 }
                 let voxels = maps.len() / self.classes.max(1);
@@ -308,9 +349,9 @@ impl<'a> Sums<'a> {
         });
     }
 
-    fn finish(mut self) -> Blended {
+    fn finish(mut self) -> (Vec<u16>, Option<Vec<f32>>) {
         self.settle(self.windows.image.d as i32);
-        Blended { labels: self.labels, probabilities: self.maps }
+        (self.labels, self.maps)
     }
 }
 

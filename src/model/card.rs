@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::architecture::{self, Built};
 use crate::error::{LoadError, LoadErrorKind};
+use crate::nnunet::Pipeline;
 use crate::shape::Extent;
 use crate::volume::intensity::Intensity;
 use crate::volume::orient::Axes;
@@ -46,6 +47,9 @@ pub struct InputSpec {
     pub resample: Option<String>,
     /// Scaling of the voxel values; absent: as they are.
     pub intensity: Option<Intensity>,
+    /// All of nnU-Net v2's pipeline, in place of the keys above but the channels' names and the axes; see [`crate::nnunet`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nnunet: Option<Pipeline>,
 }
 
 /// The whole volume at once, or windows of it.
@@ -133,6 +137,13 @@ pub struct Inference {
 }
 
 impl Card {
+    /// Parses and checks a card that was put together here, and its network.
+    pub(crate) fn checked(json: &str) -> Result<Self, LoadError> {
+        let mut card = Self::parse(json)?;
+        card.build()?;
+        Ok(card)
+    }
+
     /// Parses and checks a card.
     pub(super) fn parse(json: &str) -> Result<Self, LoadError> {
         let bad = |message: String| LoadError::new(LoadErrorKind::Card, message);
@@ -143,6 +154,12 @@ impl Card {
         }
         if let Some(bad_spacing) = card.input.spacing_mm.filter(|s| s.iter().any(|&v| !(v.is_finite() && v > 0.0))) {
             return Err(bad(format!("the card's spacing_mm {bad_spacing:?} is not positive")));
+        }
+        if let Some(pipeline) = &card.input.nnunet {
+            if card.input.spacing_mm.is_some() || card.input.intensity.is_some() {
+                return Err(bad("the card's input has nnunet, which goes without spacing_mm and intensity".into()));
+            }
+            pipeline.check(card.dims(), card.in_channels()).map_err(|e| bad(format!("the card's input.nnunet: {e}")))?;
         }
         let inference = &card.inference;
         if let Some(patch) = inference.patch.as_ref().filter(|p| !(2..=3).contains(&p.len()) || p.contains(&0)) {

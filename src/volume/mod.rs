@@ -11,6 +11,7 @@ pub mod orient;
 #[cfg(feature = "cli")]
 pub mod picture;
 pub mod resample;
+pub mod spline;
 
 use std::error::Error;
 use std::fmt;

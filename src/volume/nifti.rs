@@ -62,6 +62,28 @@ pub fn read(path: impl AsRef<Path>) -> Result<Scan, VolumeError> {
     Ok(Scan { header: stored.header, image })
 }
 
+/// Reads a scan whose channels lie in files of their own, in this order, on one grid. The header is that of the first.
+///
+/// # Errors
+/// Those of [`read`], and [`VolumeErrorKind::GridMismatch`] for files on different grids, or that hold several channels each.
+pub fn read_channels(paths: &[impl AsRef<Path>]) -> Result<Scan, VolumeError> {
+    let [first, others @ ..] = paths else {
+        return Err(VolumeError::new(VolumeErrorKind::NotFound, "no file was named"));
+    };
+    let mut scan = read(first)?;
+    for path in others {
+        let more = read(path)?.image;
+        let [a, b] = [first.as_ref(), path.as_ref()].map(|p| p.display().to_string());
+        super::same_grid(&scan.image, &a, &more, &b)?;
+        if more.channels != 1 {
+            return Err(VolumeError::new(VolumeErrorKind::GridMismatch, format!("{b} holds {} channels, must hold one", more.channels)));
+        }
+        scan.image.data.extend(more.data);
+        scan.image.channels += 1;
+    }
+    Ok(scan)
+}
+
 /// Reads a label volume: as [`read`], but the voxels must be whole numbers from 0 to 65535 in one channel.
 ///
 /// # Errors

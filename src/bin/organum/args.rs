@@ -85,11 +85,15 @@ pub(crate) struct Demo {
 
 #[derive(Debug, Args)]
 pub(crate) struct Segment {
-    /// NIfTI file, .nii or .nii.gz
-    pub(crate) input: PathBuf,
-    /// Model file
+    /// NIfTI file, .nii or .nii.gz; several in the order of the model's channels, or the first, CASE_0000.nii.gz, alone
+    #[arg(required = true)]
+    pub(crate) input: Vec<PathBuf>,
+    /// Model file, or the folder of an nnU-Net v2 model (all its folds, averaged)
     #[arg(long)]
     pub(crate) model: PathBuf,
+    /// The only fold to take of the folder: a number, or `all`
+    #[arg(long, value_name = "K")]
+    pub(crate) fold: Option<String>,
     /// Label map to write, on the input's grid
     #[arg(long)]
     pub(crate) output: PathBuf,
@@ -174,7 +178,7 @@ pub(crate) struct Plan {
 
 #[derive(Debug, Args)]
 pub(crate) struct Convert {
-    /// .safetensors, or what torch.save or torch.jit.save wrote (.pth, .pt, .ckpt, .model)
+    /// .safetensors, what torch.save or torch.jit.save wrote (.pth, .pt, .ckpt, .model), or the folder of an nnU-Net v2 model
     pub(crate) source: PathBuf,
     /// Model file to write: .safetensors
     #[arg(long, value_name = "M.safetensors")]
@@ -188,6 +192,9 @@ pub(crate) struct Convert {
     /// A card or a part of one: input, inference, labels, provenance
     #[arg(long, value_name = "CARD.json")]
     pub(crate) card: Option<PathBuf>,
+    /// Which fold of a folder: a number, or `all`; needed where it has several
+    #[arg(long, value_name = "K", conflicts_with_all = ["architecture", "config", "card"])]
+    pub(crate) fold: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use organum::model::Checkpoint;
+use organum::nnunet::Folder;
 use organum::volume::write_whole;
 use organum::{LoadErrorKind, Model, format_bytes};
 use serde_json::{Map, Value, json};
@@ -37,10 +38,32 @@ fn given(a: &args::Convert) -> Result<Map<String, Value>, Failure> {
     Ok(card)
 }
 
+/// The network of a fold of an nnU-Net v2 folder.
+fn folder(a: &args::Convert) -> Result<Model, Failure> {
+    if a.architecture.is_some() || a.config.is_some() || a.card.is_some() {
+        return Err(Failure::usage("--architecture, --config, --card: the plans of a folder tell them"));
+    }
+    let folder = Folder::open(&a.source)?;
+    let fold = match &a.fold {
+        Some(fold) => fold.clone(),
+        None => match &folder.folds()?[..] {
+            [only] => only.clone(),
+            several => {
+                let text = format!("--fold: {} has the folds {}; a model file is of one", a.source.display(), several.join(", "));
+                return Err(Failure::usage(text));
+            }
+        },
+    };
+    Ok(folder.model(&fold)?)
+}
+
 /// The network of the source.
 fn read(a: &args::Convert) -> Result<Model, Failure> {
     if a.source.is_dir() {
-        return Err(Failure::input(format!("{} is a folder; folders of nnU-Net are not read yet", a.source.display())));
+        return folder(a);
+    }
+    if a.fold.is_some() {
+        return Err(Failure::usage("--fold: the source is no folder"));
     }
     let card = given(a)?;
     let checkpoint = Checkpoint::open(&a.source)?;

@@ -8,6 +8,7 @@ mod device;
 mod fail;
 mod infer;
 mod info;
+mod nnunet;
 mod output;
 mod plot;
 mod segment;

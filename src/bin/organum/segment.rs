@@ -1,6 +1,6 @@
 //! `organum segment`, and the part of it that the demo shares.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use organum::model::Mode;
@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::args;
 use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
+use crate::nnunet::{self, Networks};
 use crate::output::{need_folder, say, say_json};
 
 /// What to write besides the label map.
@@ -28,7 +29,7 @@ pub(crate) struct Segmented {
     pub(crate) labels: Volume<u16>,
     pub(crate) ran: Ran<()>,
     /// Further keys of the JSON: windows, and which volume tokens one of them saw.
-    told: Map<String, Value>,
+    pub(crate) told: Map<String, Value>,
 }
 
 impl Segmented {
@@ -62,21 +63,27 @@ pub(crate) fn segment(
     };
     let centre = centroid(&raw, &prepared.volume);
     let labels = prepared.restore_labels(raw)?;
-    if let Some(path) = wanted.labels {
-        nifti::write_labels(path, &scan.header, &labels).map_err(|e| Failure::writing(&e))?;
-    }
-    if let (Some(path), Some(values)) = (wanted.probabilities, probabilities) {
-        let maps = prepared.restore_maps(classes, values)?;
-        nifti::write_maps(path, &scan.header, &maps).map_err(|e| Failure::writing(&e))?;
-    }
-    if let Some(path) = wanted.overlay {
-        picture::overlay(&scan.image, &labels)?.save(path).map_err(|e| Failure::writing(&e))?;
-    }
+    let maps = probabilities.map(|values| prepared.restore_maps(classes, values)).transpose()?;
+    write(scan, &labels, maps.as_ref(), wanted)?;
     if let Some(path) = wanted.attention.filter(|_| !attention.maps.is_empty()) {
         let picture = picture::attention(&prepared.volume, &attention.maps, attention.at.unwrap_or(centre))?;
         picture.save(path).map_err(|e| Failure::writing(&e))?;
     }
     Ok(Segmented { labels, ran, told: attention.told })
+}
+
+/// Writes what is wanted of labels and probabilities.
+pub(crate) fn write(scan: &nifti::Scan, labels: &Volume<u16>, maps: Option<&Volume<f32>>, wanted: &Wanted<'_>) -> Result<(), Failure> {
+    if let Some(path) = wanted.labels {
+        nifti::write_labels(path, &scan.header, labels).map_err(|e| Failure::writing(&e))?;
+    }
+    if let (Some(path), Some(maps)) = (wanted.probabilities, maps) {
+        nifti::write_maps(path, &scan.header, maps).map_err(|e| Failure::writing(&e))?;
+    }
+    if let Some(path) = wanted.overlay {
+        picture::overlay(&scan.image, labels)?.save(path).map_err(|e| Failure::writing(&e))?;
+    }
+    Ok(())
 }
 
 /// A scan for the network, what its run took, labels, probabilities, and what attention shows.
@@ -205,22 +212,26 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     }
     for path in [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()].into_iter().flatten() {
         need_folder(path)?;
-        if same_file(path, &a.input) {
-            return Err(Failure::usage(format!("an output would overwrite the scan {}", a.input.display())));
+    }
+    let networks = Networks::open(&a.model, a.fold.as_deref())?;
+    let model = &networks.first;
+    let inputs = channel_files(&a.input, model.card().in_channels());
+    for path in [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()].into_iter().flatten() {
+        if let Some(scan) = inputs.iter().find(|scan| same_file(path, scan)) {
+            return Err(Failure::usage(format!("an output would overwrite the scan {}", scan.display())));
         }
     }
-    let model = Model::load(&a.model)?;
     let mode = match a.mode {
         Some(args::Mode::Whole) => Mode::Whole,
         Some(args::Mode::Window) => Mode::Window,
         None => model.card().mode(),
     };
-    let shown = if mode == Mode::Whole { pipeline::gates(&model) } else { volume_tokens::taps(&model) };
+    let shown = if mode == Mode::Whole { pipeline::gates(model) } else { volume_tokens::taps(model) };
     if a.attention.is_some() && shown.is_empty() {
         let what = if mode == Mode::Whole { "attention gates" } else { "volume tokens, which are what windows can show" };
         return Err(Failure::usage(format!("--attention: the network has no {what}")));
     }
-    let scan = nifti::read(&a.input)?;
+    let scan = nifti::read_channels(&inputs)?;
     let load = started.elapsed();
     let device = Device::open(a.run.device.as_deref())?;
     if let Some(folder) = &a.attention {
@@ -233,8 +244,11 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         probabilities: a.probabilities.as_deref(),
         attention: attention.as_deref(),
     };
-    let result = segment(&device, &model, &scan, &a.run, mode, &wanted)?;
-    let volumes = result.volumes(&model);
+    let result = match &model.card().input.nnunet {
+        Some(pipeline) => nnunet::segment(&device, &networks, pipeline, &scan, a, &wanted)?,
+        None => segment(&device, model, &scan, &a.run, mode, &wanted)?,
+    };
+    let volumes = result.volumes(model);
     if a.run.json {
         let mut report = result.ran.json(&device, load, started.elapsed());
         report["labels"] = Value::Object(volumes);
@@ -247,6 +261,17 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         say(&summary(&result.ran, &device, started.elapsed()));
     }
     Ok(())
+}
+
+/// The files of a scan: those told; where one is told that ends in `_0000` as nnU-Net names channels and the model needs several, it
+/// and those that follow.
+fn channel_files(told: &[PathBuf], channels: u32) -> Vec<PathBuf> {
+    let [only] = told else { return told.to_vec() };
+    let name = only.file_name().unwrap_or_default().to_string_lossy();
+    match ["_0000.nii.gz", "_0000.nii"].iter().find_map(|ending| Some((name.strip_suffix(ending)?, &ending[5..]))) {
+        Some((case, ending)) if channels > 1 => (0..channels).map(|c| only.with_file_name(format!("{case}_{c:04}{ending}"))).collect(),
+        _ => told.to_vec(),
+    }
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {

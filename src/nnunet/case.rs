@@ -1,0 +1,207 @@
+//! A scan on its way to the network, and logits on their way back.
+
+use half::f16;
+use rayon::prelude::*;
+
+use super::crop::{body, bounds, cut, paste};
+use super::pipeline::{Pipeline, Resampling};
+use crate::model::Card;
+use crate::pipeline::{argmax, softmax};
+use crate::shape::Extent;
+use crate::transfer::Input;
+use crate::volume::{Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
+
+/// Most voxels of a resampled channel: 8 GiB of f32.
+const MOST: f64 = 2_147_483_648.0;
+
+/// A scan as nnU-Net gives it to the network, and what brings logits back to the scan's grid.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The network's input: transposed, cropped to what is not 0, scaled, resampled. [`crate::Windows`] pad what they need.
+    pub volume: Volume<f32>,
+    /// Of the transposed scan.
+    whole: Extent,
+    spacing: [f64; 3],
+    /// First voxel and extent of what was cropped to.
+    first: [usize; 3],
+    size: [usize; 3],
+    /// Of the scan.
+    axes: Axes,
+    resample: Resampling,
+}
+
+impl Case {
+    /// Prepares a scan for the model of a card whose `input.nnunet` is `pipeline`.
+    ///
+    /// # Errors
+    /// When the scan does not have the model's number of channels, its values are not what the model's scaling is for, or its
+    /// spacing is absurdly far from the model's.
+    pub fn new(card: &Card, pipeline: &Pipeline, scan: &Volume<f32>) -> Result<Self, VolumeError> {
+        if scan.channels as usize != pipeline.channels.len() {
+            let (has, needs, names) = (scan.channels, pipeline.channels.len(), card.input.channels.join(", "));
+            let text = format!("the scan has {has} channels, the model needs {needs} ({names})");
+            return Err(VolumeError::new(VolumeErrorKind::GridMismatch, text));
+        }
+        let oriented = card.input.axes.map(|axes| reorient(scan, axes));
+        let oriented = oriented.as_ref().unwrap_or(scan);
+        let directions = oriented.axes.directions();
+        let turned = reorient(oriented, Axes::new(pipeline.transpose.map(|axis| directions[axis]))?);
+        let spacing = turned.spacing;
+
+        let mask = body(&turned);
+        let (first, size) = bounds(&mask, turned.extent);
+        let n = sizes(turned.extent);
+        let mask = cut(&mask, n, first, size);
+        let mut values = cut(&turned.data, n, first, size);
+
+        let mut target = spacing;
+        target[3 - pipeline.spacing_mm.len()..].copy_from_slice(&pipeline.spacing_mm);
+        let exact = [0, 1, 2].map(|a| (spacing[a] / target[a] * size[a] as f64).round_ties_even());
+        if exact.contains(&0.0) || exact.iter().product::<f64>() > MOST {
+            let text = format!(
+                "bringing the scan's spacing of {spacing:?} mm to the model's {target:?} mm would make {}x{}x{} voxels; are the spacing and units in its header right?",
+                exact[0], exact[1], exact[2]
+            );
+            return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole numbers whose product is bounded")]
+        let shape = exact.map(|n| n as u32);
+        let to = shape.map(|n| n as usize);
+
+        let voxels = mask.len().max(1);
+        let mut data = Vec::with_capacity(to.iter().product::<usize>() * pipeline.channels.len());
+        for (channel, scaling) in values.chunks_exact_mut(voxels).zip(&pipeline.channels) {
+            scaling.apply(channel, &mask).map_err(|e| VolumeError::new(VolumeErrorKind::Unsupported, e))?;
+            data.extend(pipeline.resample.apply(channel, [size, to], [spacing, target]));
+        }
+        let volume = Volume::new(scan.channels, shape.into(), target, turned.axes, data)?;
+        Ok(Self { volume, whole: turned.extent, spacing, first, size, axes: scan.axes, resample: pipeline.resample_logits })
+    }
+
+    /// The network's input.
+    #[must_use]
+    pub fn input(&self) -> Input<'_> {
+        Input { channels: self.volume.channels, extent: self.volume.extent, data: &self.volume.data }
+    }
+
+    /// Labels on the scan's grid of logits `[C][D][H][W]` over the input; probabilities too, if they are wanted.
+    ///
+    /// # Errors
+    /// When the logits are not those of this input.
+    pub fn export(&self, logits: &[f32], classes: u32, probabilities: bool) -> Result<(Volume<u16>, Option<Volume<f32>>), VolumeError> {
+        let from = sizes(self.volume.extent);
+        let voxels: usize = from.iter().product();
+        if logits.len() != voxels * classes as usize {
+            let text = format!("{} logits are not those of {classes} classes over {}", logits.len(), self.volume.extent);
+            return Err(VolumeError::new(VolumeErrorKind::GridMismatch, text));
+        }
+        let spacings = [self.volume.spacing, self.spacing];
+        // nnU-Net keeps logits as 16-bit floats
+        let resampled = logits.chunks_exact(voxels).flat_map(|map| self.resample.apply(map, [from, self.size], spacings));
+        let mut maps: Vec<f32> = resampled.map(rounded).collect();
+        let whole = sizes(self.whole);
+        let labels = paste(&argmax(&maps, classes), whole, self.first, self.size, 0);
+        let labels = reorient(&Volume::new(1, self.whole, self.spacing, self.volume.axes, labels)?, self.axes);
+        if !probabilities {
+            return Ok((labels, None));
+        }
+        softmax(&mut maps, classes);
+        let cropped: usize = self.size.iter().product();
+        let outside = |class: usize| if class == 0 { 1.0 } else { 0.0 };
+        let pasted = maps.chunks_exact(cropped).enumerate().flat_map(|(c, map)| paste(map, whole, self.first, self.size, outside(c)));
+        let maps = Volume::new(classes, self.whole, self.spacing, self.volume.axes, pasted.collect())?;
+        Ok((labels, Some(reorient(&maps, self.axes))))
+    }
+}
+
+/// The mean of several folds' logits, in 16-bit floats as nnU-Net takes it: their sum, fold by fold, and at last the division.
+#[derive(Clone, Debug, Default)]
+pub struct Average {
+    sum: Vec<f32>,
+    folds: u16,
+}
+
+impl Average {
+    /// Adds the logits of a fold.
+    pub fn add(&mut self, logits: Vec<f32>) {
+        self.folds += 1;
+        if self.sum.is_empty() {
+            self.sum = logits;
+        } else {
+            self.sum.par_iter_mut().zip(logits).for_each(|(sum, v)| *sum = rounded(*sum + v));
+        }
+    }
+
+    /// The mean.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<f32> {
+        if self.folds > 1 {
+            let folds = f32::from(self.folds);
+            self.sum.par_iter_mut().for_each(|sum| *sum = rounded(*sum / folds));
+        }
+        self.sum
+    }
+}
+
+fn rounded(x: f32) -> f32 {
+    f16::from_f32(x).to_f32()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nnunet::Scaling;
+
+    fn card(transpose: [usize; 3], spacing: &[f64]) -> Result<(Card, Pipeline), Box<dyn std::error::Error>> {
+        let resample = Resampling { order: 3, order_along: 0, separate: None };
+        let pipeline = Pipeline {
+            transpose,
+            spacing_mm: spacing.to_vec(),
+            channels: vec![Scaling::None],
+            resample,
+            resample_logits: Resampling { order: 1, ..resample },
+        };
+        Ok((serde_json::from_str(r#"{"architecture":"x","config":{}}"#)?, pipeline))
+    }
+
+    #[test]
+    fn labels_come_back_to_their_voxels() -> Result<(), Box<dyn std::error::Error>> {
+        let mut data = vec![0.0; 6 * 7 * 8];
+        let at = |z: usize, y: usize, x: usize| (z * 7 + y) * 8 + x;
+        for (z, y, x) in (1..5).flat_map(|z| (2..6).flat_map(move |y| (3..8).map(move |x| (z, y, x)))) {
+            data[at(z, y, x)] = if z > 2 && x > 4 { 9.0 } else { 1.0 };
+        }
+        let scan = Volume::new(1, Extent::new(6, 7, 8), [2.0, 1.0, 1.5], "SAR".parse()?, data)?;
+        let (card, mut pipeline) = card([2, 0, 1], &[1.5, 2.0, 1.0])?;
+        let case = Case::new(&card, &pipeline, &scan)?;
+        assert_eq!((case.volume.extent, case.volume.axes.to_string().as_str()), (Extent::new(5, 4, 4), "RSA"));
+        let logits: Vec<f32> = case.volume.data.iter().map(|v| 5.0 - v).chain(case.volume.data.iter().map(|v| v - 5.0)).collect();
+        let (labels, maps) = case.export(&logits, 2, true)?;
+        let want: Vec<u16> = scan.data.iter().map(|v| u16::from(*v > 5.0)).collect();
+        assert_eq!((labels.data, labels.extent, labels.spacing), (want, scan.extent, scan.spacing));
+        let maps = maps.ok_or("probabilities were asked for")?;
+        assert_eq!((maps.data[0], maps.data[336]), (1.0, 0.0));
+        assert!(maps.data[336 + at(4, 2, 7)] > 0.99);
+        assert!(case.export(&logits[1..], 2, false).is_err());
+        // an axis of a 2d configuration stays
+        pipeline.spacing_mm = vec![1.0, 1.0];
+        assert_eq!(Case::new(&card, &pipeline, &scan)?.volume.extent, Extent::new(5, 8, 4));
+        // what cannot be
+        pipeline.spacing_mm = vec![1e-6; 3];
+        assert_eq!(Case::new(&card, &pipeline, &scan).err().map(|e| e.kind()), Some(VolumeErrorKind::Unsupported));
+        pipeline.spacing_mm = vec![1e6; 3];
+        assert_eq!(Case::new(&card, &pipeline, &scan).err().map(|e| e.kind()), Some(VolumeErrorKind::Unsupported));
+        pipeline.channels = vec![];
+        assert_eq!(Case::new(&card, &pipeline, &scan).err().map(|e| e.kind()), Some(VolumeErrorKind::GridMismatch));
+        Ok(())
+    }
+
+    #[test]
+    fn folds_are_averaged_in_half_precision() {
+        let mut mean = Average::default();
+        mean.add(vec![2048.0, 1.0]);
+        assert_eq!(mean.clone().finish(), [2048.0, 1.0]);
+        mean.add(vec![1.0, 2.0]);
+        assert_eq!(mean.finish(), [1024.0, 1.5]);
+    }
+}

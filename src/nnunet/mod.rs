@@ -1,0 +1,26 @@
+//! Model folders of nnU-Net v2: what its plans say becomes a card, and scans are prepared and results exported as it does it.
+//!
+//! Source: Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation" (Nature
+//! Methods 18, 2021), as nnunetv2 2.8.1 runs on a CPU. A folder holds `plans.json`, `dataset.json` and, for each fold, a checkpoint
+//! `fold_K/checkpoint_final.safetensors` ([`Folder`]). The card that is made of it names the network, the windows
+//! (`inference.patch`, `overlap`, `mirror`, `scheme: nnunet_v2`), and under `input.nnunet` everything else that
+//! nnU-Net does with a scan ([`Pipeline`]):
+//! ```json
+//! {"transpose": [0, 1, 2], "spacing_mm": [5.0, 0.8, 0.8],
+//!  "channels": [{"scheme": "ct", "low": -930.0, "high": 160.0, "mean": 35.0, "std": 60.0}, {"scheme": "zscore", "masked": true}],
+//!  "resample": {"order": 3, "order_along": 0, "separate": null},
+//!  "resample_logits": {"order": 1, "order_along": 0, "separate": null}}
+//! ```
+//! `spacing_mm` has two numbers for a 2d configuration, whose slices stay as they are. `separate` says whether the axis of the
+//! thickest slices is resampled by itself (with `order_along`); null: where slices are more than three times thicker than wide.
+
+mod case;
+mod crop;
+mod folder;
+mod pipeline;
+mod plans;
+
+pub use case::{Average, Case};
+pub use folder::{Checkpoint, Folder};
+pub use pipeline::{Pipeline, Resampling, Scaling};
+pub use plans::card;

@@ -1,0 +1,215 @@
+//! The card's key `input.nnunet`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::volume::spline::{self, Order};
+
+/// Slices that are thicker than wide by more than this are resampled each by itself.
+const THICK: f64 = 3.0;
+
+/// The least that values are divided by.
+const LEAST: f32 = 1e-8;
+
+/// What nnU-Net does with a scan before the network sees it, and with its logits. In this order: the axes are transposed, the
+/// scan is cropped to what is not 0, its values are scaled, and it is resampled; and back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// The file's axis (0, 1, 2: slowest to fastest) that becomes D, H, W of the network.
+    pub transpose: [usize; 3],
+    /// Voxel size of the network along \[D,\] H, W; two numbers leave D as it is.
+    pub spacing_mm: Vec<f64>,
+    /// How each channel is scaled.
+    pub channels: Vec<Scaling>,
+    /// How the scan is resampled.
+    pub resample: Resampling,
+    /// How the logits are.
+    pub resample_logits: Resampling,
+}
+
+/// How the values of a channel are scaled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "scheme", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Scaling {
+    /// Clipped, and brought to mean 0 and deviation 1 of the foreground of all training scans.
+    Ct {
+        /// Least value.
+        low: f32,
+        /// Greatest value.
+        high: f32,
+        /// What becomes 0.
+        mean: f32,
+        /// What becomes 1, less the mean.
+        std: f32,
+    },
+    /// To mean 0 and deviation 1 of the scan.
+    Zscore {
+        /// Of its body alone; the rest stays 0.
+        masked: bool,
+    },
+    /// As they are.
+    None,
+    /// The least to 0, the greatest to 1.
+    Range,
+    /// 0 to 255 become 0 to 1.
+    Rgb,
+}
+
+/// Degrees of the splines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resampling {
+    /// 0, 1 or 3.
+    pub order: u32,
+    /// That along the axis of thick slices, where it is resampled by itself.
+    pub order_along: u32,
+    /// Whether it is; absent: as the spacings have it.
+    #[serde(default)]
+    pub separate: Option<bool>,
+}
+
+impl Pipeline {
+    /// What is wrong with it, for a network of so many dimensions and input channels.
+    pub(crate) fn check(&self, dims: u32, channels: u32) -> Result<(), String> {
+        let mut axes = self.transpose;
+        axes.sort_unstable();
+        if axes != [0, 1, 2] {
+            return Err(format!("transpose {:?} is no order of the axes 0, 1, 2", self.transpose));
+        }
+        if self.spacing_mm.len() != dims as usize || self.spacing_mm.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
+            return Err(format!("spacing_mm {:?} is not {dims} positive numbers", self.spacing_mm));
+        }
+        if self.channels.len() != channels as usize {
+            return Err(format!("{} channels are scaled, the network takes {channels}", self.channels.len()));
+        }
+        for r in [&self.resample, &self.resample_logits] {
+            if let Some(order) = [r.order, r.order_along].into_iter().find(|&o| Order::of_degree(o).is_none()) {
+                return Err(format!("resampling of order {order} is not supported; orders 0, 1 and 3 are"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Scaling {
+    /// Scales a channel in place; `body` is the part of it that is not empty.
+    ///
+    /// # Errors
+    /// When the values are not of the kind that the scheme is for.
+    pub(crate) fn apply(&self, values: &mut [f32], body: &[bool]) -> Result<(), String> {
+        match *self {
+            Self::Ct { low, high, mean, std } => {
+                let std = std.max(LEAST);
+                values.iter_mut().for_each(|v| *v = (v.max(low).min(high) - mean) / std);
+            }
+            Self::Zscore { masked } => standardise(values, |i| !masked || body[i]),
+            Self::None => {}
+            Self::Range => {
+                let low = values.iter().copied().fold(f32::INFINITY, f32::min);
+                values.iter_mut().for_each(|v| *v -= low);
+                let high = values.iter().copied().fold(0.0, f32::max).max(LEAST);
+                values.iter_mut().for_each(|v| *v /= high);
+            }
+            Self::Rgb => {
+                if let Some(bad) = values.iter().find(|v| !(0.0..=255.0).contains(*v)) {
+                    return Err(format!("the model is for colour images with values from 0 to 255; the scan holds {bad}"));
+                }
+                values.iter_mut().for_each(|v| *v /= 255.0);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
+fn standardise(values: &mut [f32], counts: impl Fn(usize) -> bool) {
+    let sum = |term: &dyn Fn(f64) -> f64| -> f64 {
+        values.iter().enumerate().filter(|(i, _)| counts(*i)).map(|(_, v)| term(f64::from(*v))).sum()
+    };
+    let n = sum(&|_| 1.0).max(1.0);
+    let mean = sum(&|v| v) / n;
+    let std = (sum(&|v| (v - mean) * (v - mean)) / n).sqrt().max(f64::from(LEAST));
+    for (_, v) in values.iter_mut().enumerate().filter(|(i, _)| counts(*i)) {
+        *v = ((f64::from(*v) - mean) / std) as f32;
+    }
+}
+
+impl Resampling {
+    /// Resamples one channel of spacing `old` to shape `to` of spacing `new`.
+    pub(crate) fn apply(&self, values: &[f32], [from, to]: [[usize; 3]; 2], [old, new]: [[f64; 3]; 2]) -> Vec<f32> {
+        if from == to {
+            return values.to_vec();
+        }
+        let order = |degree: u32| Order::of_degree(degree).unwrap_or(Order::Linear);
+        match self.axis(old, new) {
+            Some(axis) => spline::resize_slices(values, from, to, order(self.order), axis, order(self.order_along)),
+            None => spline::resize(values, from, to, order(self.order)),
+        }
+    }
+
+    /// The axis that is resampled by itself.
+    fn axis(&self, old: [f64; 3], new: [f64; 3]) -> Option<usize> {
+        let greatest = |s: [f64; 3]| s.into_iter().fold(0.0, f64::max);
+        let thick = |s: [f64; 3]| greatest(s) / s.into_iter().fold(f64::INFINITY, f64::min) > THICK;
+        let spacing = match self.separate {
+            Some(true) => old,
+            Some(false) => return None,
+            None => [old, new].into_iter().find(|&s| thick(s))?,
+        };
+        let mut axes = (0..3).filter(|&a| greatest(spacing) / spacing[a] == 1.0);
+        // of two that are equally thick, neither
+        axes.next().filter(|_| axes.next().is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_are_scaled() -> Result<(), String> {
+        let scaled = |scaling: Scaling, values: &[f32]| {
+            let mut values = values.to_vec();
+            let body: Vec<bool> = values.iter().map(|v| *v != 0.0).collect();
+            scaling.apply(&mut values, &body).map(|()| values)
+        };
+        let ct = Scaling::Ct { low: -10.0, high: 30.0, mean: 10.0, std: 10.0 };
+        assert_eq!(scaled(ct, &[-500.0, 0.0, 20.0, 99.0])?, [-2.0, -1.0, 1.0, 2.0]);
+        assert_eq!(scaled(Scaling::Zscore { masked: true }, &[0.0, 10.0, 0.0, 20.0])?, [0.0, -1.0, 0.0, 1.0]);
+        assert_eq!(scaled(Scaling::Zscore { masked: false }, &[0.0, 0.0, 2.0, 2.0])?, [-1.0, -1.0, 1.0, 1.0]);
+        assert_eq!(scaled(Scaling::Zscore { masked: false }, &[5.0, 5.0])?, [0.0, 0.0]);
+        assert_eq!(scaled(Scaling::None, &[5.0, -5.0])?, [5.0, -5.0]);
+        assert_eq!(scaled(Scaling::Range, &[5.0, 7.0, 9.0])?, [0.0, 0.5, 1.0]);
+        assert_eq!(scaled(Scaling::Range, &[5.0, 5.0])?, [0.0, 0.0]);
+        assert_eq!(scaled(Scaling::Rgb, &[0.0, 255.0])?, [0.0, 1.0]);
+        assert!(scaled(Scaling::Rgb, &[0.0, 256.0]).is_err_and(|e| e.contains("256")));
+        Ok(())
+    }
+
+    #[test]
+    fn thick_slices_are_resampled_apart() {
+        let by = |separate| Resampling { order: 3, order_along: 0, separate };
+        let (thick, thin) = ([5.0, 1.0, 1.0], [1.0, 1.2, 1.1]);
+        assert_eq!(by(None).axis(thick, thin), Some(0));
+        assert_eq!(by(None).axis(thin, [1.0, 1.0, 4.0]), Some(2));
+        assert_eq!(by(None).axis(thin, [1.0, 1.0, 3.0]), None);
+        assert_eq!(by(None).axis([4.0, 4.0, 1.0], thick), None);
+        assert_eq!(by(Some(true)).axis(thin, thick), Some(1));
+        assert_eq!(by(Some(true)).axis([1.0; 3], thick), None);
+        assert_eq!(by(Some(false)).axis(thick, thick), None);
+    }
+
+    #[test]
+    fn what_cannot_be_is_told() {
+        let resample = Resampling { order: 3, order_along: 0, separate: None };
+        let good =
+            Pipeline { transpose: [2, 0, 1], spacing_mm: vec![1.0; 3], channels: vec![Scaling::None], resample, resample_logits: resample };
+        assert_eq!(good.check(3, 1), Ok(()));
+        let bad = |p: Pipeline, word: &str| assert!(p.check(3, 1).is_err_and(|e| e.contains(word)), "{word}");
+        bad(Pipeline { transpose: [0, 0, 1], ..good.clone() }, "transpose");
+        bad(Pipeline { spacing_mm: vec![1.0; 2], ..good.clone() }, "spacing_mm");
+        bad(Pipeline { spacing_mm: vec![1.0, 0.0, 1.0], ..good.clone() }, "spacing_mm");
+        bad(Pipeline { channels: vec![], ..good.clone() }, "channels");
+        bad(Pipeline { resample_logits: Resampling { order: 2, ..resample }, ..good }, "order 2");
+    }
+}

@@ -1,0 +1,252 @@
+//! Resizing by splines of order 0, 1 and 3, as nnU-Net resizes scans and logits.
+//!
+//! Sources: Unser, "Splines: a perfect fit for signal and image processing" (IEEE Signal Processing Magazine 16, 1999) for the
+//! filter; the conventions are those that `skimage.transform.resize(mode="edge", anti_aliasing=False)` takes from
+//! `scipy.ndimage.zoom(mode="nearest", grid_mode=True)`. Voxel centres lie at `(i + 0.5) * n_source / n_target - 0.5`; the outermost
+//! voxels go on forever. All sums are in f64. Splines are products along the axes, so that each axis is resized by itself.
+
+use rayon::prelude::*;
+
+/// The pole of the cubic spline's filter, sqrt(3) - 2.
+const POLE: f64 = -0.267_949_192_431_122_7;
+
+/// Voxels by which a line is continued on both sides before it is filtered, as scipy does it; the pole's power there is 1e-7.
+const MARGIN: usize = 12;
+
+/// Degree of the interpolating spline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The nearest voxel; of two that are equally near the later one.
+    Nearest,
+    /// Between the two nearest.
+    Linear,
+    /// The cubic spline through all voxels.
+    Cubic,
+}
+
+impl Order {
+    /// The spline of a degree: 0, 1 or 3.
+    #[must_use]
+    pub fn of_degree(degree: u32) -> Option<Self> {
+        match degree {
+            0 => Some(Self::Nearest),
+            1 => Some(Self::Linear),
+            3 => Some(Self::Cubic),
+            _ => None,
+        }
+    }
+}
+
+/// Resizes values `[D][H][W]` of shape `from` to shape `to`. No result lies beyond the least and the greatest of the values, as
+/// cubic splines would have it.
+///
+/// # Panics
+/// When there are not as many values as the shape has voxels.
+#[must_use]
+pub fn resize(values: &[f32], from: [usize; 3], to: [usize; 3], order: Order) -> Vec<f32> {
+    assert_eq!(values.len(), from.iter().product::<usize>(), "values and shape must agree");
+    let mut resized = along_axes(values.par_iter().map(|&v| f64::from(v)).collect(), from, to, [Some(order); 3]);
+    if order == Order::Cubic {
+        let (low, high) = range(values.iter().copied());
+        resized.par_iter_mut().for_each(|v| *v = v.clamp(low, high));
+    }
+    resized.into_par_iter().map(narrow).collect()
+}
+
+/// The same, slice by slice across `axis`, and then along it by an order of its own: for scans whose slices are thick.
+///
+/// # Panics
+/// When there are not as many values as the shape has voxels, or no such axis.
+#[must_use]
+pub fn resize_slices(values: &[f32], from: [usize; 3], to: [usize; 3], order: Order, axis: usize, order_along: Order) -> Vec<f32> {
+    assert_eq!(values.len(), from.iter().product::<usize>(), "values and shape must agree");
+    let mut orders = [Some(order); 3];
+    orders[axis] = None;
+    let mut between = to;
+    between[axis] = from[axis];
+    let mut sliced = along_axes(values.par_iter().map(|&v| f64::from(v)).collect(), from, between, orders);
+    if order == Order::Cubic {
+        let step = |shape: [usize; 3]| shape[axis + 1..].iter().product::<usize>();
+        let (step_from, step_to) = (step(from), step(between));
+        let slices = from[axis];
+        let ranges: Vec<_> = (0..slices)
+            .into_par_iter()
+            .map(|slice| {
+                let lines = values.chunks_exact(step_from).skip(slice).step_by(slices);
+                range(lines.flatten().copied())
+            })
+            .collect();
+        sliced.par_chunks_exact_mut(step_to).enumerate().for_each(|(i, line)| {
+            let (low, high) = ranges[i % slices];
+            line.iter_mut().for_each(|v| *v = v.clamp(low, high));
+        });
+    }
+    let mut orders = [None; 3];
+    orders[axis] = Some(order_along);
+    along_axes(sliced, between, to, orders).into_par_iter().map(narrow).collect()
+}
+
+fn range(values: impl Iterator<Item = f32>) -> (f64, f64) {
+    let (low, high) = values.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    (low.into(), high.into())
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "stored as f32")]
+fn narrow(x: f64) -> f32 {
+    x as f32
+}
+
+/// Resizes along the axes that have an order. Each turn takes the first axis and makes it the last; three bring the axes back.
+fn along_axes(mut values: Vec<f64>, from: [usize; 3], to: [usize; 3], orders: [Option<Order>; 3]) -> Vec<f64> {
+    let changes = |axis: usize| orders[axis].filter(|_| from[axis] != to[axis]);
+    if (0..3).all(|axis| changes(axis).is_none()) {
+        return values;
+    }
+    for axis in 0..3 {
+        let (n, target) = (from[axis], to[axis]);
+        let others = values.len() / n;
+        let taps = changes(axis).map(|order| (order, taps(n, target, order)));
+        let mut turned = vec![0.0; others * target];
+        turned.par_chunks_exact_mut(target.max(1)).enumerate().for_each_init(Vec::new, |line, (i, out)| match &taps {
+            None => out.iter_mut().enumerate().for_each(|(k, v)| *v = values[k * others + i]),
+            Some((order, taps)) => {
+                let margin = if *order == Order::Cubic { MARGIN } else { 0 };
+                line.clear();
+                line.extend((0..n + 2 * margin).map(|k| values[k.saturating_sub(margin).min(n - 1) * others + i]));
+                if *order == Order::Cubic {
+                    filter(line);
+                }
+                for (value, (first, weights)) in out.iter_mut().zip(taps) {
+                    *value = line[*first..].iter().zip(weights).map(|(x, w)| x * w).sum();
+                }
+            }
+        });
+        values = turned;
+    }
+    values
+}
+
+/// For each target voxel the first source voxel (or coefficient) that counts, and the weights of it and those that follow.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positions lie within the line")]
+fn taps(source: usize, target: usize, order: Order) -> Vec<(usize, [f64; 4])> {
+    let scale = source as f64 / target as f64;
+    let last = source as f64 - 1.0;
+    let tap = |i: usize| {
+        let at = (i as f64 + 0.5) * scale - 0.5;
+        match order {
+            Order::Nearest => ((at.clamp(0.0, last) + 0.5).floor() as usize, [1.0, 0.0, 0.0, 0.0]),
+            Order::Linear => {
+                let at = at.clamp(0.0, last);
+                let t = at - at.floor();
+                (at.floor() as usize, [1.0 - t, t, 0.0, 0.0])
+            }
+            Order::Cubic => {
+                let at = at + MARGIN as f64;
+                let t = at - at.floor();
+                let u = 1.0 - t;
+                let middle = |t: f64| (t * t * (t - 2.0) * 3.0 + 4.0) / 6.0;
+                (at.floor() as usize - 1, [u * u * u / 6.0, middle(t), middle(u), t * t * t / 6.0])
+            }
+        }
+    };
+    (0..target).map(tap).collect()
+}
+
+/// Values to the coefficients of the cubic spline through them, where the line is mirrored at its ends (each end value twice).
+fn filter(line: &mut [f64]) {
+    let n = line.len();
+    line.iter_mut().for_each(|v| *v *= 6.0);
+    // what the mirrored line leaves before the first value
+    let mut before: f64 = line.iter().take(2 * MARGIN + 1).rev().fold(0.0, |sum, value| value + POLE * sum);
+    for value in line.iter_mut() {
+        before = *value + POLE * before;
+        *value = before;
+    }
+    let mut after = line[n - 1] * POLE / (POLE - 1.0);
+    line[n - 1] = after;
+    for value in line[..n - 1].iter_mut().rev() {
+        after = POLE * (after - *value);
+        *value = after;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 % 101) as f32 - 50.0) / 10.0).collect()
+    }
+
+    /// The spline through values that go on forever, by solving for its coefficients (Gauss-Seidel) on a long line.
+    fn spline(values: &[f32], at: f64) -> f64 {
+        let long = 40;
+        let n = values.len() + 2 * long;
+        let value = |k: usize| f64::from(values[k.saturating_sub(long).min(values.len() - 1)]);
+        let mut c: Vec<f64> = (0..n).map(value).collect();
+        for _ in 0..200 {
+            for k in 0..n {
+                let (before, after) = (c[k.saturating_sub(1)], c[(k + 1).min(n - 1)]);
+                c[k] = (6.0 * value(k) - before - after) / 4.0;
+            }
+        }
+        let basis = |x: f64| match x.abs() {
+            x if x < 1.0 => 2.0 / 3.0 - x * x + x * x * x / 2.0,
+            x if x < 2.0 => (2.0 - x).powi(3) / 6.0,
+            _ => 0.0,
+        };
+        c.iter().enumerate().map(|(k, c)| c * basis(at + long as f64 - k as f64)).sum()
+    }
+
+    #[test]
+    fn a_line_follows_its_spline_within_its_range() {
+        for axis in 0..3 {
+            for (n, target) in [(9, 14), (9, 5), (2, 7), (1, 3), (30, 31)] {
+                let values = wave(n);
+                let (mut from, mut to) = ([1; 3], [1; 3]);
+                (from[axis], to[axis]) = (n, target);
+                let got = resize(&values, from, to, Order::Cubic);
+                let (low, high) = range(values.iter().copied());
+                for (i, got) in got.iter().enumerate() {
+                    let at = (i as f64 + 0.5) * n as f64 / target as f64 - 0.5;
+                    let want = spline(&values, at).clamp(low, high);
+                    assert!((f64::from(*got) - want).abs() < 3e-6, "{n} to {target}, {i}: {got} for {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lines_are_linear_or_nearest() {
+        let values = [0.0, 1.0, 4.0];
+        assert_eq!(resize(&values, [1, 1, 3], [1, 1, 6], Order::Linear), [0.0, 0.25, 0.75, 1.75, 3.25, 4.0]);
+        assert_eq!(resize(&values, [1, 3, 1], [1, 5, 1], Order::Nearest), [0.0, 0.0, 1.0, 4.0, 4.0]);
+        // halfway between two voxels: the later
+        assert_eq!(resize(&[1.0, 2.0, 3.0, 4.0], [4, 1, 1], [2, 1, 1], Order::Nearest), [2.0, 4.0]);
+        assert_eq!(Order::of_degree(3), Some(Order::Cubic));
+        assert_eq!(Order::of_degree(2), None);
+    }
+
+    #[test]
+    fn slices_are_resized_each_by_itself() {
+        let (from, to) = ([3, 5, 4], [6, 7, 9]);
+        let values = wave(60);
+        let got = resize_slices(&values, from, to, Order::Cubic, 0, Order::Nearest);
+        for (slice, got) in got.chunks_exact(63).enumerate() {
+            let alone = resize(&values[slice / 2 * 20..][..20], [1, 5, 4], [1, 7, 9], Order::Cubic);
+            assert_eq!(got, alone);
+        }
+        // across the last axis: the same on a volume that is turned
+        let turned: Vec<f32> = (0..60).map(|i| values[i % 3 * 20 + i / 3]).collect();
+        let across = resize_slices(&turned, [5, 4, 3], [7, 9, 6], Order::Cubic, 2, Order::Nearest);
+        for (i, v) in across.iter().enumerate() {
+            assert!((v - got[i % 6 * 63 + i / 6]).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn the_same_shape_keeps_the_bits() {
+        let values = wave(24);
+        assert_eq!(resize(&values, [2, 3, 4], [2, 3, 4], Order::Cubic), values);
+    }
+}

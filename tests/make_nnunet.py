@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Makes nnU-Net model folders with nnunetv2's own planner, preprocessor and trainer, and what nnunetv2 makes of a case with them.
+
+    python3 -m venv --system-site-packages /tmp/nn && /tmp/nn/bin/pip install nnunetv2==2.8.1
+    /tmp/nn/bin/python tests/make_nnunet.py /tmp/organum-nnunet [ct mr plane]
+
+Three cases: `ct` (anisotropic, CT norm, plain 3D network), `mr` (isotropic, two channels, z-score within the mask, plain 3D
+network, two folds) and `plane` (2d configuration, residual encoder). Each becomes FOLDER/NAME with
+    model/          plans.json, dataset.json, fold_K/checkpoint_final.pth, and the same weights as checkpoint_final.safetensors
+    case_000C.nii.gz    the channels of a case that training did not see
+    expected.safetensors    `data`: nnunetv2's preprocessed array; `logits`: its blended logits (16-bit floats)
+    expected.nii.gz     its label map (CPU, mirroring on)
+Networks are cut to three narrow stages and half the patch, so that a minute of two cores trains one and windows overlap.
+"""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ITERATIONS = int(os.environ.get("ITERATIONS", "25"))
+CASES = {
+    "ct": dict(id=801, channels=["CT"], configuration="3d_fullres", planner="ExperimentPlanner", folds=[0],
+               shape=(16, 44, 40), spacing=(5.0, 0.8, 0.8), test=((14, 51, 46), (6.0, 0.7, 0.75))),
+    "mr": dict(id=802, channels=["T1", "T2"], configuration="3d_fullres", planner="ExperimentPlanner", folds=[0, 1],
+               shape=(40, 44, 42), spacing=(1.0, 1.0, 1.0), test=((37, 45, 50), (1.2, 1.1, 0.9))),
+    "plane": dict(id=803, channels=["FLAIR"], configuration="2d", planner="nnUNetPlannerResEncM", folds=[0],
+                  shape=(12, 56, 50), spacing=(3.0, 1.0, 1.0), test=((9, 60, 47), (3.5, 0.9, 1.2))),
+}
+
+
+def blob(rng, shape, radius):
+    """Where a random ellipsoid lies, with radii of `radius` times the shape."""
+    grid = np.meshgrid(*[(np.arange(n) + 0.5) / n for n in shape], indexing="ij")
+    centre = rng.uniform(0.4, 0.6, 3)
+    return sum(((g - c) / (radius * rng.uniform(0.8, 1.2))) ** 2 for g, c in zip(grid, centre)) < 1
+
+
+def synthetic(rng, channels, shape):
+    """Channels and labels: a body with an organ in it, and a lesion in that."""
+    from scipy.ndimage import gaussian_filter
+    body, organ = blob(rng, shape, 0.42), blob(rng, shape, 0.25)
+    organ &= body
+    lesion = blob(rng, shape, 0.12) & organ
+    labels = organ.astype(np.uint8) + lesion
+    images = []
+    for i, channel in enumerate(channels):
+        noise = gaussian_filter(rng.normal(0, 1, shape), 0.7)
+        if channel == "CT":
+            images.append(np.round(-900 + 950 * body + 60 * organ + 50 * lesion + 40 * noise).astype(np.int16))
+        else:
+            image = 300 + (-1) ** i * 80 * organ + 120 * lesion + 50 * noise
+            images.append((np.clip(image, 1, None) * body).astype(np.float32))
+    return images, labels
+
+
+def write(path, array, spacing):
+    import SimpleITK as sitk
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing([float(s) for s in spacing[::-1]])
+    image.SetOrigin([3.0, -7.0, 11.0])
+    sitk.WriteImage(image, str(path), True)
+
+
+def raw(root, name, case, rng):
+    folder = root / "raw" / f"Dataset{case['id']}_{name}"
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "labelsTr").mkdir()
+    for i in range(5):
+        shape = tuple(n + int(d) for n, d in zip(case["shape"], rng.integers(-1, 2, 3)))
+        images, labels = synthetic(rng, case["channels"], shape)
+        for c, image in enumerate(images):
+            write(folder / "imagesTr" / f"c{i}_{c:04d}.nii.gz", image, case["spacing"])
+        write(folder / "labelsTr" / f"c{i}.nii.gz", labels, case["spacing"])
+    (folder / "dataset.json").write_text(json.dumps({
+        "channel_names": {str(i): n for i, n in enumerate(case["channels"])},
+        "labels": {"background": 0, "organ": 1, "lesion": 2}, "numTraining": 5, "file_ending": ".nii.gz"}))
+
+
+def shrink(plans, configuration):
+    """Three stages, narrow; half the patch."""
+    conf = plans["configurations"][configuration]
+    args = conf["architecture"]["arch_kwargs"]
+    stages = 3
+    args["n_stages"] = stages
+    args["features_per_stage"] = [8, 12, 16]
+    for key in ("kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage"):
+        if key in args:
+            args[key] = args[key][:stages]
+    args["n_conv_per_stage_decoder"] = args["n_conv_per_stage_decoder"][: stages - 1]
+    factor = np.prod(args["strides"], axis=0)
+    conf["patch_size"] = [int(f * max(2, p // f * 6 // 10)) for p, f in zip(conf["patch_size"], factor)]
+    conf["batch_size"] = 2
+
+
+def train(case, dataset, plans, dataset_json, fold):
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as Base
+
+    class nnUNetTrainer(Base):
+        """One short epoch; under the name by which the predictor finds it."""
+
+        def __init__(self, plans, configuration, fold, dataset_json, device):
+            super().__init__(plans, configuration, fold, dataset_json, device)
+            self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, ITERATIONS, 1
+
+    os.environ["nnUNet_n_proc_DA"] = "0"  # no processes for augmentation; the planner takes it for a number of threads
+    torch.manual_seed(fold)
+    np.random.seed(fold)
+    trainer = nnUNetTrainer({**plans, "continue_training": False}, case["configuration"], fold, dataset_json, torch.device("cpu"))
+    trainer.run_training()
+    return Path(trainer.output_folder_base)
+
+
+def plain(folder, fold):
+    """The weights of a checkpoint as safetensors, with what else the predictor takes from it as metadata."""
+    import torch
+    from safetensors.torch import save_file
+    checkpoint = torch.load(folder / f"fold_{fold}" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    metadata = {"configuration": checkpoint["init_args"]["configuration"], "trainer_name": checkpoint["trainer_name"],
+                "inference_allowed_mirroring_axes": json.dumps(checkpoint["inference_allowed_mirroring_axes"])}
+    weights = {k: v.clone().contiguous() for k, v in checkpoint["network_weights"].items()}
+    save_file(weights, folder / f"fold_{fold}" / "checkpoint_final.safetensors", metadata=metadata)
+
+
+def predict(out, model, case):
+    import torch
+    from nnunetv2.inference.export_prediction import export_prediction_from_logits
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from safetensors.numpy import save_file
+    predictor = nnUNetPredictor(tile_step_size=0.5, use_gaussian=True, use_mirroring=True, perform_everything_on_device=False,
+                                device=torch.device("cpu"), verbose=False, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model), case["folds"], "checkpoint_final.pth")
+    conf, plans = predictor.configuration_manager, predictor.plans_manager
+    files = [str(out / f"case_{c:04d}.nii.gz") for c in range(len(case["channels"]))]
+    data, _, properties = conf.preprocessor_class(verbose=False).run_case(files, None, plans, conf, predictor.dataset_json)
+    logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).numpy()
+    save_file({"data": np.ascontiguousarray(data), "logits": np.ascontiguousarray(logits)}, out / "expected.safetensors")
+    export_prediction_from_logits(logits, properties, conf, plans, predictor.dataset_json, str(out / "expected"))
+    print(f"{out.name}: {data.shape} {data.dtype}, patch {conf.patch_size}, spacing {conf.spacing}, logits {logits.dtype}")
+
+
+def make(root, name):
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
+    os.environ["nnUNet_n_proc_DA"] = "2"
+    case, rng, out = CASES[name], np.random.default_rng(CASES[name]["id"]), root / name
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    raw(root, name, case, rng)
+    extract_fingerprints([case["id"]], num_processes=2, check_dataset_integrity=True)
+    identifier = plan_experiments([case["id"]], experiment_planner_class_name=case["planner"])
+    identifier = identifier or "nnUNetPlans"
+    dataset = f"Dataset{case['id']}_{name}"
+    preprocessed = root / "preprocessed" / dataset
+    plans = json.loads((preprocessed / f"{identifier}.json").read_text())
+    shrink(plans, case["configuration"])
+    (preprocessed / f"{identifier}.json").write_text(json.dumps(plans))
+    preprocess([case["id"]], identifier, (case["configuration"],), (2,))
+    dataset_json = json.loads((preprocessed / "dataset.json").read_text())
+    for fold in case["folds"]:
+        model = train(case, dataset, json.loads(json.dumps(plans)), dataset_json, fold)
+    # the trainer copies the plans beside the dataset's description
+    kept = out / "model"
+    for fold in case["folds"]:
+        (kept / f"fold_{fold}").mkdir(parents=True)
+        shutil.copy(model / f"fold_{fold}" / "checkpoint_final.pth", kept / f"fold_{fold}")
+        plain(kept, fold)
+    for file in ("plans.json", "dataset.json"):
+        shutil.copy(model / file, kept / file)
+    images, _ = synthetic(rng, case["channels"], case["test"][0])
+    for c, image in enumerate(images):
+        write(out / f"case_{c:04d}.nii.gz", image, case["test"][1])
+    predict(out, kept, case)
+
+
+def main():
+    root = Path(sys.argv[1]).absolute()
+    names = sys.argv[2:] or list(CASES)
+    for part in ("raw", "preprocessed", "results"):
+        shutil.rmtree(root / part, ignore_errors=True)
+        (root / part).mkdir(parents=True)
+        os.environ[f"nnUNet_{part}"] = str(root / part)
+    os.environ["nnUNet_compile"] = "false"
+    for name in names:
+        make(root, name)
+    for part in ("raw", "preprocessed", "results"):
+        shutil.rmtree(root / part, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+//! Folders of nnU-Net against what nnunetv2 2.8.1 makes of them: `tests/vectors/nnunet`, and with `ORGANUM_NNUNET=FOLDER` all cases of
+//! `tests/make_nnunet.py FOLDER`. And folders that are refused.
+#![allow(clippy::print_stdout, clippy::cast_precision_loss, reason = "tests, which tell what they measure")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use organum::nnunet::{Case, Folder};
+use organum::volume::{Volume, nifti};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+
+/// Greatest difference of a prepared scan, as a share of its greatest value.
+const PREPARED: f32 = 1e-5;
+
+fn cases() -> Vec<PathBuf> {
+    let made = std::env::var_os("ORGANUM_NNUNET").map(PathBuf::from);
+    let mut folders = vec![vectors()];
+    for folder in made.iter().flat_map(|f| fs::read_dir(f).expect("ORGANUM_NNUNET is a folder")) {
+        folders.push(folder.expect("it can be listed").path());
+    }
+    folders.retain(|f| f.join("expected.nii.gz").exists());
+    folders.sort();
+    assert!(!folders.is_empty());
+    folders
+}
+
+fn vectors() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/nnunet")
+}
+
+fn scan(case: &Path) -> nifti::Scan {
+    let files: Vec<_> = (0..9).map(|c| case.join(format!("case_{c:04}.nii.gz"))).filter(|f| f.exists()).collect();
+    nifti::read_channels(&files).expect("the scan is read")
+}
+
+fn floats(file: &Path, name: &str) -> Vec<f32> {
+    let bytes = fs::read(file).expect("expected.safetensors is there");
+    let tensors = SafeTensors::deserialize(&bytes).expect("it is one");
+    let tensor = tensors.tensor(name).expect("it has the tensor");
+    let data = tensor.data();
+    match tensor.dtype() {
+        Dtype::F16 => data.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        _ => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+    }
+}
+
+fn organum(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_organum")).args(args).output().expect("organum starts")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+/// Voxels that differ, and the least Dice of a class but the background.
+fn compare(a: &Volume<u16>, b: &Volume<u16>) -> (usize, f64) {
+    assert_eq!((a.extent, a.axes), (b.extent, b.axes));
+    let differing = a.data.iter().zip(&b.data).filter(|(a, b)| a != b).count();
+    let classes = a.data.iter().chain(&b.data).copied().max().unwrap_or(0);
+    let dice = |class: u16| {
+        let count = |v: &Volume<u16>| v.data.iter().filter(|l| **l == class).count();
+        let both = a.data.iter().zip(&b.data).filter(|(a, b)| **a == class && **b == class).count();
+        let sum = count(a) + count(b);
+        if sum == 0 { 1.0 } else { 2.0 * both as f64 / sum as f64 }
+    };
+    (differing, (1..=classes).map(dice).fold(1.0, f64::min))
+}
+
+#[test]
+fn scans_are_prepared_and_logits_exported_as_nnunet_does_it() {
+    for path in cases() {
+        let folder = Folder::open(path.join("model")).expect("the folder is read");
+        let card = folder.card(&folder.folds().expect("there is a fold")[0]).expect("it has a card");
+        let pipeline = card.input.nnunet.as_ref().expect("the card has the pipeline");
+        let case = Case::new(&card, pipeline, &scan(&path).image).expect("the scan is prepared");
+        let expected = path.join("expected.safetensors");
+        let data = floats(&expected, "data");
+        assert_eq!(case.volume.data.len(), data.len(), "{}: {}", path.display(), case.volume.extent);
+        assert!(case.volume.data.iter().chain(&data).all(|v| v.is_finite()));
+        let greatest = data.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let worst = case.volume.data.iter().zip(&data).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / greatest;
+
+        let (_, reference) = nifti::read_labels(path.join("expected.nii.gz")).expect("labels are read");
+        let (labels, maps) = case.export(&floats(&expected, "logits"), card.classes(), true).expect("they are exported");
+        let (differing, _) = compare(&labels, &reference);
+        println!(
+            "{}: {}, prepared within {worst:.1e}, {differing} voxels of nnU-Net's own logits differ",
+            path.display(),
+            case.volume.extent
+        );
+        assert!(worst <= PREPARED, "{}: {worst:e}", path.display());
+        assert_eq!(differing, 0, "{}", path.display());
+        let sums = maps.expect("probabilities were asked for");
+        let n = reference.data.len();
+        assert!((0..n).all(|v| ((0..3).map(|c| sums.data[c * n + v]).sum::<f32>() - 1.0).abs() < 1e-5));
+    }
+}
+
+#[test]
+fn labels_are_those_of_nnunet() {
+    let out = tempfile::tempdir().expect("a folder");
+    let labels = out.path().join("labels.nii.gz");
+    for path in cases() {
+        let (_, reference) = nifti::read_labels(path.join("expected.nii.gz")).expect("labels are read");
+        let (model, input) = (path.join("model"), path.join("case_0000.nii.gz"));
+        let run = organum(&["segment", text(&input), "--model", text(&model), "--output", text(&labels), "--json"]);
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        let told: Value = serde_json::from_slice(&run.stdout).expect("JSON");
+        let (_, got) = nifti::read_labels(&labels).expect("labels are read");
+        let (differing, dice) = compare(&got, &reference);
+        let n = reference.data.len();
+        println!(
+            "{}: folds {}, {} passes; {differing} of {n} voxels differ, least Dice {dice:.5}",
+            path.display(),
+            told["folds"],
+            told["windows"]["passes"]
+        );
+        assert!(dice >= 0.999, "{}: {dice}", path.display());
+
+        // a fold's model file does what the folder does with that fold
+        let file = out.path().join("model.safetensors");
+        let run = organum(&["convert", text(&model), "--output", text(&file), "--fold", "0"]);
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        let [by_file, by_folder] = [(&file, None), (&model, Some("0"))].map(|(model, fold)| {
+            let mut args = vec!["segment", text(&input), "--model", text(model), "--output", text(&labels)];
+            args.extend(fold.iter().flat_map(|fold| ["--fold", fold]));
+            let run = organum(&args);
+            assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+            nifti::read_labels(&labels).expect("labels are read").1
+        });
+        assert!(by_file == by_folder);
+    }
+}
+
+/// A folder with the plans and the dataset of the vectors, changed.
+fn changed(out: &Path, change: impl Fn(&mut Value, &mut Value)) -> PathBuf {
+    let model = out.join("model");
+    fs::create_dir_all(model.join("fold_0")).expect("a folder");
+    let json = |name: &str| serde_json::from_slice(&fs::read(vectors().join("model").join(name)).expect("read")).expect("JSON");
+    let (mut plans, mut dataset) = (json("plans.json"), json("dataset.json"));
+    change(&mut plans, &mut dataset);
+    fs::write(model.join("plans.json"), plans.to_string()).expect("written");
+    fs::write(model.join("dataset.json"), dataset.to_string()).expect("written");
+    let weights = "fold_0/checkpoint_final.safetensors";
+    fs::copy(vectors().join("model").join(weights), model.join(weights)).expect("copied");
+    model
+}
+
+/// `organum convert` ends with this code and words, and writes nothing.
+fn refused(model: &Path, more: &[&str], code: i32, words: &str) {
+    let output = model.with_file_name("never.safetensors");
+    let args = [&["convert", text(model), "--output", text(&output)], more].concat();
+    let run = organum(&args);
+    let told = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(code), "{told}");
+    assert!(told.contains(words), "{words:?} is not in {told}");
+    assert!(!output.exists());
+}
+
+#[test]
+fn folders_that_are_none_are_refused() {
+    let out = tempfile::tempdir().expect("a folder");
+    refused(&out.path().join("nowhere"), &[], 4, "is no folder of an nnU-Net v2 model");
+    let model = changed(out.path(), |_, _| {});
+    refused(&model, &["--fold", "3"], 4, "fold_3 has no checkpoint_final.safetensors");
+    fs::create_dir(model.join("fold_3")).expect("a folder");
+    fs::write(model.join("fold_3/checkpoint_final.safetensors"), "weights").expect("written");
+    refused(&model, &["--fold", "3"], 4, "not a safetensors file");
+    refused(&model, &[], 2, "has the folds 0, 3");
+    fs::rename(model.join("fold_3/checkpoint_final.safetensors"), model.join("fold_3/checkpoint_final.pth")).expect("renamed");
+    refused(&model, &["--fold", "3"], 4, "is not read by this version");
+    fs::remove_file(model.join("fold_0/checkpoint_final.safetensors")).expect("removed");
+    refused(&model, &[], 4, "has no fold with a checkpoint_final.safetensors");
+    fs::write(model.join("dataset.json"), "{").expect("written");
+    refused(&model, &[], 4, "dataset.json is no JSON");
+    fs::write(model.join("dataset.json"), "{}").expect("written");
+    fs::rename(model.join("plans.json"), model.join("plan.json")).expect("renamed");
+    refused(&model, &[], 4, "plans.json");
+    let run = organum(&["convert", text(&model), "--output", "model.onnx"]);
+    assert_eq!(run.status.code(), Some(2));
+}
+
+#[test]
+fn what_is_not_supported_is_told() {
+    let out = tempfile::tempdir().expect("a folder");
+    let told = |words: &str, change: &dyn Fn(&mut Value, &mut Value)| refused(&changed(out.path(), change), &[], 4, words);
+    let conf = |plans: &mut Value, key: &str, value: Value| plans["configurations"]["3d_fullres"][key] = value;
+    let args = |plans: &mut Value, key: &str, value: Value| {
+        plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"][key] = value;
+    };
+    told("is a region", &|_, dataset| dataset["labels"]["organ"] = json!([1, 2]));
+    told("are not 0, 1 and so on", &|_, dataset| dataset["labels"]["organ"] = json!(7));
+    told("dataset.json is not what nnU-Net v2 writes", &|_, dataset| dataset["labels"] = json!(3));
+    told("plans.json is not what nnU-Net v2 writes", &|plans, _| plans["transpose_forward"] = json!([0, 1]));
+    told("transpose [0, 0, 1]", &|plans, _| plans["transpose_forward"] = json!([0, 0, 1]));
+    told("the plans have no configuration", &|plans, _| plans["configurations"] = json!({"2d": {}}));
+    told("inherits without end", &|plans, _| conf(plans, "inherits_from", json!("3d_fullres")));
+    told("is a cascade", &|plans, _| conf(plans, "previous_stage", json!("3d_lowres")));
+    told("preprocessor", &|plans, _| conf(plans, "preprocessor_name", json!("OtherPreprocessor")));
+    told("reader", &|plans, _| plans["image_reader_writer"] = json!("NaturalImage2DIO"));
+    told("network class", &|plans, _| conf(plans, "architecture", json!({"network_class_name": "a.Primus", "arch_kwargs": {}})));
+    told("before 2.4", &|plans, _| conf(plans, "architecture", Value::Null));
+    told("arch_kwargs lack strides", &|plans, _| args(plans, "strides", Value::Null));
+    told("features_per_stage", &|plans, _| args(plans, "n_stages", json!(9)));
+    told("norm_op", &|plans, _| args(plans, "norm_op", json!("torch.nn.BatchNorm3d")));
+    told("squeeze_excitation", &|plans, _| args(plans, "squeeze_excitation", json!(true)));
+    told("normalisation", &|plans, _| conf(plans, "normalization_schemes", json!(["OwnNormalization"])));
+    told("normalise 2 channels", &|plans, _| conf(plans, "normalization_schemes", json!(["NoNormalization", "NoNormalization"])));
+    told("lack intensities", &|plans, _| plans["foreground_intensity_properties_per_channel"] = json!({}));
+    told("resample_torch_fornnunet", &|plans, _| conf(plans, "resampling_fn_data", json!("resample_torch_fornnunet")));
+    let kwargs = |order: u32, threshold: u32| json!({"order": order, "order_z": 0, "force_separate_z": null, "separate_z_anisotropy_threshold": threshold});
+    told("order 2", &|plans, _| conf(plans, "resampling_fn_data_kwargs", kwargs(2, 3)));
+    told("threshold", &|plans, _| conf(plans, "resampling_fn_data_kwargs", kwargs(3, 4)));
+    // a folder that is as it should be, but for weights of another network
+    told("tensors do not fit", &|plans, _| args(plans, "features_per_stage", json!([8, 12, 20])));
+    // and one that is
+    let model = changed(out.path(), |plans, _| {
+        let own = plans["configurations"]["3d_fullres"].take();
+        plans["configurations"] = json!({"base": own, "3d_fullres": {"inherits_from": "base"}});
+    });
+    let file = out.path().join("model.safetensors");
+    assert!(organum(&["convert", text(&model), "--output", text(&file)]).status.success());
+    let told = organum(&["segment", "x.nii", "--model", text(&file), "--fold", "0", "--output", "y.nii"]);
+    assert_eq!(told.status.code(), Some(2), "{}", String::from_utf8_lossy(&told.stderr));
+}
+
+#[test]
+fn channels_must_fit_and_windows_are_the_only_mode() {
+    let out = tempfile::tempdir().expect("a folder");
+    let labels = out.path().join("labels.nii.gz");
+    let (model, input) = (vectors().join("model"), vectors().join("case_0000.nii.gz"));
+    let run = |more: &[&str]| {
+        let args = [&["segment", text(&input), "--model", text(&model), "--output", text(&labels), "--device", "cpu"], more].concat();
+        let run = organum(&args);
+        assert!(!labels.exists());
+        (run.status.code(), String::from_utf8_lossy(&run.stderr).into_owned())
+    };
+    let (code, told) = run(&[text(&input)]);
+    assert!(code == Some(3) && told.contains("the scan has 2 channels, the model needs 1 (CT)"), "{told}");
+    let (code, told) = run(&[text(&vectors().join("other_grid.nii.gz"))]);
+    assert!(code == Some(3), "{told}");
+    let (code, told) = run(&["--mode", "whole"]);
+    assert!(code == Some(2) && told.contains("runs in windows"), "{told}");
+}
+
+#[test]
+fn the_first_channel_brings_the_others() {
+    let card = r#"{"architecture":"plain_conv_unet","config":{"dims":3,"in_channels":2,"classes":3,"features":[4,6],"kernels":[[3,3,3],[3,3,3]],
+        "strides":[[1,1,1],[2,2,2]],"convs_per_stage":1},"inference":{"patch":[4,8,8],"mode":"window"},"input":{"nnunet":{"transpose":[0,1,2],
+        "spacing_mm":[12.0,3.0,3.0],"channels":[{"scheme":"range"},{"scheme":"zscore","masked":true}],
+        "resample":{"order":3,"order_along":0},"resample_logits":{"order":1,"order_along":0}}}}"#;
+    let out = tempfile::tempdir().expect("a folder");
+    let [model, first, second, labels, other] =
+        ["m.safetensors", "x_0000.nii.gz", "x_0001.nii.gz", "y.nii.gz", "z.nii.gz"].map(|n| out.path().join(n));
+    fs::write(&model, organum::model::random_weights(card, 7).expect("a model")).expect("written");
+    fs::copy(vectors().join("case_0000.nii.gz"), &first).expect("copied");
+    let run = |inputs: &[&Path], labels: &Path| {
+        let mut args = vec!["segment", "--model", text(&model), "--output", text(labels), "--device", "cpu"];
+        args.extend(inputs.iter().map(|path| text(path)));
+        let run = organum(&args);
+        (run.status.code(), String::from_utf8_lossy(&run.stderr).into_owned())
+    };
+    let (code, told) = run(&[&first], &labels);
+    assert!(code == Some(3) && told.contains("x_0001.nii.gz"), "{told}");
+    fs::copy(&first, &second).expect("copied");
+    let (code, told) = run(&[&first], &second);
+    assert!(code == Some(2) && told.contains("would overwrite"), "{told}");
+    assert_eq!(run(&[&first], &labels).0, Some(0));
+    assert_eq!(run(&[&first, &second], &other).0, Some(0));
+    assert_eq!(fs::read(&labels).expect("written"), fs::read(&other).expect("written"));
+    // such a card goes without other scaling, and its numbers are checked
+    for (from, to) in
+        [("\"nnunet\":{", "\"spacing_mm\":[1,1,1],\"nnunet\":{"), ("[12.0,3.0,3.0]", "[3.0,3.0]"), ("\"order\":3", "\"order\":4")]
+    {
+        let told = organum::model::architecture(&card.replace(from, to)).expect_err("it is refused").to_string();
+        assert!(told.contains("nnunet"), "{told}");
+    }
+}
