@@ -2,7 +2,7 @@
 """Makes nnU-Net model folders with nnunetv2's own planner, preprocessor and trainer, and what nnunetv2 makes of a case with them.
 
     python3 -m venv --system-site-packages /tmp/nn && /tmp/nn/bin/pip install nnunetv2==2.8.1
-    /tmp/nn/bin/python tests/make_nnunet.py /tmp/organum-nnunet [ct mr plane]
+    /tmp/nn/bin/python tests/make_nnunet.py /tmp/organum-nnunet [ct mr plane variants]
 
 Three cases: `ct` (anisotropic, CT norm, plain 3D network), `mr` (isotropic, two channels, z-score within the mask, plain 3D
 network, two folds) and `plane` (2d configuration, residual encoder). Each becomes FOLDER/NAME with
@@ -176,16 +176,52 @@ def make(root, name):
     predict(out, kept, case)
 
 
+VARIANTS = {  # transpose_forward, spacing, order_z, force_separate_z, normalisation, reader
+    "linear_along": ([1, 2, 0], [0.8, 0.8, 5.0], 1, None, "CTNormalization", "SimpleITKIO"),
+    "cubic_along": ([2, 0, 1], [0.9, 4.0, 0.8], 3, None, "RescaleTo01Normalization", "NibabelIO"),
+    "together": ([0, 1, 2], [5.0, 0.8, 0.8], 0, False, "NoNormalization", "SimpleITKIO"),
+    "reoriented": ([1, 0, 2], [0.75, 3.0, 0.8], 0, True, "ZScoreNormalization", "NibabelIOWithReorient"),
+}
+
+
+def variants(root):
+    """Other plans for the case `ct`: FOLDER/variant_NAME, in which only the prepared scan and the export of smooth random logits are
+    nnunetv2's; `expected.nii.gz` is not what the network finds."""
+    from nnunetv2.inference.export_prediction import export_prediction_from_logits
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from safetensors.numpy import save_file
+    from scipy.ndimage import gaussian_filter
+    for name, (transpose, spacing, order_z, separate, normalisation, reader) in VARIANTS.items():
+        out = root / f"variant_{name}"
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(root / "ct", out)
+        (out / "expected.nii.gz").unlink()
+        plans = json.loads((out / "model/plans.json").read_text())
+        plans.update(transpose_forward=transpose, transpose_backward=[int(i) for i in np.argsort(transpose)], image_reader_writer=reader)
+        conf = plans["configurations"]["3d_fullres"]
+        conf.update(spacing=spacing, normalization_schemes=[normalisation])
+        for part in ("data", "probabilities"):
+            conf[f"resampling_fn_{part}_kwargs"].update(order_z=order_z, force_separate_z=separate)
+        (out / "model/plans.json").write_text(json.dumps(plans))
+        manager, dataset = PlansManager(plans), json.loads((out / "model/dataset.json").read_text())
+        conf, files = manager.get_configuration("3d_fullres"), [str(out / "case_0000.nii.gz")]
+        data, _, properties = conf.preprocessor_class(verbose=False).run_case(files, None, manager, conf, dataset)
+        rng = np.random.default_rng(1)
+        logits = np.stack([gaussian_filter(rng.normal(size=data.shape[1:]), 2) * 50 for _ in range(3)]).astype(np.float16)
+        save_file({"data": np.ascontiguousarray(data), "logits": logits}, out / "expected.safetensors")
+        export_prediction_from_logits(logits, properties, conf, manager, dataset, str(out / "expected"))
+
+
 def main():
     root = Path(sys.argv[1]).absolute()
-    names = sys.argv[2:] or list(CASES)
+    names = sys.argv[2:] or [*CASES, "variants"]
     for part in ("raw", "preprocessed", "results"):
         shutil.rmtree(root / part, ignore_errors=True)
         (root / part).mkdir(parents=True)
         os.environ[f"nnUNet_{part}"] = str(root / part)
     os.environ["nnUNet_compile"] = "false"
     for name in names:
-        make(root, name)
+        variants(root) if name == "variants" else make(root, name)
     for part in ("raw", "preprocessed", "results"):
         shutil.rmtree(root / part, ignore_errors=True)
 

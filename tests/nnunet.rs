@@ -102,7 +102,8 @@ fn scans_are_prepared_and_logits_exported_as_nnunet_does_it() {
 fn labels_are_those_of_nnunet() {
     let out = tempfile::tempdir().expect("a folder");
     let labels = out.path().join("labels.nii.gz");
-    for path in cases() {
+    let is_variant = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("variant_"));
+    for path in cases().into_iter().filter(|path| !is_variant(path)) {
         let (_, reference) = nifti::read_labels(path.join("expected.nii.gz")).expect("labels are read");
         let (model, input) = (path.join("model"), path.join("case_0000.nii.gz"));
         let run = organum(&["segment", text(&input), "--model", text(&model), "--output", text(&labels), "--json"]);
