@@ -1,7 +1,6 @@
 //! Sliding windows and traces as users of the program meet them.
 
 #[path = "support/desk.rs"]
-#[allow(dead_code, reason = "other tests use more of it")]
 mod desk;
 
 use std::path::Path;

@@ -133,6 +133,15 @@ fn labels_are_those_of_nnunet() {
         });
         assert!(by_file == by_folder);
     }
+    // nnU-Net's own checkpoint says what a safetensors file of its weights says in its metadata
+    let plain = Folder::open(changed(out.path(), |_, _| {})).expect("a folder");
+    let own = Folder::open(vectors().join("model")).expect("a folder");
+    assert!(own.card("0").expect("a card") == plain.card("0").expect("a card"));
+    let weights = |folder: &Folder| {
+        let model = folder.model("0").expect("it loads");
+        model.graph().parameters().iter().map(|(name, _)| model.weights().floats(name).expect("it is there")).collect::<Vec<_>>()
+    };
+    assert!(weights(&own) == weights(&plain));
 }
 
 /// A folder with the plans and the dataset of the vectors, changed.
@@ -144,8 +153,8 @@ fn changed(out: &Path, change: impl Fn(&mut Value, &mut Value)) -> PathBuf {
     change(&mut plans, &mut dataset);
     fs::write(model.join("plans.json"), plans.to_string()).expect("written");
     fs::write(model.join("dataset.json"), dataset.to_string()).expect("written");
-    let weights = "fold_0/checkpoint_final.safetensors";
-    fs::copy(vectors().join("model").join(weights), model.join(weights)).expect("copied");
+    let weights = "checkpoint_final.safetensors";
+    fs::copy(vectors().join(weights), model.join("fold_0").join(weights)).expect("copied");
     model
 }
 
@@ -163,17 +172,20 @@ fn refused(model: &Path, more: &[&str], code: i32, words: &str) {
 #[test]
 fn folders_that_are_none_are_refused() {
     let out = tempfile::tempdir().expect("a folder");
-    refused(&out.path().join("nowhere"), &[], 4, "is no folder of an nnU-Net v2 model");
+    refused(&out.path().join("nowhere"), &[], 4, "cannot open the model");
+    refused(out.path(), &[], 4, "is no folder of an nnU-Net v2 model");
     let model = changed(out.path(), |_, _| {});
-    refused(&model, &["--fold", "3"], 4, "fold_3 has no checkpoint_final.safetensors");
+    refused(&model, &["--fold", "3"], 4, "fold_3 has no checkpoint_final.pth or .safetensors");
     fs::create_dir(model.join("fold_3")).expect("a folder");
     fs::write(model.join("fold_3/checkpoint_final.safetensors"), "weights").expect("written");
     refused(&model, &["--fold", "3"], 4, "not a safetensors file");
     refused(&model, &[], 2, "has the folds 0, 3");
     fs::rename(model.join("fold_3/checkpoint_final.safetensors"), model.join("fold_3/checkpoint_final.pth")).expect("renamed");
-    refused(&model, &["--fold", "3"], 4, "is not read by this version");
-    fs::remove_file(model.join("fold_0/checkpoint_final.safetensors")).expect("removed");
-    refused(&model, &[], 4, "has no fold with a checkpoint_final.safetensors");
+    refused(&model, &["--fold", "3"], 4, "checkpoint_final.pth is not a model file");
+    for file in ["fold_0/checkpoint_final.safetensors", "fold_3/checkpoint_final.pth"] {
+        fs::remove_file(model.join(file)).expect("removed");
+    }
+    refused(&model, &[], 4, "has no fold with a checkpoint_final.pth or .safetensors");
     fs::write(model.join("dataset.json"), "{").expect("written");
     refused(&model, &[], 4, "dataset.json is no JSON");
     fs::write(model.join("dataset.json"), "{}").expect("written");

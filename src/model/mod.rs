@@ -61,7 +61,6 @@ pub use unetr::{UnetrConfig, UnetrProjection};
 pub use vnet::{NormStatistics, VnetActivation, VnetConfig, VnetFlavour};
 use weights::Tolerance;
 pub use weights::Weights;
-pub(crate) use weights::with_card;
 
 /// The card of a network that was built node by node.
 const GRAPH_CARD: &str = r#"{"architecture":"graph","config":{}}"#;

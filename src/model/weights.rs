@@ -370,18 +370,6 @@ pub(super) fn random(card: &str, tensors: &[(String, Vec<usize>)], seed: u64) ->
     safetensors::serialize(views, Some(metadata)).map_err(format)
 }
 
-/// The tensors of a safetensors file under a card, as a model file; those that `keep` refuses are left out.
-///
-/// # Errors
-/// When the file is damaged.
-pub(crate) fn with_card(file: &[u8], card: &str, keep: impl Fn(&str) -> bool) -> Result<Vec<u8>, LoadError> {
-    let format = |e| LoadError::new(LoadErrorKind::Format, "damaged or no safetensors data").caused_by(e);
-    let mut views = SafeTensors::deserialize(file).map_err(format)?.tensors();
-    views.retain(|(name, _)| keep(name));
-    let metadata = std::collections::HashMap::from([(CARD_KEY.to_owned(), card.to_owned())]);
-    safetensors::serialize(views, Some(metadata)).map_err(format)
-}
-
 /// The weights of an output less their mean, over the root of their biased variance plus `eps`.
 pub(super) fn standardise(row: &mut [f64], eps: f64) {
     #[expect(clippy::cast_precision_loss, reason = "weights of one output are few")]

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::plans;
 use crate::error::{LoadError, LoadErrorKind};
-use crate::model::{Card, Model, with_card};
+use crate::model::{self, Card, Model};
 
 /// A checkpoint's name without its ending.
 const CHECKPOINT: &str = "checkpoint_final";
@@ -22,11 +22,11 @@ pub struct Folder {
     dataset: Value,
 }
 
-/// What a fold's checkpoint holds.
+/// What a fold's checkpoint is, and says beside its tensors.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// Its tensors, as a safetensors file.
-    pub tensors: Vec<u8>,
+    /// The file.
+    pub file: PathBuf,
     /// The configuration that was trained, if it says so.
     pub configuration: Option<String>,
     /// Axes of the patch along which the trainer allows mirror images.
@@ -71,7 +71,7 @@ impl Folder {
             (false, _) => Ok(numbers.iter().map(u32::to_string).collect()),
             (true, true) => Ok(vec!["all".into()]),
             (true, false) => {
-                let text = format!("{} has no fold with a {CHECKPOINT}.safetensors", self.path.display());
+                let text = format!("{} has no fold with a {CHECKPOINT}.pth or .safetensors", self.path.display());
                 Err(LoadError::new(LoadErrorKind::NotFound, text))
             }
         }
@@ -80,29 +80,20 @@ impl Folder {
     /// The card of a fold's model.
     ///
     /// # Errors
-    /// As [`Folder::model_file`].
+    /// When the fold has no checkpoint, it is damaged, or the plans ask for what this version does not do.
     pub fn card(&self, fold: &str) -> Result<Card, LoadError> {
         self.card_of(&self.checkpoint(fold)?, fold)
     }
 
-    /// A fold's model.
+    /// A fold's model; the file is mapped.
     ///
     /// # Errors
-    /// As [`Folder::model_file`], or when the weights do not fit the network of the plans.
+    /// As [`Folder::card`], or when the weights do not fit the network of the plans.
     pub fn model(&self, fold: &str) -> Result<Model, LoadError> {
-        Model::from_bytes(self.model_file(fold)?)
-    }
-
-    /// A fold's model as a file with a card, which needs the folder no more.
-    ///
-    /// # Errors
-    /// When the fold has no checkpoint, it is damaged, or the plans ask for what this version does not do.
-    pub fn model_file(&self, fold: &str) -> Result<Vec<u8>, LoadError> {
         let checkpoint = self.checkpoint(fold)?;
         let card = serde_json::to_string(&self.card_of(&checkpoint, fold)?)
             .map_err(|e| LoadError::new(LoadErrorKind::Card, "the card could not be written").caused_by(e))?;
-        // a state_dict lists the encoder again under the decoder, and each unit again under its sequence
-        with_card(&checkpoint.tensors, &card, |name| !(name.starts_with("decoder.encoder.") || name.contains(".all_modules.")))
+        model::Checkpoint::open(&checkpoint.file)?.into_model(Some(&card))
     }
 
     fn card_of(&self, checkpoint: &Checkpoint, fold: &str) -> Result<Card, LoadError> {
@@ -119,39 +110,40 @@ impl Folder {
     fn checkpoint(&self, fold: &str) -> Result<Checkpoint, LoadError> {
         let folder = self.path.join(format!("fold_{fold}"));
         let file = checkpoint_of(&folder).ok_or_else(|| {
-            let pth = folder.join(format!("{CHECKPOINT}.pth"));
-            let text = if pth.exists() {
-                format!("{} is not read by this version; save its network_weights beside it as {CHECKPOINT}.safetensors", pth.display())
-            } else {
-                format!("{} has no {CHECKPOINT}.safetensors", folder.display())
-            };
+            let text = format!("{} has no {CHECKPOINT}.pth or .safetensors", folder.display());
             LoadError::new(LoadErrorKind::NotFound, text)
         })?;
         Checkpoint::read(&file)
     }
 }
 
-/// The file of a fold's checkpoint that this version can read.
+/// The file of a fold's checkpoint: nnU-Net's own, or its weights as safetensors.
 fn checkpoint_of(folder: &Path) -> Option<PathBuf> {
-    Some(folder.join(format!("{CHECKPOINT}.safetensors"))).filter(|file| file.is_file())
+    ["pth", "safetensors"].map(|ending| folder.join(format!("{CHECKPOINT}.{ending}"))).into_iter().find(|file| file.is_file())
 }
 
 impl Checkpoint {
-    /// Reads a checkpoint: a safetensors file of `network_weights`, whose metadata may hold `configuration` and
-    /// `inference_allowed_mirroring_axes` (JSON; absent or null: none). The one place that knows of file formats.
+    /// Reads a checkpoint: nnU-Net's own, or a safetensors file of its `network_weights`, whose metadata may hold `configuration` and
+    /// `inference_allowed_mirroring_axes` (JSON; absent or null: none).
     ///
     /// # Errors
     /// When it is missing or damaged.
     pub fn read(file: &Path) -> Result<Self, LoadError> {
         let damaged = |what: &str| LoadError::new(LoadErrorKind::Format, format!("{}: {what}", file.display()));
-        let tensors = read(file)?;
-        let (_, header) = SafeTensors::read_metadata(&tensors).map_err(|e| damaged("not a safetensors file").caused_by(e))?;
-        let told = |key: &str| header.metadata().as_ref().and_then(|m| m.get(key));
-        let axes = told("inference_allowed_mirroring_axes").map_or("null", String::as_str);
-        let mirror: Option<Vec<u32>> =
-            serde_json::from_str(axes).map_err(|e| damaged("inference_allowed_mirroring_axes is no list of axes").caused_by(e))?;
-        let configuration = told("configuration").cloned();
-        Ok(Self { configuration, mirror: mirror.unwrap_or_default(), tensors })
+        let no_axes = |e| damaged("inference_allowed_mirroring_axes is no list of axes").caused_by(e);
+        let (configuration, axes) = if file.extension().is_some_and(|ending| ending == "pth") {
+            let checkpoint = model::Checkpoint::open(file)?;
+            let configuration = checkpoint.told("init_args").and_then(|told| told.get("configuration")?.as_str().map(str::to_owned));
+            (configuration, checkpoint.told("inference_allowed_mirroring_axes").cloned().unwrap_or_default())
+        } else {
+            let bytes = read(file)?;
+            let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged("not a safetensors file").caused_by(e))?;
+            let told = |key: &str| header.metadata().as_ref().and_then(|m| m.get(key));
+            let axes = told("inference_allowed_mirroring_axes").map_or("null", String::as_str);
+            (told("configuration").cloned(), serde_json::from_str(axes).map_err(no_axes)?)
+        };
+        let mirror: Option<Vec<u32>> = serde_json::from_value(axes).map_err(no_axes)?;
+        Ok(Self { file: file.to_owned(), configuration, mirror: mirror.unwrap_or_default() })
     }
 }
 

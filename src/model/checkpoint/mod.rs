@@ -49,7 +49,12 @@ pub struct Checkpoint {
     format: CheckpointFormat,
     wrapper: Vec<String>,
     prefix: String,
+    /// What nnU-Net says beside the tensors.
+    told: Map<String, Value>,
 }
+
+/// Keys beside the tensors that are read: nnU-Net's.
+const TOLD: [&str; 2] = ["init_args", "inference_allowed_mirroring_axes"];
 
 fn format_error(message: impl Into<String>) -> LoadError {
     LoadError::new(LoadErrorKind::Format, message)
@@ -89,7 +94,7 @@ impl Checkpoint {
             ));
         }
         let weights = Weights::of_safetensors(bytes)?;
-        Ok(Self { weights, format: CheckpointFormat::Safetensors, wrapper: Vec::new(), prefix: String::new() })
+        Ok(Self { weights, format: CheckpointFormat::Safetensors, wrapper: Vec::new(), prefix: String::new(), told: Map::new() })
     }
 
     fn of_archive(bytes: Bytes) -> Result<Self, LoadError> {
@@ -122,6 +127,8 @@ impl Checkpoint {
             };
             format_error(format!("{e}{hint}"))
         })?;
+        let beside = |key: &str| Some((key.to_owned(), pickle.json(pickle.get(pickle.root, key)?, 3)));
+        let told = TOLD.into_iter().filter_map(beside).collect();
         let (mut names, tensors): (Vec<String>, Vec<tensor::Found>) = found.tensors.into_iter().unzip();
         let prefix = state::plain(&mut names);
         // what is not in row-major order is copied: no honest file needs more than its own size for it
@@ -144,7 +151,12 @@ impl Checkpoint {
             stored.insert(name, Stored { dtype: tensor.dtype, shape: tensor.shape, data });
         }
         let format = if script { CheckpointFormat::TorchScript } else { CheckpointFormat::Torch };
-        Ok(Self { weights: Weights::of_tensors(bytes, stored), format, wrapper: found.wrapper, prefix })
+        Ok(Self { weights: Weights::of_tensors(bytes, stored), format, wrapper: found.wrapper, prefix, told })
+    }
+
+    /// What nnU-Net saved beside the tensors under a key of the outermost dict: `init_args`, `inference_allowed_mirroring_axes`.
+    pub(crate) fn told(&self, key: &str) -> Option<&Value> {
+        self.told.get(key)
     }
 
     /// What kind of file it is.
