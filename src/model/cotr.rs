@@ -6,9 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
+use super::blocks;
+use super::layers::Layers;
 use super::plain_conv_unet::{UnetActivation, UnetNorm};
 use super::weights::Tolerance;
-use crate::graph::{Combine, Conv, ConvTranspose, Deformable, Graph, LevelEmbedding, NodeId, Norm, Op, PositionalEncoding, Resize, Size};
+use crate::graph::{ConvTranspose, Deformable, LevelEmbedding, NodeId, Op, PositionalEncoding, Resize, Size};
 use crate::kernels::{Activation, Angles, Interpolation};
 
 /// Levels of the convolutions that the transformer sees: the two deepest.
@@ -65,11 +67,11 @@ impl Architecture for CotrConfig {
 
     fn build(&self) -> Result<Built, String> {
         self.check()?;
-        let mut b = Builder { graph: Graph::default(), config: self };
+        let mut b = Builder { l: Layers::new(3, self.in_channels), config: self };
         b.network();
         let heads = (0..3).map(|i| format!("{ROOT}.ds{i}_cls_conv."));
         let tolerance = Tolerance { dead: heads.collect(), ..Tolerance::default() };
-        Ok(Built { tolerance, ..Built::new(b.graph, [8, 16, 16]) })
+        Ok(Built { tolerance, ..Built::new(b.l.graph, [8, 16, 16]) })
     }
 }
 
@@ -93,7 +95,7 @@ impl CotrConfig {
 const ROOT: &str = "U_ResTran3D";
 
 struct Builder<'a> {
-    graph: Graph,
+    l: Layers,
     config: &'a CotrConfig,
 }
 
@@ -101,9 +103,8 @@ impl Builder<'_> {
     fn network(&mut self) {
         let c = self.config;
         let [c0, c1, c2] = c.channels;
-        let input = self.graph.add("input", Op::Input { channels: c.in_channels }, &[]);
         let stem = format!("{ROOT}.backbone.conv1");
-        let x = self.conv(&stem, input, [c.in_channels, c0], 7, [1, 2, 2]);
+        let x = self.conv(&stem, self.l.input, [c.in_channels, c0], 7, [1, 2, 2]);
         let x = self.norm(&format!("{ROOT}.backbone.norm1"), x, c0);
         let mut maps = vec![self.activation(format!("{ROOT}.backbone.relu"), x)];
         for (i, [cin, cout]) in [[c0, c1], [c1, c2], [c2, c2]].into_iter().enumerate() {
@@ -121,65 +122,30 @@ impl Builder<'_> {
         let (mut x, mut width) = (levels[1], c2);
         for (stage, (skip, features)) in [(2, (levels[0], c2)), (1, (maps[1], c1)), (0, (maps[0], c0))] {
             let up = format!("{ROOT}.transposeconv_stage{stage}");
-            x = self.double(&up, x, [width, features]);
-            x = self.add(format!("{up}.sum"), x, skip);
+            x = self.l.transposed(&up, x, [width, features], ConvTranspose { bias: false, ..ConvTranspose::default() });
+            x = self.l.add(format!("{up}.sum"), x, skip);
             x = self.residual(&format!("{ROOT}.stage{stage}_de"), x, features);
             width = features;
         }
         // the reference resamples before: both are linear, and classes are fewer than channels
-        let conv = Conv {
-            module: format!("{ROOT}.cls_conv"),
-            in_channels: c0,
-            out_channels: c.classes,
-            weight_shape: [c.classes, c0, 1, 1, 1].map(|n| n as usize).to_vec(),
-            ..Conv::default()
-        };
-        let x = self.graph.add(format!("{ROOT}.cls_conv"), Op::Conv(conv), &[x]);
+        let x = self.l.conv(&format!("{ROOT}.cls_conv"), x, [c0, c.classes], 1, 1, true);
         let resize = Resize { size: Size::Times([1, 2, 2]), mode: Interpolation::HalfPixel };
-        self.graph.add(format!("{ROOT}.upsamplex2"), Op::Resize(resize), &[x]);
+        self.l.graph.add(format!("{ROOT}.upsamplex2"), Op::Resize(resize), &[x]);
     }
 
     /// A convolution without bias.
-    fn conv(&mut self, module: &str, x: NodeId, [cin, cout]: [u32; 2], kernel: u32, stride: [u32; 3]) -> NodeId {
-        let conv = Conv {
-            module: module.to_owned(),
-            in_channels: cin,
-            out_channels: cout,
-            kernel: [kernel; 3],
-            stride,
-            padding: [(kernel - 1) / 2; 3],
-            bias: false,
-            weight_shape: [cout, cin, kernel, kernel, kernel].map(|n| n as usize).to_vec(),
-            ..Conv::default()
-        };
-        self.graph.add(module, Op::Conv(conv), &[x])
-    }
-
-    fn double(&mut self, module: &str, x: NodeId, [cin, cout]: [u32; 2]) -> NodeId {
-        let conv = ConvTranspose {
-            module: module.to_owned(),
-            in_channels: cin,
-            out_channels: cout,
-            bias: false,
-            weight_shape: [cin, cout, 2, 2, 2].map(|n| n as usize).to_vec(),
-            ..ConvTranspose::default()
-        };
-        self.graph.add(module, Op::ConvTranspose(conv), &[x])
+    fn conv(&mut self, module: &str, x: NodeId, c: [u32; 2], kernel: u32, stride: [u32; 3]) -> NodeId {
+        self.l.conv_along(module, x, c, [[kernel; 3], stride], false)
     }
 
     fn norm(&mut self, module: &str, x: NodeId, channels: u32) -> NodeId {
         let UnetNorm::Instance = self.config.norm;
-        let norm = Norm { module: Some(module.to_owned()), channels, groups: channels, eps: 1e-5, per_plane: false };
-        self.graph.add(module, Op::Norm(norm), &[x])
+        self.l.instance_norm(module, Some(module), x, channels)
     }
 
     fn activation(&mut self, name: String, x: NodeId) -> NodeId {
         let UnetActivation::LeakyRelu = self.config.activation;
-        self.graph.add(name, Op::Activation(Activation::LeakyRelu { slope: 0.01 }), &[x])
-    }
-
-    fn add(&mut self, name: String, x: NodeId, y: NodeId) -> NodeId {
-        self.graph.add(name, Op::Add(Combine::default()), &[x, y])
+        self.l.activation(name, x, Activation::LeakyRelu { slope: 0.01 })
     }
 
     /// A residual unit of one convolution; the first of a level halves the extent.
@@ -192,7 +158,7 @@ impl Builder<'_> {
             shortcut = self.conv(&format!("{module}.downsample.0"), x, c, 1, stride);
             shortcut = self.norm(&format!("{module}.downsample.1"), shortcut, c[1]);
         }
-        let y = self.add(format!("{module}.sum"), y, shortcut);
+        let y = self.l.add(format!("{module}.sum"), y, shortcut);
         self.activation(module.to_owned(), y)
     }
 
@@ -205,20 +171,16 @@ impl Builder<'_> {
             y = self.norm(&format!("{conv}.norm"), y, channels);
             y = self.activation(conv, y);
         }
-        self.add(module.to_owned(), y, x)
+        self.l.add(module.to_owned(), y, x)
     }
 
     /// A linear layer over the tokens of a level.
-    fn linear(&mut self, module: &str, level: usize, x: NodeId, [cin, cout]: [u32; 2]) -> NodeId {
-        let weight_shape = vec![cout as usize, cin as usize];
-        let conv = Conv { module: module.to_owned(), in_channels: cin, out_channels: cout, weight_shape, ..Conv::default() };
-        self.graph.add(format!("{module}.level{level}"), Op::Conv(conv), &[x])
+    fn linear(&mut self, module: &str, level: usize, x: NodeId, c: [u32; 2]) -> NodeId {
+        blocks::linear(&mut self.l.graph, format!("{module}.level{level}"), module, x, c, true)
     }
 
     fn layer_norm(&mut self, module: &str, level: usize, x: NodeId) -> NodeId {
-        let (before, after) = (Activation::None, Activation::None);
-        let op = Op::LayerNorm { module: Some(module.to_owned()), channels: self.config.channels[2], eps: 1e-5, before, after };
-        self.graph.add(format!("{module}.level{level}"), op, &[x])
+        blocks::layer_norm(&mut self.l.graph, format!("{module}.level{level}"), module, x, self.config.channels[2], blocks::EPS)
     }
 
     /// One layer of the transformer; norms come last. Queries have positions, in every layer anew, values have none.
@@ -234,18 +196,18 @@ impl Builder<'_> {
             let tensor = format!("{ROOT}.encoder_Detrans.level_embed");
             let level = Some(LevelEmbedding { tensor, shape: [LEVELS, c], row });
             let positions = PositionalEncoding { angles: Angles::Thirds, level };
-            let q = self.graph.add(format!("{layer}.query.level{l}"), Op::PositionalEncoding(positions), &[levels[l]]);
+            let q = self.l.graph.add(format!("{layer}.query.level{l}"), Op::PositionalEncoding(positions), &[levels[l]]);
             let offsets = self.linear(&format!("{attn}.sampling_offsets"), l, q, [c, 3 * places]);
             let weights = self.linear(&format!("{attn}.attention_weights"), l, q, [c, places]);
             let deformable = Op::Deformable(Deformable { heads: config.heads, points: config.points });
-            let y = self.graph.add(format!("{attn}.level{l}"), deformable, &[offsets, weights, values[0], values[1]]);
+            let y = self.l.graph.add(format!("{attn}.level{l}"), deformable, &[offsets, weights, values[0], values[1]]);
             let y = self.linear(&format!("{attn}.output_proj"), l, y, [c, c]);
-            let y = self.add(format!("{attn}.sum.level{l}"), levels[l], y);
+            let y = self.l.add(format!("{attn}.sum.level{l}"), levels[l], y);
             let x = self.layer_norm(&format!("{layer}.norm1"), l, y);
             let y = self.linear(&format!("{layer}.linear1"), l, x, [c, config.feedforward]);
-            let y = self.graph.add(format!("{layer}.activation.level{l}"), Op::Activation(Activation::Gelu), &[y]);
+            let y = self.l.activation(format!("{layer}.activation.level{l}"), y, Activation::Gelu);
             let y = self.linear(&format!("{layer}.linear2"), l, y, [config.feedforward, c]);
-            let y = self.add(format!("{layer}.sum.level{l}"), x, y);
+            let y = self.l.add(format!("{layer}.sum.level{l}"), x, y);
             out[l] = self.layer_norm(&format!("{layer}.norm2"), l, y);
         }
         out

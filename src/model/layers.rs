@@ -75,7 +75,8 @@ impl Layers {
         self.transposed(module, x, c, ConvTranspose { kernel, stride, padding, output_padding, ..ConvTranspose::default() })
     }
 
-    fn transposed(&mut self, module: &str, x: NodeId, c: [u32; 2], shape: ConvTranspose) -> NodeId {
+    /// A transposed convolution of a kernel, stride, padding and bias that are told.
+    pub(super) fn transposed(&mut self, module: &str, x: NodeId, c: [u32; 2], shape: ConvTranspose) -> NodeId {
         let weight_shape = self.weight_shape(c, shape.kernel);
         let conv = ConvTranspose { module: module.to_owned(), in_channels: c[0], out_channels: c[1], weight_shape, ..shape };
         self.graph.add(module, Op::ConvTranspose(conv), &[x])

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
+use super::blocks::head_scale;
 use crate::graph::{Attention, BatchNorm, Combine, Conv, Graph, NodeId, Op, PositionalEncoding};
 use crate::kernels::{Activation, Angles};
 
@@ -181,8 +182,7 @@ impl Builder<'_> {
         let k = self.linear(&format!("{module}.wk"), qk, dq);
         let v = if project_v { self.linear(&format!("{module}.wv"), v, dv) } else { v };
         let width = if paper { dq / heads } else { dq };
-        #[expect(clippy::cast_possible_truncation, reason = "shaders compute in f32")]
-        let scale = f64::from(width).powf(-0.5) as f32;
+        let scale = head_scale(width);
         let name = if paper { format!("{module}.scores") } else { module.to_owned() };
         let y = self.graph.add(
             name,

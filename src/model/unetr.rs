@@ -6,9 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
+use super::blocks;
+use super::layers::Layers;
 use super::plain_conv_unet::UnetNorm;
 use super::weights::Tolerance;
-use crate::graph::{Attention, Combine, Conv, ConvTranspose, Graph, NodeId, Norm, Op, Parameter};
+use crate::graph::{Attention, Conv, ConvTranspose, NodeId, Op, Parameter};
 use crate::kernels::{Activation, TokenChannels};
 use crate::shape::Extent;
 
@@ -86,12 +88,12 @@ impl Architecture for UnetrConfig {
 
     fn build(&self) -> Result<Built, String> {
         self.check()?;
-        let mut b = Builder { graph: Graph::default(), config: self };
+        let mut b = Builder { l: Layers::new(3, self.in_channels), config: self };
         b.network();
         // an unused norm of recent versions, a class token of old ones
         let unused = (0..BLOCKS).map(|i| format!("vit.blocks.{i}.norm_cross_attn.")).chain(["vit.patch_embedding.cls_token".into()]);
         let tolerance = Tolerance { dead: unused.collect(), ..Tolerance::default() };
-        Ok(Built { crop: Some(self.image), tolerance, ..Built::new(b.graph, self.image) })
+        Ok(Built { crop: Some(self.image), tolerance, ..Built::new(b.l.graph, self.image) })
     }
 }
 
@@ -112,14 +114,14 @@ impl UnetrConfig {
 }
 
 struct Builder<'a> {
-    graph: Graph,
+    l: Layers,
     config: &'a UnetrConfig,
 }
 
 impl Builder<'_> {
     fn network(&mut self) {
         let (c, f) = (self.config, self.config.feature_size);
-        let input = self.graph.add("input", Op::Input { channels: c.in_channels }, &[]);
+        let input = self.l.input;
         let (bottleneck, states) = self.transformer(input);
         let enc1 = self.pair("encoder1.layer", input, [c.in_channels, f]);
         let enc2 = self.rise("encoder2", states[0], 2 * f, 2);
@@ -129,7 +131,7 @@ impl Builder<'_> {
         for (level, skip, features) in [(5, enc4, 8 * f), (4, enc3, 4 * f), (3, enc2, 2 * f), (2, enc1, f)] {
             let module = format!("decoder{level}");
             x = self.double(&format!("{module}.transp_conv"), x, [width, features]);
-            x = self.graph.add(format!("{module}.concat"), Op::Concat, &[x, skip]);
+            x = self.l.concat(format!("{module}.concat"), x, skip);
             x = self.pair(&format!("{module}.conv_block"), x, [2 * features, features]);
             width = features;
         }
@@ -158,13 +160,13 @@ impl Builder<'_> {
             over_patches: perceptron,
             ..Conv::default()
         };
-        let x = self.graph.add(module, Op::Conv(conv), &[input]);
+        let x = self.l.graph.add(module, Op::Conv(conv), &[input]);
         let tokens = grid.d * grid.h * grid.w;
         let tensor = "vit.patch_embedding.position_embeddings".to_owned();
         let positions =
             Parameter { tensor: tensor.clone(), shape: [tokens, hidden], batched: true, rows: 0..tokens, extent: grid, per_plane: false };
-        let positions = self.graph.add(tensor, Op::Parameter(positions), &[]);
-        let mut x = self.graph.add("vit.patch_embedding", Op::Add(Combine::default()), &[x, positions]);
+        let positions = self.l.graph.add(tensor, Op::Parameter(positions), &[]);
+        let mut x = self.l.add("vit.patch_embedding", x, positions);
         let mut states = Vec::new();
         for i in 0..BLOCKS {
             x = self.block(&format!("vit.blocks.{i}"), x);
@@ -180,30 +182,25 @@ impl Builder<'_> {
         let c = self.config;
         let y = self.layer_norm(&format!("{block}.norm1"), x);
         let qkv = self.linear(&format!("{block}.attn.qkv"), y, [c.hidden, 3 * c.hidden], false);
-        #[expect(clippy::cast_possible_truncation, reason = "shaders compute in f32")]
-        let scale = f64::from(c.hidden / c.heads).powf(-0.5) as f32;
+        let scale = blocks::head_scale(c.hidden / c.heads);
         let channels = Some(TokenChannels { qk: c.hidden, v: c.hidden, first: [0, c.hidden, 2 * c.hidden] });
         let attention = Attention { heads: c.heads, scale, channels, ..Attention::default() };
-        let y = self.graph.add(format!("{block}.attn"), Op::Attention(attention), &[qkv; 3]);
+        let y = self.l.graph.add(format!("{block}.attn"), Op::Attention(attention), &[qkv; 3]);
         let y = self.linear(&format!("{block}.attn.out_proj"), y, [c.hidden; 2], true);
-        let x = self.graph.add(format!("{block}.attended"), Op::Add(Combine::default()), &[x, y]);
+        let x = self.l.add(format!("{block}.attended"), x, y);
         let y = self.layer_norm(&format!("{block}.norm2"), x);
         let y = self.linear(&format!("{block}.mlp.linear1"), y, [c.hidden, c.mlp], true);
-        let y = self.graph.add(format!("{block}.mlp.fn"), Op::Activation(Activation::Gelu), &[y]);
+        let y = self.l.activation(format!("{block}.mlp.fn"), y, Activation::Gelu);
         let y = self.linear(&format!("{block}.mlp.linear2"), y, [c.mlp, c.hidden], true);
-        self.graph.add(block, Op::Add(Combine::default()), &[x, y])
+        self.l.add(block, x, y)
     }
 
     fn layer_norm(&mut self, module: &str, x: NodeId) -> NodeId {
-        let (before, after) = (Activation::None, Activation::None);
-        let op = Op::LayerNorm { module: Some(module.to_owned()), channels: self.config.hidden, eps: 1e-5, before, after };
-        self.graph.add(module, op, &[x])
+        blocks::layer_norm(&mut self.l.graph, module, module, x, self.config.hidden, blocks::EPS)
     }
 
-    fn linear(&mut self, module: &str, x: NodeId, [cin, cout]: [u32; 2], bias: bool) -> NodeId {
-        let weight_shape = vec![cout as usize, cin as usize];
-        let conv = Conv { module: module.to_owned(), in_channels: cin, out_channels: cout, bias, weight_shape, ..Conv::default() };
-        self.graph.add(module, Op::Conv(conv), &[x])
+    fn linear(&mut self, module: &str, x: NodeId, c: [u32; 2], bias: bool) -> NodeId {
+        blocks::linear(&mut self.l.graph, module, module, x, c, bias)
     }
 
     /// A convolution that keeps the extent; its module holds another one.
@@ -218,7 +215,7 @@ impl Builder<'_> {
             weight_shape: [cout, cin, kernel, kernel, kernel].map(|n| n as usize).to_vec(),
             ..Conv::default()
         };
-        self.graph.add(name, Op::Conv(conv), &[x])
+        self.l.graph.add(name, Op::Conv(conv), &[x])
     }
 
     /// The transposed convolution that doubles the extent.
@@ -231,16 +228,16 @@ impl Builder<'_> {
             weight_shape: [cin, cout, 2, 2, 2].map(|n| n as usize).to_vec(),
             ..ConvTranspose::default()
         };
-        self.graph.add(name, Op::ConvTranspose(conv), &[x])
+        self.l.graph.add(name, Op::ConvTranspose(conv), &[x])
     }
 
     fn norm(&mut self, name: String, x: NodeId, channels: u32) -> NodeId {
         let UnetNorm::Instance = self.config.norm;
-        self.graph.add(name, Op::Norm(Norm { module: None, channels, groups: channels, eps: 1e-5, per_plane: false }), &[x])
+        self.l.instance_norm(name, None, x, channels)
     }
 
     fn leaky(&mut self, name: String, x: NodeId) -> NodeId {
-        self.graph.add(name, Op::Activation(LEAKY), &[x])
+        self.l.activation(name, x, LEAKY)
     }
 
     /// Two convolutions, as a residual block or not. The residual is projected where the width changes.
@@ -256,7 +253,7 @@ impl Builder<'_> {
                 residual = self.conv(&format!("{module}.conv3"), x, c, 1, false);
                 residual = self.norm(format!("{module}.norm3"), residual, c[1]);
             }
-            y = self.graph.add(format!("{module}.sum"), Op::Add(Combine::default()), &[y, residual]);
+            y = self.l.add(format!("{module}.sum"), y, residual);
         }
         self.leaky(module.to_owned(), y)
     }

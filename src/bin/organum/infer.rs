@@ -125,6 +125,7 @@ fn taps(model: &Model, wanted: &[String]) -> Vec<String> {
 /// Writes each wanted node as .npy in the layout of the reference implementation.
 fn write_trace(folder: &Path, model: &Model, wanted: &[String], values: &[OutputVolume]) -> Result<(), Failure> {
     std::fs::create_dir_all(folder).map_err(|e| Failure::usage(format!("cannot create {}: {e}", folder.display())))?;
+    let dims = model.card().dims();
     for node in wanted {
         let found: Vec<&OutputVolume> = parts(model, node).iter().filter_map(|part| values.iter().find(|v| v.name == *part)).collect();
         let mut whole = found.first().map(|&first| first.clone()).ok_or_else(|| Failure::internal(format!("{node} did not come back")))?;
@@ -134,7 +135,7 @@ fn write_trace(folder: &Path, model: &Model, wanted: &[String], values: &[Output
                 whole.map.channels += part.map.channels;
             }
         }
-        let (shape, values) = whole.in_layout(model.layout(node).unwrap_or(Layout::Map), model.card().dims());
+        let (shape, values) = whole.in_layout(model.layout(node).unwrap_or(Layout::Map), dims);
         write_npy(&folder.join(format!("{}.npy", node.replace('/', "_"))), &shape, &values)?;
     }
     Ok(())

@@ -21,10 +21,23 @@ pub(super) struct Builder {
     pub dead: Vec<String>,
 }
 
+/// A linear layer over the channels of each token.
+pub(super) fn linear(graph: &mut Graph, name: impl Into<String>, module: &str, x: NodeId, [cin, cout]: [u32; 2], bias: bool) -> NodeId {
+    let weight_shape = vec![cout as usize, cin as usize];
+    let conv = Conv { module: module.to_owned(), in_channels: cin, out_channels: cout, bias, weight_shape, ..Conv::default() };
+    graph.add(name, Op::Conv(conv), &[x])
+}
+
+/// A layer norm over the channels of each token.
+pub(super) fn layer_norm(graph: &mut Graph, name: impl Into<String>, module: &str, x: NodeId, channels: u32, eps: f64) -> NodeId {
+    let (before, after) = (Activation::None, Activation::None);
+    graph.add(name, Op::LayerNorm { module: Some(module.to_owned()), channels, eps, before, after }, &[x])
+}
+
 impl Builder {
     /// A linear layer over the channels of each token, under another node name than its module's where that is applied twice.
     pub(in crate::model) fn linear_as(&mut self, name: String, module: &str, x: NodeId, c: [u32; 2]) -> NodeId {
-        self.projection(name, module, x, c, true)
+        linear(&mut self.graph, name, module, x, c, true)
     }
 
     pub(in crate::model) fn linear(&mut self, module: &str, x: NodeId, c: [u32; 2]) -> NodeId {
@@ -33,18 +46,11 @@ impl Builder {
 
     /// A linear layer without a bias.
     pub(in crate::model) fn linear_unbiased(&mut self, module: &str, x: NodeId, c: [u32; 2]) -> NodeId {
-        self.projection(module.to_owned(), module, x, c, false)
-    }
-
-    fn projection(&mut self, name: String, module: &str, x: NodeId, [cin, cout]: [u32; 2], bias: bool) -> NodeId {
-        let weight_shape = vec![cout as usize, cin as usize];
-        let conv = Conv { module: module.to_owned(), in_channels: cin, out_channels: cout, bias, weight_shape, ..Conv::default() };
-        self.graph.add(name, Op::Conv(conv), &[x])
+        linear(&mut self.graph, module, module, x, c, false)
     }
 
     pub(in crate::model) fn norm_eps(&mut self, name: String, module: &str, x: NodeId, channels: u32, eps: f64) -> NodeId {
-        let (before, after) = (Activation::None, Activation::None);
-        self.graph.add(name, Op::LayerNorm { module: Some(module.to_owned()), channels, eps, before, after }, &[x])
+        layer_norm(&mut self.graph, name, module, x, channels, eps)
     }
 
     pub(in crate::model) fn norm_as(&mut self, name: String, module: &str, x: NodeId, channels: u32) -> NodeId {
