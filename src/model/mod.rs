@@ -51,7 +51,7 @@ pub use checkpoint::{Checkpoint, CheckpointFormat};
 pub use cotr::CotrConfig;
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use layout::Layout;
-pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
+pub use plain_conv_unet::{DecoderKernels, PerStage, PlainConvNorm, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use residual_encoder_unet::ResidualEncoderUnetConfig;
 pub use swin::{GlamSwinUnetConfig, SwinUnetConfig};
 pub use transunet::TransUnetConfig;

@@ -2,7 +2,7 @@
 //!
 //! Source: Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation" (Nature
 //! Methods 18, 2021), as `PlainConvUNet` of MIC-DKFZ dynamic-network-architectures 0.4 builds it; node names are that module's
-//! paths.
+//! paths. `Generic_UNet` of nnU-Net v1 and `DynUNet` of MONAI differ in what the last keys of the config say.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use super::architecture::{Architecture, Built};
 use super::layers::{Layers, MOST_CHANNELS, check_channels};
 use super::weights::Tolerance;
 use crate::error::{LoadError, LoadErrorKind};
-use crate::graph::{Graph, NodeId};
+use crate::graph::{ConvTranspose, Graph, NodeId};
 use crate::kernels::Activation;
 
 /// What normalises after each convolution.
@@ -20,6 +20,30 @@ pub enum UnetNorm {
     /// Instance norm with affine parameters, eps 1e-5.
     #[default]
     Instance,
+}
+
+/// What normalises after each convolution of `plain_conv_unet`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlainConvNorm {
+    /// Instance norm with affine parameters, eps 1e-5.
+    #[default]
+    Instance,
+    /// Instance norm without parameters, eps 1e-5.
+    InstancePlain,
+    /// Batch norm with the statistics of training, eps 1e-5.
+    Batch,
+}
+
+/// Whose kernel the convolutions of a decoder's stage have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecoderKernels {
+    /// That of the encoder's stage whose skip they take.
+    #[default]
+    Skip,
+    /// That of the stage below it, as in nnU-Net v1 and MONAI's `DynUNet`.
+    Below,
 }
 
 /// What follows each norm.
@@ -84,10 +108,39 @@ pub struct PlainConvUnetConfig {
     pub decoder_convs_per_stage: Option<PerStage>,
     /// What normalises.
     #[serde(default)]
-    pub norm: UnetNorm,
+    pub norm: PlainConvNorm,
     /// What follows.
     #[serde(default)]
     pub activation: UnetActivation,
+    /// Whether convolutions before norms have a bias.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub conv_bias: bool,
+    /// Whether transposed convolutions have one.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub transpose_bias: bool,
+    /// Whether the head has one.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub head_bias: bool,
+    /// Whose kernel the decoder's convolutions have.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub decoder_kernels: DecoderKernels,
+    /// Whether the encoder's stages have a residual, which then have two convolutions each: the stage's input, convolved without
+    /// a kernel and normalised where its shape differs, is added before the last activation (`res_block` of `DynUNet`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub residual: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_true(b: &bool) -> bool {
+    *b
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Architecture for PlainConvUnetConfig {
@@ -107,13 +160,20 @@ impl Architecture for PlainConvUnetConfig {
                 stages.count() - 1
             ));
         }
+        if self.residual && (0..stages.count()).any(|stage| self.convs_per_stage.of(stage) != 2) {
+            return Err("residual stages have two convolutions each, convs_per_stage must be 2".into());
+        }
         let mut b = Builder::new(stages);
         let mut x = b.l.input;
         let mut width = self.in_channels;
         let mut skips = Vec::new();
         for (stage, &features) in self.features.iter().enumerate() {
-            let stride = along(&self.strides[stage]);
-            x = b.stage(&format!("encoder.stages.{stage}.0"), x, [width, features], stage, stride, self.convs_per_stage.of(stage));
+            let (module, c, stride) = (format!("encoder.stages.{stage}.0"), [width, features], along(&self.strides[stage]));
+            x = if self.residual {
+                b.residual(&module, x, c, stage, stride)
+            } else {
+                b.stage(&module, x, c, b.kernel(stage), stride, self.convs_per_stage.of(stage))
+            };
             skips.push(x);
             width = features;
         }
@@ -140,8 +200,18 @@ impl PlainConvUnetConfig {
             strides: &self.strides,
             norm: self.norm,
             activation: self.activation,
+            biases: Biases { conv: self.conv_bias, transpose: self.transpose_bias, head: self.head_bias },
+            decoder_kernels: self.decoder_kernels,
         }
     }
+}
+
+/// Which convolutions have a bias.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Biases {
+    pub conv: bool,
+    pub transpose: bool,
+    pub head: bool,
 }
 
 /// What nnU-Net's networks are told alike.
@@ -152,8 +222,10 @@ pub(super) struct Stages<'a> {
     pub features: &'a [u32],
     pub kernels: &'a [Vec<u32>],
     pub strides: &'a [Vec<u32>],
-    pub norm: UnetNorm,
+    pub norm: PlainConvNorm,
     pub activation: UnetActivation,
+    pub biases: Biases,
+    pub decoder_kernels: DecoderKernels,
 }
 
 impl Stages<'_> {
@@ -215,8 +287,11 @@ impl<'a> Builder<'a> {
 
     /// The norm of a unit.
     pub(super) fn norm(&mut self, module: &str, x: NodeId, channels: u32) -> NodeId {
-        let UnetNorm::Instance = self.stages.norm;
-        self.l.instance_norm(module, Some(module), x, channels)
+        match self.stages.norm {
+            PlainConvNorm::Instance => self.l.instance_norm(module, Some(module), x, channels),
+            PlainConvNorm::InstancePlain => self.l.instance_norm(module, None, x, channels),
+            PlainConvNorm::Batch => self.l.batch_norm(module, x, channels),
+        }
     }
 
     pub(super) fn activation(&mut self, name: &str, x: NodeId) -> NodeId {
@@ -224,15 +299,29 @@ impl<'a> Builder<'a> {
         self.l.activation(name, x, Activation::LeakyRelu { slope: 0.01 })
     }
 
+    /// Convolution and norm.
+    pub(super) fn normed(&mut self, module: &str, x: NodeId, c: [u32; 2], kernel: [u32; 3], stride: [u32; 3]) -> NodeId {
+        let y = self.l.conv_along(&format!("{module}.conv"), x, c, [kernel, stride], self.stages.biases.conv);
+        self.norm(&format!("{module}.norm"), y, c[1])
+    }
+
     /// Convolution, norm and activation.
     pub(super) fn unit(&mut self, module: &str, x: NodeId, c: [u32; 2], kernel: [u32; 3], stride: [u32; 3]) -> NodeId {
-        let y = self.l.conv_along(&format!("{module}.conv"), x, c, [kernel, stride], true);
-        let y = self.norm(&format!("{module}.norm"), y, c[1]);
+        let y = self.normed(module, x, c, kernel, stride);
         self.activation(module, y)
     }
 
-    fn stage(&mut self, module: &str, mut x: NodeId, [cin, cout]: [u32; 2], level: usize, stride: [u32; 3], convs: u32) -> NodeId {
+    /// A stage of two convolutions with a residual.
+    fn residual(&mut self, module: &str, x: NodeId, c: [u32; 2], level: usize, stride: [u32; 3]) -> NodeId {
         let kernel = self.kernel(level);
+        let y = self.unit(&format!("{module}.convs.0"), x, c, kernel, stride);
+        let y = self.normed(&format!("{module}.convs.1"), y, [c[1]; 2], kernel, [1; 3]);
+        let past = if c[0] == c[1] && stride == [1; 3] { x } else { self.normed(&format!("{module}.skip"), x, c, [1; 3], stride) };
+        let y = self.l.add(format!("{module}.add"), y, past);
+        self.activation(module, y)
+    }
+
+    fn stage(&mut self, module: &str, mut x: NodeId, [cin, cout]: [u32; 2], kernel: [u32; 3], stride: [u32; 3], convs: u32) -> NodeId {
         for i in 0..convs {
             let (width, stride) = if i == 0 { (cin, stride) } else { (cout, [1; 3]) };
             x = self.unit(&format!("{module}.convs.{i}"), x, [width, cout], kernel, stride);
@@ -249,10 +338,15 @@ impl<'a> Builder<'a> {
             let (width, features) = (self.stages.features[level + 1], self.stages.features[level]);
             // undoes the stride of the encoder's stage below
             let stride = along(&self.stages.strides[level + 1]);
-            let up = self.l.expand_along(&format!("decoder.transpconvs.{s}"), x, [width, features], stride);
+            let shape = ConvTranspose { kernel: stride, stride, bias: self.stages.biases.transpose, ..ConvTranspose::default() };
+            let up = self.l.transposed(&format!("decoder.transpconvs.{s}"), x, [width, features], shape);
             let both = self.l.concat(format!("decoder.concat.{s}"), up, skips[level]);
-            x = self.stage(&format!("decoder.stages.{s}"), both, [2 * features, features], level, [1; 3], convs.of(s));
-            self.l.conv(&format!("decoder.seg_layers.{s}"), x, [features, self.stages.classes], 1, 1, true);
+            let kernel = self.kernel(match self.stages.decoder_kernels {
+                DecoderKernels::Skip => level,
+                DecoderKernels::Below => level + 1,
+            });
+            x = self.stage(&format!("decoder.stages.{s}"), both, [2 * features, features], kernel, [1; 3], convs.of(s));
+            self.l.conv(&format!("decoder.seg_layers.{s}"), x, [features, self.stages.classes], 1, 1, self.stages.biases.head);
         }
         let tolerance = Tolerance { canonical, ..Tolerance::default() };
         Built { dims: self.stages.dims, tolerance, ..Built::new(self.l.graph, self.stages.multiple()) }
@@ -282,8 +376,13 @@ mod tests {
             strides: vec![vec![1; 3], vec![1, 2, 2], vec![2; 3]],
             convs_per_stage: PerStage::All(2),
             decoder_convs_per_stage: None,
-            norm: UnetNorm::Instance,
+            norm: PlainConvNorm::Instance,
             activation: UnetActivation::LeakyRelu,
+            conv_bias: true,
+            transpose_bias: true,
+            head_bias: true,
+            decoder_kernels: DecoderKernels::Skip,
+            residual: false,
         }
     }
 
@@ -309,7 +408,7 @@ mod tests {
 
     #[test]
     fn what_is_no_network_is_refused() {
-        let bad: [fn(&mut PlainConvUnetConfig); 9] = [
+        let bad: [fn(&mut PlainConvUnetConfig); 10] = [
             |c| c.dims = 4,
             |c| c.features = vec![4],
             |c| c.features[1] = 0,
@@ -319,6 +418,7 @@ mod tests {
             |c| c.strides.truncate(2),
             |c| c.convs_per_stage = PerStage::Each(vec![2, 2, 2]),
             |c| c.decoder_convs_per_stage = Some(PerStage::Each(vec![2])),
+            |c| (c.residual, c.convs_per_stage) = (true, PerStage::All(3)),
         ];
         for (i, change) in bad.into_iter().enumerate() {
             let mut c = config();

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
-use super::plain_conv_unet::{Builder, MOST, PerStage, Stages, UnetActivation, UnetNorm, along};
+use super::plain_conv_unet::{Biases, Builder, DecoderKernels, MOST, PerStage, PlainConvNorm, Stages, UnetActivation, UnetNorm, along};
 use crate::graph::{NodeId, Op};
 
 /// Arguments of the network, as in the card. Extents are multiples of all strides together.
@@ -76,8 +76,12 @@ impl ResidualEncoderUnetConfig {
             features: &self.features,
             kernels: &self.kernels,
             strides: &self.strides,
-            norm: self.norm,
+            norm: match self.norm {
+                UnetNorm::Instance => PlainConvNorm::Instance,
+            },
             activation: self.activation,
+            biases: Biases { conv: true, transpose: true, head: true },
+            decoder_kernels: DecoderKernels::Skip,
         }
     }
 }
@@ -86,8 +90,7 @@ impl ResidualEncoderUnetConfig {
 fn block(b: &mut Builder<'_>, module: &str, x: NodeId, c: [u32; 2], level: usize, stride: [u32; 3]) -> NodeId {
     let kernel = b.kernel(level);
     let y = b.unit(&format!("{module}.conv1"), x, c, kernel, stride);
-    let y = b.l.conv_along(&format!("{module}.conv2.conv"), y, [c[1]; 2], [kernel, [1; 3]], true);
-    let y = b.norm(&format!("{module}.conv2.norm"), y, c[1]);
+    let y = b.normed(&format!("{module}.conv2"), y, [c[1]; 2], kernel, [1; 3]);
     // a ResNet-D: means where the block has a stride, then a convolution where the widths differ; a sequence of what there is
     let (mut past, mut entry) = (x, 0);
     if stride != [1; 3] {

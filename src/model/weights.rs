@@ -169,10 +169,10 @@ impl Weights {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Takes so many bytes from the begin of every name.
-    pub(super) fn strip(&mut self, length: usize) {
-        let strip = |(name, tensor): (String, Stored)| (name.get(length..).unwrap_or_default().to_owned(), tensor);
-        self.tensors = std::mem::take(&mut self.tensors).into_iter().map(strip).collect();
+    /// Gives tensors other names, and leaves out those that get none.
+    pub(super) fn rename(&mut self, name: impl Fn(&str) -> Option<String>) {
+        let renamed = |(old, tensor): (String, Stored)| Some((name(&old)?, tensor));
+        self.tensors = std::mem::take(&mut self.tensors).into_iter().filter_map(renamed).collect();
     }
 
     /// Leaves out tensors that share their bytes with the one that a network knows them by.

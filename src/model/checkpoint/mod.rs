@@ -246,25 +246,29 @@ impl Checkpoint {
             Some(Value::Object(config)) => config,
             Some(_) => return Err(LoadError::new(LoadErrorKind::Card, "the card's config is no JSON object")),
         };
-        let (architecture, config, strip) = match (self.guess(architecture.as_deref()), architecture) {
-            (Some((guess, strip)), _) => (guess.architecture.to_owned(), complete(&guess, &config)?, strip),
-            (None, Some(architecture)) => (architecture, config, 0),
+        let (architecture, config, names) = match (self.guess(architecture.as_deref()), architecture) {
+            (Some((guess, names)), _) => (guess.architecture.to_owned(), complete(&guess, &config)?, Some(names)),
+            (None, Some(architecture)) => (architecture, config, None),
             (None, None) => return Err(self.unrecognised()),
         };
         card.insert("architecture".into(), architecture.into());
         card.insert("config".into(), config.into());
-        self.weights.strip(strip);
+        if let Some(names) = names {
+            self.weights.rename(|old| names.get(old).cloned());
+        }
         Model::from_card(Card::parse(&Value::Object(card).to_string())?, self.weights)
     }
 
-    /// What names and shapes tell, and how many bytes all names must lose for it.
-    fn guess(&self, architecture: Option<&str>) -> Option<(Guess, usize)> {
+    /// What names and shapes tell, and the names by which the network knows the tensors.
+    fn guess(&self, architecture: Option<&str>) -> Option<(Guess, BTreeMap<String, String>)> {
         let names: Vec<&str> = self.weights.names().collect();
         let mut strip = 0;
         for _ in 0..MOST_PARTS {
-            let shapes = names.iter().filter_map(|name| Some((name.get(strip..)?, self.weights.shape(name)?)));
-            if let Some(guess) = infer::guess(shapes, architecture) {
-                return Some((guess, strip));
+            let stripped: Vec<&str> = names.iter().map(|name| name.get(strip..).unwrap_or_default()).collect();
+            let known = infer::translate(&stripped);
+            let pairs = || names.iter().zip(&known).filter_map(|(&old, new)| Some((old, new.as_deref()?)));
+            if let Some(guess) = infer::guess(pairs().filter_map(|(old, new)| Some((new, self.weights.shape(old)?))), architecture) {
+                return Some((guess, pairs().map(|(old, new)| (old.to_owned(), new.to_owned())).collect()));
             }
             let first = names.first()?;
             let next = strip + first.get(strip..)?.find('.')? + 1;

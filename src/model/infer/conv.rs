@@ -47,6 +47,38 @@ fn nnunet(s: &Shapes<'_>, name: &'static str, first: &str, stage: impl Fn(usize)
     ))
 }
 
+/// What nnU-Net v1 and MONAI's DynUNet do otherwise than nnU-Net v2.
+fn variants(s: &Shapes<'_>, guess: &mut Guess, stages: usize) {
+    let mut tell = |key: &str, value: Value| drop(guess.config.insert(key.into(), value));
+    let first = "encoder.stages.0.0.convs.0";
+    if s.has(&format!("{first}.norm.running_mean")) {
+        tell("norm", "batch".into());
+    } else if !s.has(&format!("{first}.norm.weight")) {
+        tell("norm", "instance_plain".into());
+    }
+    let last = stages.saturating_sub(2);
+    let biased = [
+        ("conv_bias", first.to_owned()),
+        ("transpose_bias", "decoder.transpconvs.0".into()),
+        ("head_bias", format!("decoder.seg_layers.{last}")),
+    ];
+    for (key, module) in biased {
+        let conv = if key == "conv_bias" { ".conv" } else { "" };
+        if !s.has(&format!("{module}{conv}.bias")) {
+            tell(key, false.into());
+        }
+    }
+    let encoder = |stage: usize| s.kernel(&format!("encoder.stages.{stage}.0.convs.0.conv.weight"));
+    let decoder = |k: usize| s.kernel(&format!("decoder.stages.{k}.convs.0.conv.weight"));
+    let below = stages - 1;
+    if (0..below).any(|k| decoder(k) != encoder(below - 1 - k)) && (0..below).all(|k| decoder(k) == encoder(below - k)) {
+        tell("decoder_kernels", "below".into());
+    }
+    if s.has("encoder.stages.1.0.skip.conv.weight") {
+        tell("residual", true.into());
+    }
+}
+
 fn decoder_convs(s: &Shapes<'_>) -> Vec<usize> {
     let stages = s.count(|k| format!("decoder.transpconvs.{k}.weight"));
     s.counts(stages, |k, i| format!("decoder.stages.{k}.convs.{i}.conv.weight"))
@@ -61,6 +93,7 @@ pub(super) fn plain_conv_unet(s: &Shapes<'_>) -> Option<Guess> {
         guess.config.insert("decoder_convs_per_stage".into(), decoder);
     }
     guess.config.insert("convs_per_stage".into(), encoder);
+    variants(s, &mut guess, stages);
     Some(guess)
 }
 

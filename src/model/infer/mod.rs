@@ -4,11 +4,14 @@
 //! guessed: a wrong number would give a wrong result and no error.
 
 mod conv;
+mod dialect;
 mod token;
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
+
+pub(super) use dialect::translate;
 
 /// What names and shapes tell.
 #[derive(Clone, Debug)]

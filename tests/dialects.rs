@@ -1,0 +1,81 @@
+//! Checkpoints of other implementations than the one that a network's names are those of: told by their tensors, and equal to what
+//! they compute there (`tests/vectors/make_dialects.py`).
+#![allow(clippy::print_stdout, clippy::cast_possible_truncation, reason = "tests")]
+
+mod support;
+
+use organum::model::Checkpoint;
+use organum::{DeviceCaps, Extent, Input, Model, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
+use safetensors::SafeTensors;
+use support::{engine, relative_error};
+
+const CASES: [&str; 3] = ["dynunet", "dynunet_residual", "dynunet_2d"];
+
+struct Case {
+    model: Model,
+    channels: u32,
+    extent: Extent,
+    input: Vec<f32>,
+    output: Vec<f64>,
+}
+
+fn load(name: &str) -> Case {
+    let file = |ending: &str| format!("{}/tests/vectors/dialects/{name}.{ending}", env!("CARGO_MANIFEST_DIR"));
+    let model = Checkpoint::open(file("pth")).and_then(|c| c.into_model(None)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let bytes = std::fs::read(file("safetensors")).expect("it is there");
+    let io = SafeTensors::deserialize(&bytes).expect("it is one");
+    let floats = |name: &str| -> Vec<f32> {
+        let data = io.tensor(name).expect("it is in the file").data();
+        data.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
+    };
+    let shape: Vec<u32> = io.tensor("input").expect("it is there").shape().iter().map(|&n| n as u32).collect();
+    let extent = if shape.len() == 4 { Extent::new(1, shape[2], shape[3]) } else { Extent::new(shape[2], shape[3], shape[4]) };
+    let output = floats("output").into_iter().map(f64::from).collect();
+    Case { model, channels: shape[1], extent, input: floats("input"), output }
+}
+
+fn error(case: &Case, session: &mut Session) -> f64 {
+    let input = Input { channels: case.channels, extent: case.extent, data: &case.input };
+    let mut outputs = session.run_blocking(input, RunOptions::default()).expect("the network runs");
+    match outputs.swap_remove(0).data {
+        OutputData::Map(values) => relative_error(&values, &case.output),
+        OutputData::Labels(_) => panic!("asked for logits"),
+    }
+}
+
+#[test]
+fn they_compute_the_same() {
+    let options = PlanOptions::default().with_output(OutputMode::Logits);
+    for name in CASES {
+        let case = load(name);
+        let plan = |caps: &DeviceCaps, options: &PlanOptions| Plan::new(&case.model, case.extent, caps, options).expect("there is a plan");
+        let mut session = Session::on_host(&case.model, plan(&DeviceCaps::host(), &options)).expect("the session is made");
+        let host = error(&case, &mut session);
+        assert!(host <= 1e-5, "{name} on the host: relative error {host:e}");
+        let Some(engine) = engine() else { continue };
+        let whole = plan(engine.caps(), &options);
+        let smallest = whole.report().smallest_budget;
+        let small = plan(engine.caps(), &options.clone().with_budget(smallest));
+        let run = |plan| {
+            let mut session = pollster::block_on(Session::new(engine, &case.model, plan)).expect("the session is made");
+            error(&case, &mut session)
+        };
+        let device = run(whole);
+        println!("{name}: relative error {device:.2e}, on the host {host:.2e}");
+        assert!(device <= 1e-5, "{name}: relative error {device:e}");
+        assert!(run(small) == device, "{name}: other values in {smallest} bytes");
+    }
+}
+
+#[test]
+fn what_is_converted_runs_without_its_dialect() {
+    for name in CASES {
+        let case = load(name);
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model.safetensors");
+        case.model.save(&path).expect("it is written");
+        let again = Model::load(&path).expect("it is read");
+        assert_eq!(again.card(), case.model.card(), "{name}");
+        assert_eq!(again.graph().to_string(), case.model.graph().to_string(), "{name}");
+    }
+}
