@@ -32,6 +32,7 @@ pub mod harness;
 #[path = "../kernels/mod.rs"]
 pub mod kernels;
 pub mod model;
+pub mod monai;
 pub mod nnunet;
 pub mod pipeline;
 pub mod plan;

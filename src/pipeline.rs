@@ -48,6 +48,10 @@ impl Prepared {
             let text = "a model with nnU-Net's pipeline is given its scans by nnunet::Case";
             return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
         }
+        if card.input.monai.is_some() {
+            let text = "a model with MONAI's pipeline is given its scans by monai::Case";
+            return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
+        }
         if !card.takes(scan.channels) {
             let names = if card.input.channels.is_empty() { String::new() } else { format!(" ({})", card.input.channels.join(", ")) };
             let text = format!("the scan has {} channels, the model needs {}{names}", scan.channels, card.in_channels());

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::architecture::{self, Built};
 use crate::error::{LoadError, LoadErrorKind};
+use crate::monai;
 use crate::nnunet::Pipeline;
 use crate::shape::Extent;
 use crate::volume::intensity::Intensity;
@@ -50,6 +51,9 @@ pub struct InputSpec {
     /// All of nnU-Net v2's pipeline, in place of the keys above but the channels' names and the axes; see [`crate::nnunet`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nnunet: Option<Pipeline>,
+    /// All that a MONAI bundle does with a scan, likewise in place of the keys above; see [`crate::monai`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub monai: Option<monai::Pipeline>,
 }
 
 /// The whole volume at once, or windows of it.
@@ -160,6 +164,13 @@ impl Card {
                 return Err(bad("the card's input has nnunet, which goes without spacing_mm and intensity".into()));
             }
             pipeline.check(card.dims(), card.in_channels()).map_err(|e| bad(format!("the card's input.nnunet: {e}")))?;
+        }
+        if let Some(pipeline) = &card.input.monai {
+            let input = &card.input;
+            if input.axes.is_some() || input.spacing_mm.is_some() || input.intensity.is_some() || input.nnunet.is_some() {
+                return Err(bad("the card's input has monai, which goes without axes, spacing_mm, intensity and nnunet".into()));
+            }
+            pipeline.check(card.dims(), card.in_channels()).map_err(|e| bad(format!("the card's input.monai: {e}")))?;
         }
         let inference = &card.inference;
         if let Some(patch) = inference.patch.as_ref().filter(|p| !(2..=3).contains(&p.len()) || p.contains(&0)) {

@@ -88,7 +88,7 @@ pub(crate) struct Segment {
     /// NIfTI file, .nii or .nii.gz; several in the order of the model's channels, or the first, CASE_0000.nii.gz, alone
     #[arg(required = true)]
     pub(crate) input: Vec<PathBuf>,
-    /// Model file, or the folder of an nnU-Net v2 model (all its folds, averaged)
+    /// Model file, the folder of an nnU-Net v2 model (all its folds, averaged), or a MONAI bundle
     #[arg(long)]
     pub(crate) model: PathBuf,
     /// The only fold to take of the folder: a number, or `all`

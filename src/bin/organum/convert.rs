@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use organum::model::Checkpoint;
+use organum::monai::Bundle;
 use organum::nnunet::Folder;
 use organum::volume::write_whole;
 use organum::{LoadErrorKind, Model, format_bytes};
@@ -38,10 +39,16 @@ fn given(a: &args::Convert) -> Result<Map<String, Value>, Failure> {
     Ok(card)
 }
 
-/// The network of a fold of an nnU-Net v2 folder.
+/// The network of a MONAI bundle, or of a fold of an nnU-Net v2 folder.
 fn folder(a: &args::Convert) -> Result<Model, Failure> {
     if a.architecture.is_some() || a.config.is_some() || a.card.is_some() {
-        return Err(Failure::usage("--architecture, --config, --card: the plans of a folder tell them"));
+        return Err(Failure::usage("--architecture, --config, --card: the plans or configs of a folder tell them"));
+    }
+    if Bundle::is_one(&a.source) {
+        if a.fold.is_some() {
+            return Err(Failure::usage("--fold: a MONAI bundle has no folds"));
+        }
+        return Ok(Bundle::open(&a.source)?.model()?);
     }
     let folder = Folder::open(&a.source)?;
     let fold = match &a.fold {

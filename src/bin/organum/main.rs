@@ -8,6 +8,7 @@ mod device;
 mod fail;
 mod infer;
 mod info;
+mod monai;
 mod nnunet;
 mod output;
 mod plot;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use organum::model::Mode;
+use organum::monai::Bundle;
 use organum::nnunet::{Average, Case, Folder, Pipeline};
 use organum::volume::nifti;
 use organum::{Model, OutputMode, PlanOptions, Windows};
@@ -20,13 +21,15 @@ pub(crate) struct Networks {
 }
 
 impl Networks {
-    /// A model file, or a folder with its folds or the one told.
+    /// A model file, a MONAI bundle, or a folder of nnU-Net's with its folds or the one told.
     pub(crate) fn open(path: &Path, fold: Option<&str>) -> Result<Self, Failure> {
-        if !path.is_dir() {
+        let bundle = Bundle::is_one(path);
+        if !path.is_dir() || bundle {
             if fold.is_some() {
-                return Err(Failure::usage("--fold: a model file has no folds; folders of nnU-Net models have"));
+                return Err(Failure::usage("--fold: a model file or a MONAI bundle has no folds; folders of nnU-Net models have"));
             }
-            return Ok(Self { first: Model::load(path)?, folder: None });
+            let first = if bundle { Bundle::open(path)?.model()? } else { Model::load(path)? };
+            return Ok(Self { first, folder: None });
         }
         let folder = Folder::open(path)?;
         let folds = fold.map_or_else(|| folder.folds(), |fold| Ok(vec![fold.to_owned()]))?;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::args;
 use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
+use crate::monai;
 use crate::nnunet::{self, Networks};
 use crate::output::{need_folder, say, say_json};
 
@@ -227,6 +228,9 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         None => model.card().mode(),
     };
     let shown = if mode == Mode::Whole { pipeline::gates(model) } else { volume_tokens::taps(model) };
+    if a.attention.is_some() && model.card().input.monai.is_some() {
+        return Err(Failure::usage("--attention: pictures of attention are not drawn for models with MONAI's pipeline"));
+    }
     if a.attention.is_some() && shown.is_empty() {
         let what = if mode == Mode::Whole { "attention gates" } else { "volume tokens, which are what windows can show" };
         return Err(Failure::usage(format!("--attention: the network has no {what}")));
@@ -244,9 +248,11 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         probabilities: a.probabilities.as_deref(),
         attention: attention.as_deref(),
     };
-    let result = match &model.card().input.nnunet {
-        Some(pipeline) => nnunet::segment(&device, &networks, pipeline, &scan, a, &wanted)?,
-        None => segment(&device, model, &scan, &a.run, mode, &wanted)?,
+    let input = &model.card().input;
+    let result = match (&input.nnunet, &input.monai) {
+        (Some(pipeline), _) => nnunet::segment(&device, &networks, pipeline, &scan, a, &wanted)?,
+        (None, Some(pipeline)) => monai::segment(&device, model, pipeline, &scan, &a.run, mode, &wanted)?,
+        (None, None) => segment(&device, model, &scan, &a.run, mode, &wanted)?,
     };
     let volumes = result.volumes(model);
     if a.run.json {

@@ -1,0 +1,117 @@
+//! A bundle's folder.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::config::Config;
+use super::{bad, network, transforms};
+use crate::error::{LoadError, LoadErrorKind};
+use crate::model::{Checkpoint, Model};
+
+/// Configs in which the network and the way a scan goes are looked for, the first that there is.
+const CONFIGS: [&str; 3] = ["inference.json", "inference.yaml", "inference.yml"];
+
+/// Names of weights in `models`, the first that there is.
+const WEIGHTS: [&str; 4] = ["model.pt", "model.pth", "model.safetensors", "model.ts"];
+
+/// A MONAI bundle.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    path: PathBuf,
+    config: Config,
+    metadata: Option<Config>,
+}
+
+impl Bundle {
+    /// Whether a folder looks like a bundle.
+    #[must_use]
+    pub fn is_one(path: &Path) -> bool {
+        CONFIGS.iter().any(|name| path.join("configs").join(name).is_file())
+    }
+
+    /// Reads the configs of a bundle.
+    ///
+    /// # Errors
+    /// When there is no `configs/inference.json` (or `.yaml`), or a config is damaged.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
+        let path = path.into();
+        let configs = path.join("configs");
+        let Some(file) = CONFIGS.iter().map(|name| configs.join(name)).find(|file| file.is_file()) else {
+            let text = format!("{} is no MONAI bundle: it has no configs/inference.json or .yaml", path.display());
+            return Err(LoadError::new(LoadErrorKind::NotFound, text));
+        };
+        let mut config = Config::read(&file)?;
+        config.set("bundle_root", path.to_string_lossy().into_owned());
+        let metadata = configs.join("metadata.json");
+        let metadata = if metadata.is_file() { Some(Config::read(&metadata)?) } else { None };
+        Ok(Self { path, config, metadata })
+    }
+
+    /// What its configs say as the JSON of a card; config keys that the tensors tell may be left out.
+    ///
+    /// # Errors
+    /// When the configs ask for what this version does not do; the message names it.
+    pub fn card(&self) -> Result<String, LoadError> {
+        let definition = match self.config.get("network_def")? {
+            Some(definition) => Some(definition),
+            None => self.config.get("network")?,
+        };
+        let mut card = network::card(definition.as_ref())?;
+        let get = |key: &str| self.config.get(key);
+        let pipeline = transforms::pipeline(get("preprocessing")?.as_ref(), get("postprocessing")?.as_ref())?;
+        let inference = transforms::inference(get("inferer")?.as_ref())?;
+        let channels = self.names("inputs", "image")?.into_iter().map(|(_, name)| name).collect::<Vec<_>>();
+        let labels: Map<String, Value> =
+            self.names("outputs", "pred")?.into_iter().map(|(number, name)| (number.to_string(), name.into())).collect();
+        card.insert("input".into(), json!({"channels": channels, "monai": pipeline}));
+        card.insert("inference".into(), inference);
+        card.insert("labels".into(), labels.into());
+        card.insert("provenance".into(), self.provenance()?.into());
+        Ok(Value::Object(card).to_string())
+    }
+
+    /// The network with its weights; the file is mapped.
+    ///
+    /// # Errors
+    /// As [`Bundle::card`], or when there are no weights or they do not fit the network.
+    pub fn model(&self) -> Result<Model, LoadError> {
+        Checkpoint::open(self.weights()?)?.into_model(Some(&self.card()?))
+    }
+
+    /// The file of the weights: the one that the config loads, else one of the usual names.
+    fn weights(&self) -> Result<PathBuf, LoadError> {
+        let told = self.config.get("checkpointloader::load_path")?;
+        let told = told.and_then(|v| v.as_str().map(PathBuf::from)).filter(|file| file.is_file());
+        let usual = || WEIGHTS.iter().map(|name| self.path.join("models").join(name)).find(|file| file.is_file());
+        told.or_else(usual).ok_or_else(|| {
+            let text = format!("the bundle {} has no models/{}", self.path.display(), WEIGHTS.join(" or "));
+            LoadError::new(LoadErrorKind::NotFound, text)
+        })
+    }
+
+    /// Names of channels by their number.
+    fn names(&self, side: &str, key: &str) -> Result<Vec<(u64, String)>, LoadError> {
+        let Some(metadata) = &self.metadata else { return Ok(Vec::new()) };
+        let Some(Value::Object(names)) = metadata.get(&format!("network_data_format::{side}::{key}::channel_def"))? else {
+            return Ok(Vec::new());
+        };
+        let mut list = Vec::new();
+        for (number, name) in names {
+            let number = number.parse().map_err(|_| bad(format!("channel_def of the bundle's metadata numbers a channel {number:?}")))?;
+            list.push((number, name.as_str().unwrap_or_default().to_owned()));
+        }
+        list.sort_unstable();
+        Ok(list)
+    }
+
+    fn provenance(&self) -> Result<String, LoadError> {
+        let mut parts = vec!["MONAI bundle".to_owned()];
+        if let Some(metadata) = &self.metadata {
+            for key in ["name", "version", "task", "copyright"] {
+                parts.extend(metadata.get(key)?.and_then(|v| v.as_str().map(str::to_owned)));
+            }
+        }
+        Ok(parts.join(", "))
+    }
+}

@@ -1,0 +1,35 @@
+//! MONAI bundles: what their config says becomes a card, and scans are prepared and results inverted as MONAI does it.
+//!
+//! Source: Cardoso et al., "MONAI: An open-source framework for deep learning in healthcare" (arXiv 2211.02701), and the bundle
+//! specification, as MONAI 1.6.1 runs a bundle on a CPU. A bundle is a folder with `configs/inference.json` (or `.yaml`),
+//! `configs/metadata.json` and `models/model.pt` ([`Bundle`]). Of the config are read `network_def` (or `network`),
+//! `preprocessing`, `inferer` and `postprocessing`; Python in it is not run, but references (`@id::0`), literals, lists, sums and
+//! `len` are resolved. The card that is made of it names the network, the windows (`inference`), and under `input.monai` everything
+//! that happens to a scan before the network sees it, and to what the network says ([`Pipeline`]):
+//! ```json
+//! {"transforms": [{"transform": "orientation", "axes": "RAS"}, {"transform": "spacing", "mm": [1.5, 1.5, 2.0]},
+//!                 {"transform": "scale_range", "from": [-57, 164], "to": [0, 1], "clip": true}],
+//!  "invert": "probabilities"}
+//! ```
+//! What this version does not do is refused with its name.
+
+mod bundle;
+mod case;
+mod config;
+mod expression;
+mod intensity;
+mod network;
+mod pipeline;
+mod resample;
+mod transforms;
+
+pub use bundle::Bundle;
+pub use case::Case;
+pub use pipeline::{Invert, Pipeline, Transform};
+
+use crate::error::{LoadError, LoadErrorKind};
+
+/// What is wrong with a bundle's config.
+fn bad(message: impl Into<String>) -> LoadError {
+    LoadError::new(LoadErrorKind::Card, message)
+}

@@ -1,0 +1,229 @@
+//! `network_def` of a bundle's config as architecture and config of a card. What the tensors tell as well is left to them.
+
+use serde_json::{Map, Value, json};
+
+use super::bad;
+use super::transforms::Call;
+use crate::error::{LoadError, LoadErrorKind};
+
+/// MONAI's networks that this version builds.
+const KNOWN: &str = "AttentionUnet, DynUNet, UNETR and VNet";
+
+/// Arguments that matter to training alone.
+const TRAINING: [&str; 8] =
+    ["dropout", "dropout_rate", "dropout_prob", "dropout_prob_down", "dropout_prob_up", "dropout_dim", "deep_supervision", "deep_supr_num"];
+
+/// `{"architecture": .., "config": {..}}`.
+pub(super) fn card(definition: Option<&Value>) -> Result<Map<String, Value>, LoadError> {
+    let call = definition.and_then(Call::of).ok_or_else(|| bad("the bundle's config has no network_def that can be read"))?;
+    let (architecture, config) = match call.class {
+        "UNETR" => ("unetr", unetr(&call)?),
+        "AttentionUnet" => ("attention_unet", attention_unet(&call)?),
+        "VNet" => ("vnet", vnet(&call)?),
+        "DynUNet" | "DynUnet" | "Dynunet" => ("plain_conv_unet", dyn_unet(&call)?),
+        other => {
+            let text = format!("the bundle's network {other} is not supported; of MONAI's this version builds {KNOWN}");
+            return Err(LoadError::new(LoadErrorKind::UnknownArchitecture, text));
+        }
+    };
+    let mut config = config;
+    for (from, to) in [("in_channels", "in_channels"), ("out_channels", "classes")] {
+        if let Some(value) = call.get(from) {
+            config.insert(to.into(), whole(&call, from, value)?);
+        }
+    }
+    let Value::Object(card) = json!({"architecture": architecture, "config": config}) else { return Err(bad("an object is one")) };
+    Ok(card)
+}
+
+fn wrong(call: &Call<'_>, key: &str) -> LoadError {
+    let value = call.get(key).unwrap_or(&Value::Null);
+    bad(format!("the argument {key} = {value} of the bundle's {} is not supported", call.class))
+}
+
+fn whole(call: &Call<'_>, key: &str, value: &Value) -> Result<Value, LoadError> {
+    value.as_u64().map(Value::from).ok_or_else(|| wrong(call, key))
+}
+
+/// A name, or a list of a name and arguments: the name in small letters, and the arguments.
+fn named(value: &Value) -> Option<(String, Map<String, Value>)> {
+    match value {
+        Value::String(name) => Some((name.to_lowercase(), Map::new())),
+        Value::Array(list) => match &list[..] {
+            [Value::String(name)] => Some((name.to_lowercase(), Map::new())),
+            [Value::String(name), Value::Object(arguments)] => Some((name.to_lowercase(), arguments.clone())),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Refuses an activation or a norm that is told unless it is one of these, with these arguments alone.
+fn only(call: &Call<'_>, key: &str, names: &[&str], arguments: &[(&str, Value)]) -> Result<(), LoadError> {
+    let Some(value) = call.get(key) else { return Ok(()) };
+    let fits = named(value).is_some_and(|(name, told)| {
+        names.contains(&name.as_str())
+            && told.iter().all(|(key, value)| {
+                key == "inplace" || arguments.iter().any(|(known, wanted)| known == key && (wanted.is_null() || wanted == value))
+            })
+    });
+    if fits { Ok(()) } else { Err(wrong(call, key)) }
+}
+
+/// As many numbers as the network has dimensions, from one or from a list.
+fn each(value: &Value, dims: usize) -> Option<Value> {
+    match value {
+        Value::Number(_) => Some(json!(vec![value; dims])),
+        Value::Array(list) if list.len() == dims && list.iter().all(Value::is_u64) => Some(value.clone()),
+        _ => None,
+    }
+}
+
+fn dims(call: &Call<'_>) -> Result<usize, LoadError> {
+    match call.get("spatial_dims").map_or(Some(3), Value::as_u64) {
+        Some(2) => Ok(2),
+        Some(3) => Ok(3),
+        _ => Err(wrong(call, "spatial_dims")),
+    }
+}
+
+fn unetr(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
+    let read = ["in_channels", "out_channels", "img_size", "feature_size", "hidden_size", "mlp_dim", "num_heads", "proj_type", "pos_embed"];
+    let more = ["norm_name", "conv_block", "res_block", "save_attn"];
+    let fixed = [("spatial_dims", json!(3)), ("qkv_bias", json!(false))];
+    call.only(&[&read[..], &more[..]].concat(), &TRAINING, &fixed)?;
+    only(call, "norm_name", &["instance"], &[("affine", json!(false))])?;
+    let mut config = Map::new();
+    let image = call.get("img_size").and_then(|v| each(v, 3)).ok_or_else(|| wrong(call, "img_size"))?;
+    config.insert("image".into(), image);
+    config.insert("heads".into(), call.get("num_heads").cloned().unwrap_or_else(|| json!(12)));
+    for (from, to) in [("feature_size", "feature_size"), ("hidden_size", "hidden"), ("mlp_dim", "mlp")] {
+        if let Some(value) = call.get(from) {
+            config.insert(to.into(), whole(call, from, value)?);
+        }
+    }
+    for key in ["conv_block", "res_block"] {
+        if let Some(value) = call.get(key) {
+            config.insert(key.into(), value.clone());
+        }
+    }
+    // called pos_embed before MONAI 1.4
+    if let Some(kind) = call.get("proj_type").or_else(|| call.get("pos_embed")) {
+        match kind.as_str() {
+            Some("conv" | "perceptron") => config.insert("projection".into(), kind.clone()),
+            _ => return Err(wrong(call, "proj_type")),
+        };
+    }
+    Ok(config)
+}
+
+fn attention_unet(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
+    let fixed = [("kernel_size", json!(3)), ("up_kernel_size", json!(3))];
+    call.only(&["spatial_dims", "in_channels", "out_channels", "channels", "strides"], &TRAINING, &fixed)?;
+    let list = |key: &str| {
+        let list = call.get(key).and_then(Value::as_array).filter(|list| list.iter().all(Value::is_u64));
+        list.ok_or_else(|| wrong(call, key))
+    };
+    let (channels, strides) = (list("channels")?, list("strides")?);
+    let below = channels.len().saturating_sub(1);
+    let strides = strides.get(..below).ok_or_else(|| wrong(call, "strides"))?;
+    let Value::Object(config) = json!({"dims": dims(call)?, "channels": channels, "strides": strides}) else {
+        return Err(wrong(call, "strides"));
+    };
+    Ok(config)
+}
+
+fn vnet(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
+    call.only(&["spatial_dims", "in_channels", "out_channels", "act"], &TRAINING, &[("bias", json!(false))])?;
+    only(call, "act", &["elu", "prelu"], &[("alpha", json!(1.0)), ("init", Value::Null), ("num_parameters", Value::Null)])?;
+    let mut config = Map::new();
+    config.insert("dims".into(), dims(call)?.into());
+    config.insert("flavour".into(), "monai".into());
+    Ok(config)
+}
+
+fn dyn_unet(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
+    let read = ["spatial_dims", "in_channels", "out_channels", "kernel_size", "strides", "upsample_kernel_size", "filters"];
+    let more = ["norm_name", "act_name", "res_block", "trans_bias"];
+    call.only(&[&read[..], &more[..]].concat(), &TRAINING, &[])?;
+    only(call, "norm_name", &["instance", "instance_nvfuser", "batch"], &[("affine", Value::Null), ("eps", json!(1e-5))])?;
+    only(call, "act_name", &["leakyrelu"], &[("negative_slope", json!(0.01))])?;
+    // without an argument PyTorch's leaky ReLU has the slope of 0.01 too
+    let dims = dims(call)?;
+    let all = |key: &str| {
+        let list = call.get(key).and_then(Value::as_array).ok_or_else(|| wrong(call, key))?;
+        list.iter().map(|v| each(v, dims)).collect::<Option<Vec<Value>>>().ok_or_else(|| wrong(call, key))
+    };
+    let (kernels, strides, up) = (all("kernel_size")?, all("strides")?, all("upsample_kernel_size")?);
+    if strides.first() != Some(&json!(vec![1; dims])) {
+        return Err(wrong(call, "strides"));
+    }
+    if strides.get(1..) != Some(&up[..]) || kernels.len() != strides.len() {
+        return Err(wrong(call, "upsample_kernel_size"));
+    }
+    let mut config = Map::new();
+    config.insert("dims".into(), dims.into());
+    config.insert("kernels".into(), kernels.into());
+    config.insert("strides".into(), strides.into());
+    config.insert("decoder_kernels".into(), "below".into());
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_read() -> Result<(), LoadError> {
+        let unetr = json!({"_target_": "monai.networks.nets.UNETR", "in_channels": 1, "out_channels": 14, "img_size": 96, "hidden_size": 768,
+            "pos_embed": "perceptron", "norm_name": ["instance", {"affine": false}], "res_block": true, "dropout_rate": 0.0});
+        let expected = json!({"architecture": "unetr", "config": {"image": [96, 96, 96], "heads": 12, "hidden": 768,
+            "projection": "perceptron", "res_block": true, "in_channels": 1, "classes": 14}});
+        assert_eq!(Value::from(card(Some(&unetr))?), expected);
+        let attention = json!({"_target_": "AttentionUnet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8, 16],
+            "strides": [2, 2, 2]});
+        let expected = json!({"architecture": "attention_unet", "config": {"dims": 3, "channels": [4, 8, 16], "strides": [2, 2],
+            "in_channels": 1, "classes": 2}});
+        assert_eq!(Value::from(card(Some(&attention))?), expected);
+        let vnet = json!({"_target_": "VNet", "act": ["elu", {"inplace": true}], "dropout_prob_up": [0.5, 0.5]});
+        assert_eq!(Value::from(card(Some(&vnet))?), json!({"architecture": "vnet", "config": {"dims": 3, "flavour": "monai"}}));
+        let dynunet = json!({"_target_": "DynUNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 2, "kernel_size": [3, [1, 3], 3],
+            "strides": [1, [2, 1], 2], "upsample_kernel_size": [[2, 1], 2]});
+        let expected = json!({"architecture": "plain_conv_unet", "config": {"dims": 2, "kernels": [[3, 3], [1, 3], [3, 3]],
+            "strides": [[1, 1], [2, 1], [2, 2]], "decoder_kernels": "below", "in_channels": 1, "classes": 2}});
+        assert_eq!(Value::from(card(Some(&dynunet))?), expected);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_built_is_named() {
+        let dynunet = |key: &str, value: Value| {
+            let mut call = json!({"_target_": "DynUNet", "kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2]});
+            call[key] = value;
+            call
+        };
+        for (definition, word) in [
+            (json!({"_target_": "SegResNet"}), "SegResNet"),
+            (json!({"_target_": "UNETR", "img_size": 96, "qkv_bias": true}), "qkv_bias"),
+            (json!({"_target_": "UNETR", "img_size": 96, "norm_name": "batch"}), "norm_name"),
+            (json!({"_target_": "UNETR", "img_size": [96, 96]}), "img_size"),
+            (json!({"_target_": "UNETR", "img_size": 96, "proj_type": "other"}), "proj_type"),
+            (json!({"_target_": "AttentionUnet", "channels": [4, 8, 16], "strides": [2]}), "strides"),
+            (json!({"_target_": "AttentionUnet", "channels": [4, 8], "strides": [2], "kernel_size": 5}), "kernel_size"),
+            (json!({"_target_": "VNet", "act": "relu"}), "act"),
+            (json!({"_target_": "VNet", "bias": true}), "bias"),
+            (json!({"_target_": "VNet", "spatial_dims": 1}), "spatial_dims"),
+            (json!({"_target_": "VNet", "out_channels": "$count()"}), "out_channels"),
+            (json!({"_target_": "VNet", "depth": 3}), "depth"),
+            (dynunet("strides", json!([2, 2, 2])), "strides"),
+            (dynunet("upsample_kernel_size", json!([2, 1])), "upsample_kernel_size"),
+            (dynunet("act_name", json!("relu")), "act_name"),
+            (dynunet("norm_name", json!(["group", {"num_groups": 4}])), "norm_name"),
+            (json!("$network()"), "network_def"),
+        ] {
+            let e = card(Some(&definition)).map(|_| ()).expect_err("it is not built").to_string();
+            assert!(e.contains(word), "{e} does not name {word}");
+        }
+        assert!(card(None).is_err());
+    }
+}

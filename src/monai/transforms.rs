@@ -1,0 +1,416 @@
+//! `preprocessing`, `postprocessing` and `inferer` of a bundle's config as what the card says.
+
+use serde_json::{Map, Value, json};
+
+use super::bad;
+use super::pipeline::{Invert, Pipeline, Transform};
+use crate::error::LoadError;
+
+/// Transforms that change no voxel, and no value as long as they are floats.
+const NEUTRAL: [&str; 11] = [
+    "AddChannel",
+    "AsChannelFirst",
+    "CastToType",
+    "DeleteItems",
+    "EnsureChannelFirst",
+    "EnsureType",
+    "Identity",
+    "LoadImage",
+    "SelectItems",
+    "ToDevice",
+    "ToTensor",
+];
+
+/// Those that follow the network.
+const NEUTRAL_AFTER: [&str; 5] = ["CopyItems", "FromMetaTensor", "SaveImage", "SqueezeDim", "ToNumpy"];
+
+/// An object of the config that names a class, with its arguments.
+pub(super) struct Call<'a> {
+    /// The class without its module, and without the `d` of those that work on dictionaries.
+    pub(super) class: &'a str,
+    arguments: &'a Map<String, Value>,
+}
+
+impl<'a> Call<'a> {
+    /// `None` where nothing is called, or what is called is disabled.
+    pub(super) fn of(value: &'a Value) -> Option<Self> {
+        let arguments = value.as_object()?;
+        let class = arguments.get("_target_")?.as_str()?.rsplit('.').next()?;
+        let disabled = arguments.get("_disabled_").is_some_and(|v| *v == json!(true) || *v == json!("true"));
+        (!disabled).then_some(Self { class, arguments })
+    }
+
+    /// An argument that is told, and not told to be None.
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.arguments.get(key).filter(|v| !v.is_null())
+    }
+
+    /// The first of what may be a list for several keys.
+    fn first(&self, key: &str) -> Option<&'a Value> {
+        self.get(key).and_then(|v| if let Value::Array(list) = v { list.first() } else { Some(v) })
+    }
+
+    fn wrong(&self, key: &str) -> LoadError {
+        let value = self.arguments.get(key).unwrap_or(&Value::Null);
+        bad(format!("the argument {key} = {value} of the bundle's {} is not supported", self.class))
+    }
+
+    pub(super) fn number(&self, key: &str) -> Result<Option<f64>, LoadError> {
+        self.get(key).map(|v| v.as_f64().ok_or_else(|| self.wrong(key))).transpose()
+    }
+
+    fn needed(&self, key: &str) -> Result<f64, LoadError> {
+        self.number(key)?.ok_or_else(|| bad(format!("the bundle's {} lacks the argument {key}", self.class)))
+    }
+
+    fn flag(&self, key: &str) -> Result<bool, LoadError> {
+        self.get(key).map_or(Ok(false), |v| v.as_bool().ok_or_else(|| self.wrong(key)))
+    }
+
+    /// One number for all axes, or three.
+    fn along<T: Copy>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<[T; 3]>, LoadError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let all = match value {
+            Value::Array(list) => list.iter().map(&read).collect::<Option<Vec<T>>>().and_then(|list| <[T; 3]>::try_from(list).ok()),
+            one => read(one).map(|n| [n; 3]),
+        };
+        all.map(Some).ok_or_else(|| self.wrong(key))
+    }
+
+    /// Refuses every argument that is not one of those that are read, of those without an effect, or of those with just one value
+    /// that is supported.
+    pub(super) fn only(&self, read: &[&str], neutral: &[&str], fixed: &[(&str, Value)]) -> Result<(), LoadError> {
+        for (key, value) in self.arguments {
+            let one = || fixed.iter().find(|(name, _)| name == key).is_some_and(|(_, wanted)| wanted == value || value.is_null());
+            if !key.starts_with('_') && !read.contains(&key.as_str()) && !neutral.contains(&key.as_str()) && !one() {
+                return Err(self.wrong(key));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it works on one of these keys of the dictionary.
+    fn on(&self, keys: &[&str]) -> bool {
+        match self.get("keys") {
+            Some(Value::Array(list)) => list.iter().any(|v| v.as_str().is_some_and(|k| keys.contains(&k))),
+            Some(Value::String(key)) => keys.contains(&key.as_str()),
+            _ => true,
+        }
+    }
+}
+
+/// The transforms of a `Compose`, or of a list.
+fn composed(value: &Value) -> Option<Vec<Call<'_>>> {
+    let list = match Call::of(value) {
+        Some(call) if call.class == "Compose" => call.get("transforms")?,
+        Some(_) => return None,
+        None => value,
+    };
+    let list = list.as_array()?;
+    let mut calls = Vec::new();
+    for item in list {
+        match Call::of(item) {
+            Some(call) if call.class == "Compose" => calls.extend(composed(item)?),
+            Some(call) => calls.push(call),
+            // what is disabled is left out; what is no call at all cannot be read
+            None if item.get("_target_").is_some() => {}
+            None => return None,
+        }
+    }
+    Some(calls)
+}
+
+/// The pipeline of both lists of transforms.
+pub(super) fn pipeline(before: Option<&Value>, after: Option<&Value>) -> Result<Pipeline, LoadError> {
+    let opaque = |key: &str| bad(format!("the bundle's {key} is no list of transforms that can be read: it needs Python"));
+    let before = before.map_or(Ok(Vec::new()), |v| composed(v).ok_or_else(|| opaque("preprocessing")))?;
+    let after = after.map_or(Ok(Vec::new()), |v| composed(v).ok_or_else(|| opaque("postprocessing")))?;
+    let image =
+        before.iter().find(|call| plain(call.class) == "LoadImage").and_then(|call| call.first("keys")?.as_str()).unwrap_or("image");
+    let mut transforms = Vec::new();
+    for call in before.iter().filter(|call| call.on(&[image])) {
+        transforms.extend(transform(call, image)?);
+    }
+    let (invert, nearest) = inversion(&after)?;
+    Ok(Pipeline { transforms, invert, nearest })
+}
+
+/// A class's name without the ending of those that work on dictionaries.
+fn plain(class: &str) -> &str {
+    class.strip_suffix("Dict").or_else(|| class.strip_suffix(['d', 'D'])).unwrap_or(class)
+}
+
+fn transform(call: &Call<'_>, image: &str) -> Result<Option<Transform>, LoadError> {
+    const NO_EFFECT: [&str; 6] = ["keys", "allow_missing_keys", "lazy", "dtype", "meta_keys", "meta_key_postfix"];
+    let only = |read: &[&str], fixed: &[(&str, Value)]| call.only(read, &NO_EFFECT, fixed);
+    let name = plain(call.class);
+    Ok(Some(match name {
+        "Orientation" => {
+            only(&["axcodes"], &[("as_closest_canonical", json!(false)), ("labels", json!([["L", "R"], ["P", "A"], ["I", "S"]]))])?;
+            let axes = call.get("axcodes").and_then(|v| v.as_str()?.parse().ok());
+            Transform::Orientation { axes: axes.ok_or_else(|| call.wrong("axcodes"))? }
+        }
+        "Spacing" => {
+            let fixed = [("diagonal", json!(false)), ("scale_extent", json!(false)), ("recompute_affine", json!(false))];
+            only(&["pixdim", "mode", "padding_mode", "align_corners"], &fixed)?;
+            if call.first("padding_mode").is_some_and(|v| *v != json!("border")) {
+                return Err(call.wrong("padding_mode"));
+            }
+            let nearest = match call.first("mode").map(|v| v.as_str()) {
+                None | Some(Some("bilinear")) => false,
+                Some(Some("nearest")) => true,
+                Some(_) => return Err(call.wrong("mode")),
+            };
+            let mm = call.along("pixdim", Value::as_f64)?.ok_or_else(|| call.wrong("pixdim"))?;
+            Transform::Spacing { mm: mm.map(|v| v.max(0.0)), nearest }
+        }
+        "CropForeground" => {
+            only(
+                &["source_key", "margin", "allow_smaller", "k_divisible", "start_coord_key", "end_coord_key"],
+                &[("mode", json!("constant"))],
+            )?;
+            if call.get("source_key").is_some_and(|v| *v != json!(image)) {
+                return Err(call.wrong("source_key"));
+            }
+            let whole = |v: &Value| u32::try_from(v.as_u64()?).ok();
+            Transform::CropForeground {
+                margin: call.along("margin", whole)?.unwrap_or_default(),
+                allow_smaller: call.flag("allow_smaller")?,
+                k_divisible: call.along("k_divisible", whole)?.filter(|k| *k != [1; 3]).unwrap_or_default(),
+            }
+        }
+        "ScaleIntensityRange" => {
+            only(&["a_min", "a_max", "b_min", "b_max", "clip"], &[])?;
+            Transform::ScaleRange { from: [call.needed("a_min")?, call.needed("a_max")?], to: target(call)?, clip: call.flag("clip")? }
+        }
+        "ScaleIntensityRangePercentiles" => {
+            only(&["lower", "upper", "b_min", "b_max", "clip", "relative", "channel_wise"], &[])?;
+            Transform::ScalePercentiles {
+                from: [call.needed("lower")?, call.needed("upper")?],
+                to: target(call)?,
+                clip: call.flag("clip")?,
+                relative: call.flag("relative")?,
+                channel_wise: call.flag("channel_wise")?,
+            }
+        }
+        "ScaleIntensity" => {
+            only(&["minv", "maxv", "channel_wise"], &[("factor", Value::Null)])?;
+            Transform::ScaleMinMax {
+                to: [call.number("minv")?.unwrap_or(0.0), call.number("maxv")?.unwrap_or(1.0)],
+                channel_wise: call.flag("channel_wise")?,
+            }
+        }
+        "NormalizeIntensity" => {
+            only(&["subtrahend", "divisor", "nonzero", "channel_wise"], &[])?;
+            let list = |key: &str| match call.get(key) {
+                None => Ok(Vec::new()),
+                Some(Value::Array(list)) => list.iter().map(|v| v.as_f64().ok_or_else(|| call.wrong(key))).collect(),
+                Some(one) => one.as_f64().map(|v| vec![v]).ok_or_else(|| call.wrong(key)),
+            };
+            Transform::Normalize {
+                nonzero: call.flag("nonzero")?,
+                channel_wise: call.flag("channel_wise")?,
+                subtrahend: list("subtrahend")?,
+                divisor: list("divisor")?,
+            }
+        }
+        _ if NEUTRAL.contains(&name) => {
+            let float = |v: &Value| v.as_str().is_some_and(|text| text.ends_with("float32") || text.ends_with("float"));
+            return if call.first("dtype").is_none_or(float) { Ok(None) } else { Err(call.wrong("dtype")) };
+        }
+        _ => return Err(unsupported("preprocessing", call)),
+    }))
+}
+
+fn target(call: &Call<'_>) -> Result<Option<[f64; 2]>, LoadError> {
+    match (call.number("b_min")?, call.number("b_max")?) {
+        (Some(low), Some(high)) => Ok(Some([low, high])),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(call.wrong("b_max")),
+        (None, Some(_)) => Err(call.wrong("b_min")),
+    }
+}
+
+fn unsupported(key: &str, call: &Call<'_>) -> LoadError {
+    bad(format!("the transform {} of the bundle's {key} is not supported", call.class))
+}
+
+/// What goes the way back, and whether it is read at the nearest voxel there.
+fn inversion(after: &[Call<'_>]) -> Result<(Invert, bool), LoadError> {
+    // without a way back MONAI saves labels on the scan's grid, each read at the nearest voxel
+    let mut found = None;
+    let (mut softmax, mut argmax) = (false, false);
+    for call in after.iter().filter(|call| call.on(&["pred"])) {
+        match plain(call.class) {
+            "Activations" => {
+                call.only(&["softmax"], &["keys", "allow_missing_keys", "dim"], &[("sigmoid", json!(false)), ("other", Value::Null)])?;
+                softmax |= call.first("softmax") == Some(&json!(true));
+            }
+            "AsDiscrete" => {
+                let neutral = ["keys", "allow_missing_keys", "n_classes", "num_classes", "dim", "keepdim", "dtype"];
+                call.only(
+                    &["argmax"],
+                    &neutral,
+                    &[("threshold", Value::Null), ("threshold_values", json!(false)), ("to_onehot", Value::Null)],
+                )?;
+                argmax |= call.first("argmax") == Some(&json!(true));
+            }
+            "Invert" => {
+                let nearest = call.first("nearest_interp").is_none_or(|v| *v != json!(false));
+                let what = match (argmax, softmax) {
+                    (true, _) => Invert::Labels,
+                    (false, true) => Invert::Probabilities,
+                    (false, false) => Invert::Logits,
+                };
+                found = Some((what, nearest && what != Invert::Labels));
+            }
+            name if NEUTRAL.contains(&name) || NEUTRAL_AFTER.contains(&name) => {}
+            _ => return Err(unsupported("postprocessing", call)),
+        }
+    }
+    Ok(found.unwrap_or((Invert::Labels, false)))
+}
+
+/// The card's `inference`.
+pub(super) fn inference(inferer: Option<&Value>) -> Result<Value, LoadError> {
+    let call = inferer.and_then(Call::of).ok_or_else(|| bad("the bundle's config has no inferer that can be read"))?;
+    match call.class {
+        "SimpleInferer" => {
+            call.only(&[], &[], &[])?;
+            Ok(json!({"mode": "whole"}))
+        }
+        "SlidingWindowInferer" | "SlidingWindowInfererAdapt" => {
+            let neutral =
+                ["sw_batch_size", "sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "buffer_steps", "buffer_dim"];
+            let fixed =
+                [("sigma_scale", json!(0.125)), ("padding_mode", json!("constant")), ("cval", json!(0.0)), ("with_coord", json!(false))];
+            call.only(&["roi_size", "overlap", "mode"], &neutral, &fixed)?;
+            let roi = call.along("roi_size", Value::as_i64)?.ok_or_else(|| call.wrong("roi_size"))?;
+            if roi.iter().all(|&n| n <= 0) {
+                return Ok(json!({"mode": "whole"}));
+            }
+            if roi.iter().any(|&n| n <= 0) {
+                return Err(call.wrong("roi_size"));
+            }
+            let overlap = match call.along("overlap", Value::as_f64)? {
+                None => 0.25,
+                Some([a, b, c]) if a == b && b == c => a,
+                Some(_) => return Err(call.wrong("overlap")),
+            };
+            let scheme = match call.get("mode").map(|v| v.as_str().unwrap_or_default().to_lowercase()).as_deref() {
+                None | Some("constant" | "blendmode.constant") => "monai",
+                Some("gaussian" | "blendmode.gaussian") => "monai_gaussian",
+                Some(_) => return Err(call.wrong("mode")),
+            };
+            Ok(json!({"mode": "window", "patch": roi, "overlap": overlap, "scheme": scheme}))
+        }
+        other => Err(bad(format!("the bundle's inferer {other} is not supported; SlidingWindowInferer and SimpleInferer are"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compose(transforms: Value) -> Value {
+        json!({"_target_": "Compose", "transforms": transforms})
+    }
+
+    #[test]
+    fn transforms_are_read() -> Result<(), LoadError> {
+        let before = compose(json!([
+            {"_target_": "LoadImaged", "keys": ["img", "label"]},
+            {"_target_": "monai.transforms.EnsureChannelFirstd", "keys": "img"},
+            {"_target_": "EnsureTyped", "keys": "img", "dtype": "$torch.float32"},
+            {"_target_": "Orientationd", "keys": "img", "axcodes": "RAS"},
+            {"_target_": "Orientationd", "keys": "label", "axcodes": "LPS"},
+            {"_target_": "Spacingd", "keys": ["img", "label"], "pixdim": [1.5, 1.5, -1], "mode": ["bilinear", "nearest"]},
+            {"_target_": "RandFlipd", "keys": "img", "_disabled_": true},
+            {"_target_": "Compose", "transforms": [{"_target_": "CropForegroundd", "keys": ["img"], "source_key": "img", "margin": 2}]},
+            {"_target_": "ScaleIntensityRanged", "keys": "img", "a_min": -57, "a_max": 164, "b_min": 0, "b_max": 1, "clip": true},
+            {"_target_": "NormalizeIntensityd", "keys": "img", "nonzero": true, "subtrahend": 4}
+        ]));
+        let after = compose(json!([
+            {"_target_": "Activationsd", "keys": "pred", "softmax": true},
+            {"_target_": "Invertd", "keys": ["pred", "img"], "transform": "@preprocessing", "nearest_interp": [false, true]},
+            {"_target_": "AsDiscreted", "keys": ["pred", "label"], "argmax": [true, false], "to_onehot": null},
+            {"_target_": "KeepLargestConnectedComponentd", "keys": "label"},
+            {"_target_": "SaveImaged", "keys": "pred"}
+        ]));
+        let read = pipeline(Some(&before), Some(&after))?;
+        let expected = json!({"invert": "probabilities", "nearest": false, "transforms": [
+            {"transform": "orientation", "axes": "RAS"}, {"transform": "spacing", "mm": [1.5, 1.5, 0.0]},
+            {"transform": "crop_foreground", "margin": [2, 2, 2]},
+            {"transform": "scale_range", "from": [-57.0, 164.0], "to": [0.0, 1.0], "clip": true},
+            {"transform": "normalize", "nonzero": true, "subtrahend": [4.0]}]});
+        assert_eq!(serde_json::to_value(read).ok(), Some(expected));
+        let empty = pipeline(None, None)?;
+        assert_eq!((empty.transforms.len(), empty.invert), (0, Invert::Labels));
+        let labels = json!([{"_target_": "AsDiscreted", "keys": "pred", "argmax": true}, {"_target_": "Invertd", "keys": "pred"}]);
+        assert_eq!(pipeline(None, Some(&labels))?.invert, Invert::Labels);
+        let logits = pipeline(None, Some(&json!([{"_target_": "Invertd", "keys": "pred"}])))?;
+        assert_eq!((logits.invert, logits.nearest), (Invert::Logits, true));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_done_is_named() {
+        let before = |t: Value| pipeline(Some(&compose(json!([t]))), None).map(|_| ()).expect_err("it is not done").to_string();
+        for (transform, named) in [
+            (json!({"_target_": "Resized", "keys": "image", "spatial_size": [96, 96, 96]}), "Resized"),
+            (json!({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, 1], "mode": 3}), "mode = 3"),
+            (json!({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, 1], "padding_mode": "zeros"}), "padding_mode"),
+            (json!({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, 1], "diagonal": true}), "diagonal"),
+            (json!({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1]}), "pixdim"),
+            (json!({"_target_": "Orientationd", "keys": "image", "axcodes": "XYZ"}), "axcodes"),
+            (json!({"_target_": "CropForegroundd", "keys": "image", "source_key": "label"}), "source_key"),
+            (json!({"_target_": "CropForegroundd", "keys": "image", "select_fn": "$lambda x: x > 1"}), "select_fn"),
+            (json!({"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0}), "a_max"),
+            (json!({"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 1, "b_min": 0}), "b_max"),
+            (json!({"_target_": "ScaleIntensityd", "keys": "image", "factor": 0.5}), "factor"),
+            (json!({"_target_": "NormalizeIntensityd", "keys": "image", "divisor": ["x"]}), "divisor"),
+            (json!({"_target_": "CastToTyped", "keys": "image", "dtype": "$np.uint8"}), "dtype"),
+            (json!("$transforms()"), "Python"),
+        ] {
+            let e = before(transform);
+            assert!(e.contains(named), "{e} does not name {named}");
+        }
+        for (transform, named) in [
+            (json!({"_target_": "Activationsd", "keys": "pred", "sigmoid": true}), "sigmoid"),
+            (json!({"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}), "threshold"),
+            (json!({"_target_": "KeepLargestConnectedComponentd", "keys": "pred"}), "KeepLargestConnectedComponentd"),
+        ] {
+            let e = pipeline(None, Some(&json!([transform]))).map(|_| ()).expect_err("it is not done").to_string();
+            assert!(e.contains(named), "{e} does not name {named}");
+        }
+    }
+
+    #[test]
+    fn inferers_are_read() -> Result<(), LoadError> {
+        let read = |v: Value| inference(Some(&v));
+        let sliding = |more: Value| {
+            let mut call = json!({"_target_": "SlidingWindowInferer", "roi_size": 96, "sw_batch_size": 4});
+            if let (Some(call), Value::Object(more)) = (call.as_object_mut(), more) {
+                call.extend(more);
+            }
+            call
+        };
+        assert_eq!(read(sliding(json!({})))?, json!({"mode": "window", "patch": [96, 96, 96], "overlap": 0.25, "scheme": "monai"}));
+        let told = sliding(json!({"roi_size": [96, 64, 32], "overlap": [0.5, 0.5, 0.5], "mode": "GAUSSIAN"}));
+        assert_eq!(read(told)?, json!({"mode": "window", "patch": [96, 64, 32], "overlap": 0.5, "scheme": "monai_gaussian"}));
+        assert_eq!(read(sliding(json!({"roi_size": [-1, -1, -1]})))?, json!({"mode": "whole"}));
+        assert_eq!(read(json!({"_target_": "monai.inferers.SimpleInferer"}))?, json!({"mode": "whole"}));
+        for (wrong, named) in [
+            (sliding(json!({"roi_size": [96, 96, -1]})), "roi_size"),
+            (sliding(json!({"overlap": [0.5, 0.5, 0.25]})), "overlap"),
+            (sliding(json!({"mode": "other"})), "mode"),
+            (sliding(json!({"sigma_scale": 0.25})), "sigma_scale"),
+            (json!({"_target_": "SliceInferer"}), "SliceInferer"),
+            (json!("$inferer()"), "inferer"),
+        ] {
+            let e = read(wrong).expect_err("it is not done").to_string();
+            assert!(e.contains(named), "{e} does not name {named}");
+        }
+        Ok(())
+    }
+}
