@@ -9,7 +9,15 @@ use organum::{DeviceCaps, Extent, Input, Model, OutputData, OutputMode, Plan, Pl
 use safetensors::SafeTensors;
 use support::{engine, relative_error};
 
-const CASES: [&str; 3] = ["dynunet", "dynunet_residual", "dynunet_2d"];
+/// And what is given of their config.
+const CASES: [(&str, &str); 6] = [
+    ("dynunet", ""),
+    ("dynunet_residual", ""),
+    ("dynunet_2d", ""),
+    ("unet", r#""strides":[[2,2],[1,2]],"activation":"leaky_relu""#),
+    ("unet_residual", r#""strides":[[1,2,2],[1,1,1],[2,2,2]]"#),
+    ("unet_one_unit", r#""strides":[[2,2,2]]"#),
+];
 
 struct Case {
     model: Model,
@@ -19,9 +27,12 @@ struct Case {
     output: Vec<f64>,
 }
 
-fn load(name: &str) -> Case {
+fn load(name: &str, given: &str) -> Case {
     let file = |ending: &str| format!("{}/tests/vectors/dialects/{name}.{ending}", env!("CARGO_MANIFEST_DIR"));
-    let model = Checkpoint::open(file("pth")).and_then(|c| c.into_model(None)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let checkpoint = Checkpoint::open(file("pth")).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert_eq!(checkpoint.infer().is_ok(), given.is_empty(), "{name}");
+    let config = format!(r#"{{"config":{{{given}}}}}"#);
+    let model = checkpoint.into_model((!given.is_empty()).then_some(config.as_str())).unwrap_or_else(|e| panic!("{name}: {e}"));
     let bytes = std::fs::read(file("safetensors")).expect("it is there");
     let io = SafeTensors::deserialize(&bytes).expect("it is one");
     let floats = |name: &str| -> Vec<f32> {
@@ -46,8 +57,8 @@ fn error(case: &Case, session: &mut Session) -> f64 {
 #[test]
 fn they_compute_the_same() {
     let options = PlanOptions::default().with_output(OutputMode::Logits);
-    for name in CASES {
-        let case = load(name);
+    for (name, given) in CASES {
+        let case = load(name, given);
         let plan = |caps: &DeviceCaps, options: &PlanOptions| Plan::new(&case.model, case.extent, caps, options).expect("there is a plan");
         let mut session = Session::on_host(&case.model, plan(&DeviceCaps::host(), &options)).expect("the session is made");
         let host = error(&case, &mut session);
@@ -69,8 +80,8 @@ fn they_compute_the_same() {
 
 #[test]
 fn what_is_converted_runs_without_its_dialect() {
-    for name in CASES {
-        let case = load(name);
+    for (name, given) in CASES {
+        let case = load(name, given);
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("model.safetensors");
         case.model.save(&path).expect("it is written");

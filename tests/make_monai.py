@@ -4,7 +4,7 @@ inferer run each bundle.
 pip install torch==2.12.1 monai==1.6.1 nibabel pyyaml einops
 python3 make_monai.py FOLDER [NAME ..]
 
-Without names: unetr, dynunet and attention_unet, as in tests/vectors/monai, and vnet, whose weights are too large for the repository.
+Without names: unetr, dynunet, attention_unet and unet, as in tests/vectors/monai, and vnet, whose weights are too large for the repository.
 Each becomes FOLDER/NAME with bundle/, scan_0000.nii.gz and so on, expected.nii.gz and probabilities.nii.gz.
 """
 import json
@@ -63,6 +63,17 @@ CASES = {
                        {"_target_": "ScaleIntensityd", "keys": "image", "minv": 0.0, "maxv": 2.0}],
         inferer={"_target_": "SimpleInferer"},
         after=[invert(False), SOFTMAX, ARGMAX]),
+    # the zoo's spleen bundle, smaller
+    "unet": dict(
+        shape=(30, 34, 21), channels=1, spacing=(1.4, 1.6, 2.2), directions="LAS", names=["background", "spleen"],
+        network={"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 6, 8], "strides": [2, 2],
+                 "num_res_units": 2, "norm": "batch"},
+        extra={},
+        before=LOAD + [RAS, {"_target_": "Spacingd", "keys": "image", "pixdim": [1.5, 1.5, 2.0], "mode": "bilinear"},
+                       {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -57, "a_max": 164, "b_min": 0, "b_max": 1, "clip": True},
+                       {"_target_": "EnsureTyped", "keys": "image"}],
+        inferer={"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 16], "sw_batch_size": 4, "overlap": 0.5},
+        after=[SOFTMAX, invert(False), ARGMAX, SAVE]),
     "vnet": dict(
         shape=(32, 40, 24), channels=1, spacing=(1.0, 1.0, 1.0), directions="SAR", names=["background", "a"],
         network={"_target_": "VNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "act": ["elu", {"inplace": True}]},
@@ -138,7 +149,8 @@ def make(folder, name):
     with torch.no_grad():
         data["pred"] = inferer(data["image"][None], net)[0]
     # classes in equal parts, or few voxels would have another than the first
-    head = {"unetr": "out.conv.conv.bias", "dynunet": "output_block.conv.conv.bias", "attention_unet": "model.2.conv.bias", "vnet": "out_tr.conv2.bias"}[name]
+    head = {"unetr": "out.conv.conv.bias", "dynunet": "output_block.conv.conv.bias", "attention_unet": "model.2.conv.bias", "vnet": "out_tr.conv2.bias",
+            "unet": "model.2.1.conv.unit0.conv.bias"}[name]
     spread = data["pred"].flatten(1)
     state[head] = (net.state_dict()[head] - torch.as_tensor(spread.as_tensor()).median(1).values).half()
     torch.save(state, os.path.join(bundle, "models", "model.pt"))

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::attention_unet::{AttentionUnet2dConfig, AttentionUnetConfig};
 use super::cotr::CotrConfig;
 use super::former::{FineConfig, GlamNnFormerConfig, NnFormerConfig};
+use super::monai_unet::MonaiUnetConfig;
 use super::plain_conv_unet::PlainConvUnetConfig;
 use super::residual_encoder_unet::ResidualEncoderUnetConfig;
 use super::swin::{GlamSwinUnetConfig, SwinUnetConfig};
@@ -66,6 +67,7 @@ const ALL: &[Entry] = &[
     entry::<AttentionUnetConfig>(),
     entry::<VnetConfig>(),
     entry::<ResidualEncoderUnetConfig>(),
+    entry::<MonaiUnetConfig>(),
 ];
 
 struct Entry {

@@ -20,6 +20,7 @@ mod infer;
 mod layers;
 #[expect(clippy::cast_possible_truncation, reason = "values that exist on this host")]
 mod layout;
+mod monai_unet;
 mod pack;
 mod plain_conv_unet;
 mod residual_encoder_unet;
@@ -51,6 +52,7 @@ pub use checkpoint::{Checkpoint, CheckpointFormat};
 pub use cotr::CotrConfig;
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use layout::Layout;
+pub use monai_unet::{MonaiActivation, MonaiUnetConfig};
 pub use plain_conv_unet::{DecoderKernels, PerStage, PlainConvNorm, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use residual_encoder_unet::ResidualEncoderUnetConfig;
 pub use swin::{GlamSwinUnetConfig, SwinUnetConfig};

@@ -7,7 +7,7 @@ use super::transforms::Call;
 use crate::error::{LoadError, LoadErrorKind};
 
 /// MONAI's networks that this version builds.
-const KNOWN: &str = "AttentionUnet, DynUNet, UNETR and VNet";
+const KNOWN: &str = "AttentionUnet, DynUNet, UNet, UNETR and VNet";
 
 /// Arguments that matter to training alone.
 const TRAINING: [&str; 8] =
@@ -20,6 +20,7 @@ pub(super) fn card(definition: Option<&Value>) -> Result<Map<String, Value>, Loa
         "UNETR" => ("unetr", unetr(&call)?),
         "AttentionUnet" => ("attention_unet", attention_unet(&call)?),
         "VNet" => ("vnet", vnet(&call)?),
+        "UNet" | "Unet" => ("monai_unet", unet(&call)?),
         "DynUNet" | "DynUnet" | "Dynunet" => ("plain_conv_unet", dyn_unet(&call)?),
         other => {
             let text = format!("the bundle's network {other} is not supported; of MONAI's this version builds {KNOWN}");
@@ -142,6 +143,39 @@ fn vnet(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
     Ok(config)
 }
 
+fn unet(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
+    let read = ["spatial_dims", "dimensions", "in_channels", "out_channels", "channels", "strides", "kernel_size", "up_kernel_size"];
+    let more = ["num_res_units", "act", "norm", "bias", "adn_ordering"];
+    call.only(&[&read[..], &more[..]].concat(), &TRAINING, &[])?;
+    only(call, "norm", &["instance", "batch"], &[("affine", Value::Null), ("eps", json!(1e-5)), ("momentum", Value::Null)])?;
+    only(call, "act", &["prelu", "relu", "leakyrelu"], &[("negative_slope", json!(0.01)), ("init", Value::Null)])?;
+    if call.get("adn_ordering").is_some_and(|v| !["NDA", "NA"].map(Value::from).contains(v)) {
+        return Err(wrong(call, "adn_ordering"));
+    }
+    // called dimensions before MONAI 0.9
+    let dims = if call.get("spatial_dims").is_none() && call.get("dimensions") == Some(&json!(2)) { 2 } else { dims(call)? };
+    let channels = call.get("channels").and_then(Value::as_array).ok_or_else(|| wrong(call, "channels"))?;
+    let strides = call.get("strides").and_then(Value::as_array).and_then(|list| list.get(..channels.len().checked_sub(1)?));
+    let strides = strides.and_then(|list| list.iter().map(|v| each(v, dims)).collect::<Option<Vec<_>>>());
+    let mut config = Map::new();
+    config.insert("dims".into(), dims.into());
+    config.insert("channels".into(), channels.clone().into());
+    config.insert("strides".into(), strides.ok_or_else(|| wrong(call, "strides"))?.into());
+    for (from, to) in [("kernel_size", "kernel"), ("up_kernel_size", "up_kernel"), ("num_res_units", "residual_units")] {
+        if let Some(value) = call.get(from) {
+            let one = match value {
+                Value::Array(list) if list.windows(2).all(|pair| pair[0] == pair[1]) => list.first().unwrap_or(value),
+                other => other,
+            };
+            config.insert(to.into(), whole(call, from, one)?);
+        }
+    }
+    if let Some((name, _)) = call.get("act").and_then(named) {
+        config.insert("activation".into(), if name == "leakyrelu" { "leaky_relu".into() } else { name.into() });
+    }
+    Ok(config)
+}
+
 fn dyn_unet(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
     let read = ["spatial_dims", "in_channels", "out_channels", "kernel_size", "strides", "upsample_kernel_size", "filters"];
     let more = ["norm_name", "act_name", "res_block", "trans_bias"];
@@ -187,6 +221,11 @@ mod tests {
         assert_eq!(Value::from(card(Some(&attention))?), expected);
         let vnet = json!({"_target_": "VNet", "act": ["elu", {"inplace": true}], "dropout_prob_up": [0.5, 0.5]});
         assert_eq!(Value::from(card(Some(&vnet))?), json!({"architecture": "vnet", "config": {"dims": 3, "flavour": "monai"}}));
+        let unet = json!({"_target_": "UNet", "dimensions": 2, "in_channels": 1, "out_channels": 2, "channels": [4, 6, 8], "strides": [2, [2, 1], 2],
+            "kernel_size": [3, 3], "num_res_units": 2, "norm": ["batch", {"momentum": 0.9}], "act": "RELU"});
+        let expected = json!({"architecture": "monai_unet", "config": {"dims": 2, "channels": [4, 6, 8], "strides": [[2, 2], [2, 1]],
+            "kernel": 3, "residual_units": 2, "activation": "relu", "in_channels": 1, "classes": 2}});
+        assert_eq!(Value::from(card(Some(&unet))?), expected);
         let dynunet = json!({"_target_": "DynUNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 2, "kernel_size": [3, [1, 3], 3],
             "strides": [1, [2, 1], 2], "upsample_kernel_size": [[2, 1], 2]});
         let expected = json!({"architecture": "plain_conv_unet", "config": {"dims": 2, "kernels": [[3, 3], [1, 3], [3, 3]],
@@ -219,6 +258,10 @@ mod tests {
             (dynunet("upsample_kernel_size", json!([2, 1])), "upsample_kernel_size"),
             (dynunet("act_name", json!("relu")), "act_name"),
             (dynunet("norm_name", json!(["group", {"num_groups": 4}])), "norm_name"),
+            (json!({"_target_": "UNet", "channels": [4, 8], "strides": [2], "kernel_size": [3, 3, 1]}), "kernel_size"),
+            (json!({"_target_": "UNet", "channels": [4, 8], "strides": []}), "strides"),
+            (json!({"_target_": "UNet", "channels": [4, 8], "strides": [2], "adn_ordering": "AND"}), "adn_ordering"),
+            (json!({"_target_": "UNet", "channels": [4, 8], "strides": [2], "norm": "group"}), "norm"),
             (json!("$network()"), "network_def"),
         ] {
             let e = card(Some(&definition)).map(|_| ()).expect_err("it is not built").to_string();

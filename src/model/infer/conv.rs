@@ -135,6 +135,29 @@ pub(super) fn attention_unet(s: &Shapes<'_>) -> Option<Guess> {
     (levels > 0).then(|| Guess::new("attention_unet", config).asks("strides", what))
 }
 
+pub(super) fn monai_unet(s: &Shapes<'_>) -> Option<Guess> {
+    let module = |level: usize| format!("model{}", ".1.submodule".repeat(level));
+    let residual = s.has("model.0.conv.unit0.conv.weight");
+    let (first, up) = if residual { (".conv.unit0", ".0") } else { ("", "") };
+    let levels = s.count(|level| format!("{}.2{up}.conv.weight", module(level)));
+    let conv = |level: usize| format!("{}{}{first}.conv.weight", module(level), if level < levels { ".0" } else { "" });
+    let (kernel, up_kernel) = (s.kernel(&conv(0))?, s.kernel(&format!("model.2{up}.conv.weight"))?);
+    let channels = s.each(levels + 1, |level| s.dim(&conv(level), 0))?;
+    let norm = format!("model.0{first}.adn.N");
+    let norm = match (s.has(&format!("{norm}.running_mean")), s.has(&format!("{norm}.weight"))) {
+        (true, _) => "batch",
+        (false, true) => "instance",
+        (false, false) => "instance_plain",
+    };
+    let config = json!({"dims": kernel.len(), "in_channels": s.dim(&conv(0), 1)?, "classes": s.dim(&format!("model.2{up}.conv.weight"), 1)?,
+        "channels": channels, "kernel": kernel.first()?, "up_kernel": up_kernel.first()?, "norm": norm,
+        "residual_units": s.count(|i| format!("model.0.conv.unit{i}.conv.weight")), "bias": s.has(&conv(0).replace("weight", "bias"))});
+    let what = format!("the strides of the {levels} levels above the last, e.g. {:?}", vec![vec![2; kernel.len()]; levels]);
+    let guess = Guess::new("monai_unet", config).asks("strides", what);
+    let slope = s.has(&format!("model.0{first}.adn.A.weight"));
+    (levels > 0).then(|| if slope { guess } else { guess.asks("activation", "\"relu\" or \"leaky_relu\"") })
+}
+
 pub(super) fn vnet(s: &Shapes<'_>) -> Option<Guess> {
     let flavours =
         [("monai", "in_tr.conv_block.conv.weight", "in_tr.act_function.weight"), ("mattmacy", "in_tr.conv1.weight", "in_tr.relu1.weight")];

@@ -95,7 +95,7 @@ impl Shapes<'_> {
 /// What recognises an architecture by the tensors that it alone has.
 type Rule = fn(&Shapes<'_>) -> Option<Guess>;
 
-const RULES: [Rule; 15] = [
+const RULES: [Rule; 16] = [
     conv::u_transformer,
     conv::plain_conv_unet,
     conv::residual_encoder_unet,
@@ -103,6 +103,7 @@ const RULES: [Rule; 15] = [
     conv::attention_unet2d,
     conv::attention_unet,
     conv::vnet,
+    conv::monai_unet,
     token::nnformer,
     token::glam_nnformer,
     token::fine,
