@@ -17,8 +17,8 @@ const MAX_RESAMPLED: u128 = 1 << 31;
 /// A scan as the network wants it, and what is needed to bring results back to the scan's grid.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// The network's input: the card's axes, spacing and intensity, zero-padded to the network's stride where it runs at once, or of
-    /// zoomed slices.
+    /// The network's input: the card's axes, spacing and intensity, zero-padded to the network's stride and least extent where it runs
+    /// at once, or of zoomed slices.
     pub volume: Volume<f32>,
     zoomed: bool,
     offset: Extent,
@@ -34,8 +34,10 @@ impl Prepared {
     /// # Errors
     /// When the scan does not have the model's number of channels, or its spacing is absurdly far from the model's.
     pub fn new(model: &Model, scan: &Volume<f32>) -> Result<Self, VolumeError> {
-        let (prepared, multiple) = (Self::unpadded(model, scan)?, model.stride());
-        let (volume, offset) = resample::pad_to_multiple(&prepared.volume, multiple.into(), 0.0);
+        let prepared = Self::unpadded(model, scan)?;
+        let (n, least, stride) = (prepared.inner.axes(), model.card().least(), model.stride());
+        let padded = [0, 1, 2].map(|axis| resample::up(n[axis].max(least[axis]), stride[axis]));
+        let (volume, offset) = resample::pad_to(&prepared.volume, padded.into(), 0.0);
         Ok(Self { volume, offset, ..prepared })
     }
 

@@ -5,7 +5,7 @@
 mod desk;
 
 use organum::model::random_weights;
-use organum::volume::nifti;
+use organum::volume::{nifti, resample};
 use serde_json::{Value, json};
 
 use desk::*;
@@ -185,4 +185,46 @@ fn what_has_no_slices_is_refused() {
     let model = made("swin_unet", swin, json!({}));
     let args = ["segment", &scan, "--model", &model, "--output", &desk.out("labels.nii"), "--mode", "window", "--device", "cpu"];
     assert!(done_json(&args)["windows"]["count"].as_u64() > Some(1));
+}
+
+/// A network of four poolings that floor: small planes are padded with zeros for it, and `infer` refuses them.
+#[test]
+fn planes_that_pooling_would_leave_nothing_of_are_padded() {
+    let desk = Desk::new();
+    let card = r#"{"architecture":"unet2d","config":{"base":4,"classes":3}}"#;
+    let model = desk.file("model.safetensors", &random_weights(card, 2).expect("it is one"));
+    let whole = nifti::read(desk.crop("whole.nii.gz")).expect("the scan is read");
+    let extent = organum::Extent::new(5, 20, 9);
+    let part = resample::crop(&whole.image, organum::Extent::new(3, 0, 4), extent).expect("it lies inside");
+    let mut header = whole.header;
+    header.dim = [3, 9, 20, 5, 1, 1, 1, 1];
+    let scan = desk.path("in", "scan.nii.gz");
+    nifti::write_maps(&scan, &header, &part).expect("it is written");
+    let (labels, x, y) = (desk.out("labels.nii.gz"), desk.path("in", "x.npy"), desk.path("in", "y.npy"));
+    for device in devices() {
+        let args = ["segment", &scan, "--model", &model, "--output", &labels];
+        let report = done_json(&[args.as_slice(), &device].concat());
+        assert_eq!(report["plan"]["extent"], json!([5, 20, 16]));
+        let written = nifti::read_labels(&labels).expect("the labels are read").1;
+        assert_eq!((written.extent, written.axes), (extent, part.axes));
+        for z in 0..5 {
+            // three columns of zeros in front and four behind
+            let padded: Vec<f32> =
+                part.data[z * 180..][..180].chunks_exact(9).flat_map(|row| [&[0.0; 3], row, &[0.0; 4]].concat()).collect();
+            desk.file("x.npy", &npy(&[1, 1, 20, 16], &padded));
+            done(&[["infer", "--model", &model, "--input", &x, "--output", &y].as_slice(), &device].concat());
+            let found = organum::pipeline::argmax(&read_npy(&y).1, 3);
+            let inner: Vec<u16> = found.chunks_exact(16).flat_map(|row| row[3..12].to_vec()).collect();
+            assert_eq!(inner, written.data[z * 180..][..180]);
+        }
+        std::fs::remove_file(&labels).expect("it is removed");
+    }
+    desk.file("x.npy", &npy(&[1, 1, 20, 9], &part.data[..180]));
+    desk.fails(3, &["1x20x9"], &["infer", "--model", &model, "--input", &x, "--output", &desk.out("no.npy"), "--device", "cpu"]);
+    // a scan of one voxel
+    let one = organum::Extent::new(1, 1, 1);
+    header.dim = [3, 1, 1, 1, 1, 1, 1, 1];
+    nifti::write_maps(&scan, &header, &resample::crop(&part, one, one).expect("a voxel")).expect("it is written");
+    let report = done_json(&["segment", &scan, "--model", &model, "--output", &labels, "--device", "cpu"]);
+    assert_eq!(report["plan"]["extent"], json!([1, 16, 16]));
 }

@@ -259,6 +259,12 @@ impl Card {
         self.clone().build().map_or([1; 3], |built| built.stride)
     }
 
+    /// The least extent along D, H, W that the network takes: its stride, or more.
+    #[must_use]
+    pub fn least(&self) -> [u32; 3] {
+        self.clone().build().map_or([1; 3], |built| built.least)
+    }
+
     /// The name of a class; `label N` when the card has none.
     #[must_use]
     pub fn label_name(&self, class: u32) -> String {
