@@ -53,7 +53,7 @@ pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use layout::Layout;
 pub use plain_conv_unet::{PerStage, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use residual_encoder_unet::ResidualEncoderUnetConfig;
-pub use swin::{GlamSwinUnetConfig, SwinUnetConfig};
+pub use swin::{GlamSwinUnetConfig, Image, SwinUnetConfig};
 pub use transunet::TransUnetConfig;
 pub use u_transformer::{Profile, UTransformerConfig};
 pub use unet2d::Unet2dConfig;
