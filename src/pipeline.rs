@@ -1,23 +1,26 @@
-//! From a scan to the network's input and back: axes, spacing, intensity, padding, and their inverses.
+//! From a scan to the network's input and back: axes, spacing, intensity, padding or zooming of slices, and their inverses.
 
 use crate::graph::Op;
 use crate::model::Model;
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::orient::{Axes, reorient};
+use crate::volume::spline::{self, Order};
 use crate::volume::{Volume, VolumeError, VolumeErrorKind, resample};
 
 /// Spacings that differ by less than this share are taken as equal.
 const SPACING_TOLERANCE: f64 = 1e-3;
 
-/// Most voxels of a resampled channel: 8 GiB of f32. More is a header in metres, not a scan.
+/// Most voxels of a resampled or zoomed channel: 8 GiB of f32. More is a header in metres, not a scan.
 const MAX_RESAMPLED: u128 = 1 << 31;
 
 /// A scan as the network wants it, and what is needed to bring results back to the scan's grid.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// The network's input: the card's axes, spacing and intensity, zero-padded to the network's stride where it runs at once.
+    /// The network's input: the card's axes, spacing and intensity, zero-padded to the network's stride and least extent where it runs
+    /// at once, or of zoomed slices.
     pub volume: Volume<f32>,
+    zoomed: bool,
     offset: Extent,
     inner: Extent,
     oriented: Extent,
@@ -31,7 +34,11 @@ impl Prepared {
     /// # Errors
     /// When the scan does not have the model's number of channels, or its spacing is absurdly far from the model's.
     pub fn new(model: &Model, scan: &Volume<f32>) -> Result<Self, VolumeError> {
-        Self::padded(model, scan, model.stride())
+        let prepared = Self::unpadded(model, scan)?;
+        let (n, least, stride) = (prepared.inner.axes(), model.card().least(), model.stride());
+        let padded = [0, 1, 2].map(|axis| resample::up(n[axis].max(least[axis]), stride[axis]));
+        let (volume, offset) = resample::pad_to(&prepared.volume, padded.into(), 0.0);
+        Ok(Self { volume, offset, ..prepared })
     }
 
     /// The same for [`crate::Windows`]: they pad what they need.
@@ -39,10 +46,29 @@ impl Prepared {
     /// # Errors
     /// As [`Prepared::new`].
     pub fn for_windows(model: &Model, scan: &Volume<f32>) -> Result<Self, VolumeError> {
-        Self::padded(model, scan, [1; 3])
+        Self::unpadded(model, scan)
     }
 
-    fn padded(model: &Model, scan: &Volume<f32>, multiple: [u32; 3]) -> Result<Self, VolumeError> {
+    /// The same for a 2D network with its slices, the planes along D, zoomed to H and W of `slice` ([`crate::Card::slice`]) by cubic
+    /// splines; see [`spline::zoom_slices`]. Those that have this extent stay as they are.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`], or when there would be absurdly many voxels.
+    pub fn for_slices(model: &Model, scan: &Volume<f32>, slice: Extent) -> Result<Self, VolumeError> {
+        let prepared = Self::unpadded(model, scan)?;
+        let (v, extent) = (&prepared.volume, Extent { d: prepared.inner.d, ..slice });
+        if extent.axes().iter().map(|&n| u128::from(n)).product::<u128>() > MAX_RESAMPLED {
+            let text = format!("zooming {} slices to {}x{} would make {extent} voxels, too many", extent.d, extent.h, extent.w);
+            return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
+        }
+        let data = spline::zoom_slices(&v.data, plane(v.extent), plane(extent), Order::Cubic);
+        let share = |axis: usize| f64::from(v.extent.axes()[axis]) / f64::from(extent.axes()[axis].max(1));
+        let spacing = [0, 1, 2].map(|axis| v.spacing[axis] * share(axis));
+        let volume = Volume::new(v.channels, extent, spacing, v.axes, data)?;
+        Ok(Self { volume, zoomed: true, ..prepared })
+    }
+
+    fn unpadded(model: &Model, scan: &Volume<f32>) -> Result<Self, VolumeError> {
         let card = model.card();
         if card.input.nnunet.is_some() {
             let text = "a model with nnU-Net's pipeline is given its scans by nnunet::Case";
@@ -79,8 +105,7 @@ impl Prepared {
             intensity.apply(&mut volume);
         }
         let inner = volume.extent;
-        let (volume, offset) = resample::pad_to_multiple(&volume, multiple.into(), 0.0);
-        Ok(Self { volume, offset, inner, oriented, oriented_spacing, axes: scan.axes })
+        Ok(Self { volume, zoomed: false, offset: Extent::new(0, 0, 0), inner, oriented, oriented_spacing, axes: scan.axes })
     }
 
     /// The network's input.
@@ -89,13 +114,19 @@ impl Prepared {
         Input { channels: self.volume.channels, extent: self.volume.extent, data: &self.volume.data }
     }
 
-    /// Labels of the padded input, brought to the scan's grid (nearest voxel where spacings differ).
+    /// Labels of the padded or zoomed input, brought to the scan's grid (nearest voxel where spacings differ; see
+    /// [`spline::zoom_labels`] for slices).
     ///
     /// # Errors
     /// When the labels are not those of this input.
     pub fn restore_labels(&self, labels: Vec<u16>) -> Result<Volume<u16>, VolumeError> {
         let v = Volume::new(1, self.volume.extent, self.volume.spacing, self.volume.axes, labels)?;
-        let mut v = resample::crop(&v, self.offset, self.inner)?;
+        let mut v = if self.zoomed {
+            let labels = spline::zoom_labels(&v.data, plane(v.extent), plane(self.inner));
+            v.regrid(self.inner, v.spacing, labels)
+        } else {
+            resample::crop(&v, self.offset, self.inner)?
+        };
         if self.inner != self.oriented {
             v = resample::resample_nearest(&v, self.oriented);
         }
@@ -103,13 +134,19 @@ impl Prepared {
         Ok(reorient(&v, self.axes))
     }
 
-    /// Maps of the padded input (`channels` of its extent), brought to the scan's grid by linear interpolation.
+    /// Maps of the padded or zoomed input (`channels` of its extent), brought to the scan's grid by linear interpolation, that of slices
+    /// with corners aligned.
     ///
     /// # Errors
     /// When the maps are not those of this input.
     pub fn restore_maps(&self, channels: u32, values: Vec<f32>) -> Result<Volume<f32>, VolumeError> {
         let v = Volume::new(channels, self.volume.extent, self.volume.spacing, self.volume.axes, values)?;
-        let mut v = resample::crop(&v, self.offset, self.inner)?;
+        let mut v = if self.zoomed {
+            let values = spline::zoom_slices(&v.data, plane(v.extent), plane(self.inner), Order::Linear);
+            v.regrid(self.inner, v.spacing, values)
+        } else {
+            resample::crop(&v, self.offset, self.inner)?
+        };
         if self.inner != self.oriented {
             v = resample::resample_linear(&v, self.oriented);
         }
@@ -129,6 +166,10 @@ impl Prepared {
         }
         Volume::new(channels, extent, spacing, self.volume.axes, values)
     }
+}
+
+fn plane(extent: Extent) -> [usize; 2] {
+    [extent.h as usize, extent.w as usize]
 }
 
 /// Softmax over the channels of logits `[C][...]`, in place: probabilities.

@@ -157,7 +157,7 @@ fn scans_and_options_must_fit() {
     let (bundle, scan) = (unetr.join("bundle"), unetr.join("scan_0000.nii.gz"));
     let (code, told) = run(&bundle, &[text(&scan), text(&scan)]);
     assert!(code == Some(3) && told.contains("the scan has 2 channels, the model needs 1"), "{told}");
-    for option in [["--fold", "0"], ["--attention", text(out.path())]] {
+    for option in [["--fold", "0"], ["--attention", text(out.path())], ["--mode", "slices"]] {
         let (code, told) = run(&bundle, &[&[text(&scan)][..], &option].concat());
         assert!(code == Some(2) && told.contains(option[0]), "{told}");
     }

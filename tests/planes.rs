@@ -19,6 +19,9 @@ fn networks() -> Vec<(String, u32)> {
         glam(r#","non_local_upsampling":true"#),
         // padded to whole windows, and odd grids to whole patches
         (glam(r#","non_local_upsampling":true"#).0.replace(r#""image":64"#, r#""image":44"#), 44),
+        // no whole patches: what is computed is resized
+        (glam("").0.replace(r#""image":64"#, r#""image":42"#), 42),
+        glam(r#","non_local_upsampling":true,"residual_patch_expand":false,"cross_attention_weight":0.2"#),
     ]
 }
 

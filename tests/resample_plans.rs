@@ -84,6 +84,7 @@ fn plans_of_moved_voxels_read_what_is_there() {
             ("larger", Size::Extent(Extent::new(17, 7, 6))),
             ("smaller", Size::Extent(Extent::new(4, 3, 3))),
             ("one plane", Size::Extent(Extent::new(1, 5, 6))),
+            ("planes", Size::Plane([5, 9])),
         ] {
             let stored = chain(&[Op::Resize(Resize { size, mode })], 4);
             let through = pass::read_through(&stored, &[]);

@@ -32,6 +32,8 @@ pub struct Conv {
     /// The weights of each output channel are standardised at load, before a norm is folded in: less their mean, over the root
     /// of their biased variance plus this (weight standardisation, arXiv 1903.10520).
     pub standardised: Option<f64>,
+    /// The weights and the bias are multiplied by this at load, before a norm is folded in.
+    pub gain: f64,
     /// A batch norm folded into the weights at load.
     pub norm: Option<BatchNorm>,
     /// Done to each map as it is read.
@@ -62,6 +64,7 @@ impl Default for Conv {
             through: [None; 2],
             bias: true,
             standardised: None,
+            gain: 1.0,
             norm: None,
             loads: [Load::default(); 2],
             residual: false,
@@ -98,6 +101,9 @@ impl Conv {
         }
         if let Some(eps) = self.standardised.filter(|eps| !(eps.is_finite() && *eps > 0.0)) {
             return Err(format!("standardises its weights with an eps of {eps}"));
+        }
+        if !self.gain.is_finite() {
+            return Err(format!("multiplies its weights by {}", self.gain));
         }
         if self.groups == 0 || !self.in_channels.is_multiple_of(self.groups) || !self.out_channels.is_multiple_of(self.groups) {
             return Err(format!("{} groups do not divide {} and {} channels", self.groups, self.in_channels, self.out_channels));

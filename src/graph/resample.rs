@@ -13,6 +13,8 @@ pub enum Size {
     Times([u32; 3]),
     /// This one, larger or smaller.
     Extent(Extent),
+    /// Its own along D, so many voxels along H, W.
+    Plane([u32; 2]),
 }
 
 /// Resampling, as `torch.nn.functional.interpolate` with that scale factor or size.
@@ -37,6 +39,7 @@ impl Resize {
         let n = extent.axes();
         let out = match self.size {
             Size::Extent(to) => to.axes(),
+            Size::Plane([h, w]) => [n[0], h, w],
             Size::Times(factor) => {
                 let mut out = [0; 3];
                 for axis in 0..3 {
@@ -62,6 +65,7 @@ impl fmt::Display for Resize {
         match self.size {
             Size::Times([d, h, w]) => write!(f, "resize by {d}x{h}x{w}")?,
             Size::Extent(to) => write!(f, "resize to {to}")?,
+            Size::Plane([h, w]) => write!(f, "resize planes to {h}x{w}")?,
         }
         f.write_str(match self.mode {
             Interpolation::Nearest => " nearest",

@@ -34,6 +34,8 @@ pub(super) struct Built {
     pub graph: Graph,
     /// Every spatial extent must be a multiple of this along D, H, W.
     pub stride: [u32; 3],
+    /// The least extent that the network takes.
+    pub least: [u32; 3],
     /// The only extent that the network takes, if there is just one; of a 2D network that of a plane.
     pub crop: Option<[u32; 3]>,
     /// Spatial dimensions: 2 (each plane of the input is an image) or 3.
@@ -46,7 +48,7 @@ pub(super) struct Built {
 
 impl Built {
     pub(super) fn new(graph: Graph, stride: [u32; 3]) -> Self {
-        Self { graph, stride, crop: None, dims: 3, grey: false, tolerance: Tolerance::default() }
+        Self { graph, stride, least: stride, crop: None, dims: 3, grey: false, tolerance: Tolerance::default() }
     }
 }
 

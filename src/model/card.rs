@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::architecture::{self, Built};
-use crate::error::{LoadError, LoadErrorKind};
+use crate::error::{LoadError, LoadErrorKind, PlanError, PlanErrorKind};
 use crate::monai;
 use crate::nnunet::Pipeline;
+use crate::plan::check_extent;
 use crate::shape::Extent;
 use crate::volume::intensity::Intensity;
 use crate::volume::orient::Axes;
@@ -56,7 +57,7 @@ pub struct InputSpec {
     pub monai: Option<monai::Pipeline>,
 }
 
-/// The whole volume at once, or windows of it.
+/// The whole volume at once, windows of it, or its slices zoomed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -64,6 +65,16 @@ pub enum Mode {
     Whole,
     /// Windows that overlap, blended.
     Window,
+    /// For 2D networks: every plane along D zoomed to one extent by cubic splines, and its labels zoomed back; as the pipelines of
+    /// TransUNet and Swin-Unet do it. The planes run at once.
+    Slices,
+}
+
+impl Mode {
+    /// That of the pipeline which an architecture was published with, if it is not told by what extents the network takes.
+    fn of(architecture: &str) -> Option<Self> {
+        matches!(architecture, "swin_unet" | "glam_swin_unet" | "transunet").then_some(Self::Slices)
+    }
 }
 
 /// Whose sliding windows: where they lie, how much their voxels weigh, and what is averaged.
@@ -123,9 +134,10 @@ impl Mirror {
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inference {
-    /// Absent: windows where the network takes one extent alone, else the whole volume.
+    /// Absent: slices for `swin_unet`, `glam_swin_unet` and `transunet`; windows for others that take one extent alone; else the
+    /// whole volume.
     pub mode: Option<Mode>,
-    /// Extent of a window along \[D,\] H, W; absent: the only one that the network takes.
+    /// Extent of a window or of zoomed slices along \[D,\] H, W; absent: the only one that the network takes.
     pub patch: Option<Vec<u32>>,
     /// Share of a window that its neighbour overlaps, from 0 to below 1; absent: 0.5.
     pub overlap: Option<f64>,
@@ -183,13 +195,36 @@ impl Card {
         if axes.iter().any(|&axis| axis > 2 || axes.iter().filter(|&&other| other == axis).count() > 1) {
             return Err(bad(format!("the card's inference.mirror {axes:?} is not some of the axes 0, 1, 2")));
         }
+        if inference.mode == Some(Mode::Slices) {
+            card.clone().build()?;
+            card.slice().map_err(|e| bad(format!("the card's inference.mode is slices: {e}")))?;
+        }
         Ok(card)
     }
 
-    /// Whether a volume is segmented in windows if nobody says otherwise.
+    /// How a volume is segmented if nobody says otherwise.
     #[must_use]
     pub fn mode(&self) -> Mode {
-        self.inference.mode.unwrap_or_else(|| if self.crop().is_some() { Mode::Window } else { Mode::Whole })
+        let by_extent = || if self.crop().is_some() { Mode::Window } else { Mode::Whole };
+        self.inference.mode.or_else(|| Mode::of(&self.architecture)).unwrap_or_else(by_extent)
+    }
+
+    /// The extent that slices are zoomed to, one plane's: along H and W the card's patch, or the only one that the network takes.
+    ///
+    /// # Errors
+    /// When the network is not one of 2D, when it takes several extents and the card names no patch, or a patch that it does not take.
+    pub fn slice(&self) -> Result<Extent, PlanError> {
+        let refused = |text: String| Err(PlanError::new(PlanErrorKind::Unsupported, text));
+        if self.dims() != 2 {
+            return refused(format!("this {} is a 3D network, and slices are for those of 2D", self.architecture));
+        }
+        let slice = match (self.inference.patch.as_deref(), self.crop()) {
+            (Some([.., h, w]), _) => Extent::new(1, *h, *w),
+            (_, Some(crop)) => crop,
+            _ => return refused(format!("the card of this {} names no patch (inference.patch) to zoom slices to", self.architecture)),
+        };
+        check_extent(slice, self)?;
+        Ok(slice)
     }
 
     /// The network that the card describes; writes the defaults of what its config leaves out into it.
@@ -233,6 +268,12 @@ impl Card {
     #[must_use]
     pub fn stride(&self) -> [u32; 3] {
         self.clone().build().map_or([1; 3], |built| built.stride)
+    }
+
+    /// The least extent along D, H, W that the network takes: its stride, or more.
+    #[must_use]
+    pub fn least(&self) -> [u32; 3] {
+        self.clone().build().map_or([1; 3], |built| built.least)
     }
 
     /// The name of a class; `label N` when the card has none.

@@ -55,7 +55,7 @@ pub use layout::Layout;
 pub use monai_unet::{MonaiActivation, MonaiUnetConfig};
 pub use plain_conv_unet::{DecoderKernels, PerStage, PlainConvNorm, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use residual_encoder_unet::ResidualEncoderUnetConfig;
-pub use swin::{GlamSwinUnetConfig, SwinUnetConfig};
+pub use swin::{GlamSwinUnetConfig, Image, SwinUnetConfig};
 pub use transunet::TransUnetConfig;
 pub use u_transformer::{Profile, UTransformerConfig};
 pub use unet2d::Unet2dConfig;

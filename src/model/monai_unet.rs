@@ -209,7 +209,6 @@ impl Builder<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::refused;
-    use super::*;
     use crate::{DeviceCaps, Extent, Model, Plan, PlanOptions};
 
     #[test]

@@ -12,7 +12,8 @@ impl Model {
         let weight = self.weights.tensor(&format!("{}.weight", conv.module))?;
         let taps = conv.kernel.iter().map(|&k| k as usize).product();
         let each = conv.in_channels as usize / conv.groups.max(1) as usize * taps;
-        let finish = self.finish(conv.bias.then_some(&conv.module), conv.norm.as_ref(), conv.out_channels)?;
+        let mut finish = self.finish(conv.bias.then_some(&conv.module), conv.norm.as_ref(), conv.out_channels)?;
+        finish.bias.iter_mut().for_each(|bias| *bias *= conv.gain);
         let rows = (0..conv.out_channels as usize).map(|output| {
             let mut row = weight.read(output * each..(output + 1) * each);
             if conv.over_patches {
@@ -21,6 +22,7 @@ impl Model {
             if let Some(eps) = conv.standardised {
                 standardise(&mut row, eps);
             }
+            row.iter_mut().for_each(|w| *w *= conv.gain);
             finish.row(output, row)
         });
         if !conv.is_plain() {

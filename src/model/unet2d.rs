@@ -67,7 +67,9 @@ impl Architecture for Unet2dConfig {
             width = out;
         }
         l.conv("outc.conv", x, [width, self.classes], 1, 1, true);
-        Ok(Built { dims: 2, ..Built::new(l.graph, [1; 3]) })
+        // what is left of it after the poolings is one voxel
+        let least = [1, 1 << DEPTH, 1 << DEPTH];
+        Ok(Built { dims: 2, least, ..Built::new(l.graph, [1; 3]) })
     }
 }
 
@@ -113,7 +115,7 @@ mod tests {
         for bilinear in [false, true] {
             let card = format!(r#"{{"architecture":"unet2d","config":{{"base":2,"bilinear":{bilinear}}}}}"#);
             let model = Model::random(&card, 1).expect("it is one");
-            assert_eq!((model.stride(), model.card().dims()), ([1; 3], 2));
+            assert_eq!((model.stride(), model.card().least(), model.card().dims()), ([1; 3], [1, 16, 16], 2));
             let plan = |h, w| Plan::new(&model, Extent::new(3, h, w), &DeviceCaps::host(), &PlanOptions::default());
             let pads = |h, w| {
                 let plan = plan(h, w).expect("there is a plan");

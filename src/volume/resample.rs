@@ -124,9 +124,20 @@ fn whole(x: f64) -> u32 {
 /// original's extent undoes it.
 #[must_use]
 pub fn pad_to_multiple(volume: &Volume<f32>, multiple: Extent, value: f32) -> (Volume<f32>, Extent) {
-    let up = |n: u32, m: u32| n.checked_next_multiple_of(m.max(1)).unwrap_or(n);
+    let n = volume.extent;
+    pad_to(volume, Extent::new(up(n.d, multiple.d), up(n.h, multiple.h), up(n.w, multiple.w)), value)
+}
+
+/// The next multiple of `multiple`, 0 counting as 1.
+pub(crate) fn up(n: u32, multiple: u32) -> u32 {
+    n.checked_next_multiple_of(multiple.max(1)).unwrap_or(n)
+}
+
+/// Pads every axis to that of `extent` where it is longer, the smaller half in front, with `value`. Returns as [`pad_to_multiple`].
+#[must_use]
+pub fn pad_to(volume: &Volume<f32>, extent: Extent, value: f32) -> (Volume<f32>, Extent) {
     let from = volume.extent;
-    let to = Extent::new(up(from.d, multiple.d), up(from.h, multiple.h), up(from.w, multiple.w));
+    let to = Extent::new(from.d.max(extent.d), from.h.max(extent.h), from.w.max(extent.w));
     let offset = Extent::new((to.d - from.d) / 2, (to.h - from.h) / 2, (to.w - from.w) / 2);
     if to == from {
         return (volume.clone(), offset);
@@ -223,6 +234,9 @@ mod tests {
         let (padded, offset) = pad_to_multiple(&v, Extent::new(8, 4, 4), -1.0);
         assert_eq!((padded.extent, offset), (Extent::new(8, 4, 8), Extent::new(2, 0, 1)));
         assert_eq!(padded.data.iter().filter(|x| **x < 0.0).count(), 2 * (256 - 60));
+        assert_eq!(crop(&padded, offset, v.extent)?, v);
+        let (padded, offset) = pad_to(&v, Extent::new(1, 7, 5), 0.0);
+        assert_eq!((padded.extent, offset), (Extent::new(3, 7, 5), Extent::new(0, 1, 0)));
         assert_eq!(crop(&padded, offset, v.extent)?, v);
         let outside = crop(&v, Extent::new(1, 0, 0), v.extent);
         assert_eq!(outside.err().map(|e| e.kind()), Some(VolumeErrorKind::GridMismatch));

@@ -97,6 +97,7 @@ fn needs(op: &Op, slot: usize, inputs: usize, n: u32, out: u32, z: u32) -> Vec<u
             let fine = match resize.size {
                 Size::Times(factor) => n * factor[0],
                 Size::Extent(to) => to.d,
+                Size::Plane(_) => n,
             };
             let plain = Op::Conv(organum::graph::Conv { through: [None; 2], ..c.clone() });
             let resize = Op::Resize(resize);

@@ -72,6 +72,17 @@ impl From<Precision> for Elem {
 pub(crate) enum Mode {
     Whole,
     Window,
+    Slices,
+}
+
+impl From<Mode> for organum::model::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Whole => Self::Whole,
+            Mode::Window => Self::Window,
+            Mode::Slices => Self::Slices,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -97,8 +108,8 @@ pub(crate) struct Segment {
     /// Label map to write, on the input's grid
     #[arg(long)]
     pub(crate) output: PathBuf,
-    /// The whole volume at once, or windows of the card's patch; absent: as the card says, else windows only where the network
-    /// takes one extent alone
+    /// The whole volume at once, windows of the card's patch, or, for 2D networks, slices zoomed to it and back; absent: as the card
+    /// says, else as the network was published or its extents tell
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Mode>,
     /// Also write a picture of three planes with the labels

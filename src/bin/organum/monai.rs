@@ -33,6 +33,7 @@ pub(crate) fn segment(
                 _ => return Err(Failure::internal("the run brought no logits back")),
             }
         }
+        Mode::Slices => return Err(Failure::usage("--mode slices: a model with MONAI's pipeline runs in windows or at once")),
         Mode::Window => {
             let case = Case::new(card, pipeline, &scan.image, None)?;
             let windows = Windows::new(card, case.volume.extent).map_err(|e| Failure::usage(format!("--mode window: {e}")))?;

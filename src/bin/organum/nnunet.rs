@@ -48,8 +48,8 @@ pub(crate) fn segment(
     wanted: &Wanted<'_>,
 ) -> Result<Segmented, Failure> {
     let card = networks.first.card();
-    if a.mode == Some(args::Mode::Whole) || card.mode() == Mode::Whole {
-        return Err(Failure::usage("--mode whole: a model with nnU-Net's pipeline runs in windows"));
+    if a.mode.map_or(card.mode(), Mode::from) != Mode::Window {
+        return Err(Failure::usage("--mode: a model with nnU-Net's pipeline runs in windows"));
     }
     let case = Case::new(card, pipeline, &scan.image)?;
     let windows = Windows::new(card, case.volume.extent)?;

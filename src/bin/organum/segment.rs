@@ -29,7 +29,7 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Segmented {
     pub(crate) labels: Volume<u16>,
     pub(crate) ran: Ran<()>,
-    /// Further keys of the JSON: windows, and which volume tokens one of them saw.
+    /// Further keys of the JSON: windows or slices, and which volume tokens one of them saw.
     pub(crate) told: Map<String, Value>,
 }
 
@@ -60,7 +60,8 @@ pub(crate) fn segment(
     let classes = model.card().classes();
     let (prepared, ran, raw, probabilities, attention) = match mode {
         Mode::Window => in_windows(device, model, scan, run, wanted)?,
-        Mode::Whole => at_once(device, model, scan, run, wanted)?,
+        Mode::Whole => at_once(device, model, Prepared::new(model, &scan.image)?, run, wanted)?,
+        Mode::Slices => in_slices(device, model, scan, run, wanted)?,
     };
     let centre = centroid(&raw, &prepared.volume);
     let labels = prepared.restore_labels(raw)?;
@@ -98,8 +99,7 @@ struct Attention {
     told: Map<String, Value>,
 }
 
-fn at_once(device: &Device, model: &Model, scan: &nifti::Scan, run: &args::Run, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
-    let prepared = Prepared::new(model, &scan.image)?;
+fn at_once(device: &Device, model: &Model, prepared: Prepared, run: &args::Run, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
     let mut options = PlanOptions::default();
     if wanted.probabilities.is_some() {
         options = options.with_output(OutputMode::Logits);
@@ -122,6 +122,15 @@ fn at_once(device: &Device, model: &Model, scan: &nifti::Scan, run: &args::Run, 
     };
     let maps = taps.into_iter().map(|tap| gate_volume(&prepared, tap)).collect::<Result<Vec<_>, Failure>>()?;
     Ok((prepared, ran, raw, probabilities, Attention { maps, ..Attention::default() }))
+}
+
+fn in_slices(device: &Device, model: &Model, scan: &nifti::Scan, run: &args::Run, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
+    let slice = model.card().slice().map_err(|e| Failure::usage(format!("--mode slices: {e}")))?;
+    let prepared = Prepared::for_slices(model, &scan.image, slice)?;
+    let mut raw = at_once(device, model, prepared, run, wanted)?;
+    let extent = raw.0.volume.extent;
+    raw.4.told.insert("slices".into(), json!({"count": extent.d, "extent": [extent.h, extent.w]}));
+    Ok(raw)
 }
 
 fn in_windows(device: &Device, model: &Model, scan: &nifti::Scan, run: &args::Run, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
@@ -222,17 +231,13 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
             return Err(Failure::usage(format!("an output would overwrite the scan {}", scan.display())));
         }
     }
-    let mode = match a.mode {
-        Some(args::Mode::Whole) => Mode::Whole,
-        Some(args::Mode::Window) => Mode::Window,
-        None => model.card().mode(),
-    };
-    let shown = if mode == Mode::Whole { pipeline::gates(model) } else { volume_tokens::taps(model) };
+    let mode = a.mode.map_or_else(|| model.card().mode(), Mode::from);
     if a.attention.is_some() && model.card().input.monai.is_some() {
         return Err(Failure::usage("--attention: pictures of attention are not drawn for models with MONAI's pipeline"));
     }
+    let shown = if mode == Mode::Window { volume_tokens::taps(model) } else { pipeline::gates(model) };
     if a.attention.is_some() && shown.is_empty() {
-        let what = if mode == Mode::Whole { "attention gates" } else { "volume tokens, which are what windows can show" };
+        let what = if mode == Mode::Window { "volume tokens, which are what windows can show" } else { "attention gates" };
         return Err(Failure::usage(format!("--attention: the network has no {what}")));
     }
     let scan = nifti::read_channels(&inputs)?;

@@ -49,6 +49,13 @@ impl Builder {
         linear(&mut self.graph, module, module, x, c, false)
     }
 
+    /// A linear layer whose result is multiplied by `gain`.
+    pub(in crate::model) fn linear_scaled(&mut self, name: String, module: &str, x: NodeId, [cin, cout]: [u32; 2], gain: f64) -> NodeId {
+        let weight_shape = vec![cout as usize, cin as usize];
+        let conv = Conv { module: module.to_owned(), in_channels: cin, out_channels: cout, gain, weight_shape, ..Conv::default() };
+        self.graph.add(name, Op::Conv(conv), &[x])
+    }
+
     pub(in crate::model) fn norm_eps(&mut self, name: String, module: &str, x: NodeId, channels: u32, eps: f64) -> NodeId {
         layer_norm(&mut self.graph, name, module, x, channels, eps)
     }
@@ -71,10 +78,15 @@ impl Builder {
 
     /// x + MLP(norm2(x)); `of` tells tokens from voxels, which share the weights.
     pub(in crate::model) fn mlp(&mut self, block: &str, of: &str, x: NodeId, c: u32) -> NodeId {
+        self.mlp_scaled(block, of, x, c, 1.0)
+    }
+
+    /// x + `gain` MLP(norm2(x)).
+    pub(in crate::model) fn mlp_scaled(&mut self, block: &str, of: &str, x: NodeId, c: u32, gain: f64) -> NodeId {
         let y = self.norm_as(format!("{block}.norm2{of}"), &format!("{block}.norm2"), x, c);
         let y = self.linear_as(format!("{block}.mlp.fc1{of}"), &format!("{block}.mlp.fc1"), y, [c, 4 * c]);
         let y = self.gelu(format!("{block}.mlp.act{of}"), y);
-        let y = self.linear_as(format!("{block}.mlp.fc2{of}"), &format!("{block}.mlp.fc2"), y, [4 * c, c]);
+        let y = self.linear_scaled(format!("{block}.mlp.fc2{of}"), &format!("{block}.mlp.fc2"), y, [4 * c, c], gain);
         self.add(format!("{block}{of}"), x, y)
     }
 

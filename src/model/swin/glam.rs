@@ -6,18 +6,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Shape;
+use super::{Image, Shape};
 use crate::graph::{NodeId, Op, RelativeBias, WindowAttention};
 use crate::kernels::WindowShape;
 use crate::model::architecture::{Architecture, Built};
 use crate::model::blocks::{Builder, Stage, head_scale};
 
 /// Arguments of GLAM-Swin-Unet, as in the card; the defaults are those of the tiny model for ADE20K with one token in a window.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GlamSwinUnetConfig {
-    /// Voxels along H and along W of each plane: the only ones that the network takes.
-    pub image: u32,
+    /// Voxels of each plane, `n` or `[h, w]`: the only ones that the network takes. What is no multiple of the patch is padded with
+    /// zeros at the end, and its logits are resized to the image.
+    pub image: Image,
     /// Voxels of a token along H and W: 4.
     pub patch: u32,
     /// Input channels.
@@ -34,6 +35,11 @@ pub struct GlamSwinUnetConfig {
     pub window_tokens: u32,
     /// The decoder asks its skips where to upsample to (NLU) instead of expanding patches.
     pub non_local_upsampling: bool,
+    /// Factor of non-local upsampling's attention and of its MLP beside what they are added to.
+    pub cross_attention_weight: f64,
+    /// The shortcut of non-local upsampling is an expansion of patches; else a linear layer, upsampled linearly with corners aligned,
+    /// for grids without odd sides.
+    pub residual_patch_expand: bool,
     /// Classes, background included.
     pub classes: u32,
 }
@@ -41,7 +47,7 @@ pub struct GlamSwinUnetConfig {
 impl Default for GlamSwinUnetConfig {
     fn default() -> Self {
         Self {
-            image: 512,
+            image: Image::Square(512),
             patch: 4,
             in_channels: 3,
             embed_dim: 96,
@@ -50,6 +56,8 @@ impl Default for GlamSwinUnetConfig {
             window: 7,
             window_tokens: 1,
             non_local_upsampling: false,
+            cross_attention_weight: 1.0,
+            residual_patch_expand: true,
             classes: 150,
         }
     }
@@ -62,6 +70,7 @@ impl Architecture for GlamSwinUnetConfig {
         let shape = self.shape();
         shape.check()?;
         self.check_tokens(&shape)?;
+        self.check_upsampling(&shape)?;
         let mut b = Builder::default();
         let (skips, x) = shape.encode(&mut b, |b, stage, x| self.blocks(b, stage, x));
         let x = if self.non_local_upsampling {
@@ -78,7 +87,7 @@ impl GlamSwinUnetConfig {
     fn shape(&self) -> Shape {
         Shape {
             prefix: "",
-            image: self.image,
+            image: self.image.sides(),
             patch: self.patch,
             in_channels: self.in_channels,
             classes: self.classes,
@@ -94,10 +103,30 @@ impl GlamSwinUnetConfig {
             return Err(format!("window_tokens is {}, must be 1 to 32", self.window_tokens));
         }
         for i in 0..shape.stages() {
+            let [h, w] = shape.resolution(i);
+            if h != w && h.min(w) <= self.window {
+                let text = format!("image is {}: stage {i} has {h}x{w} tokens", shape.named());
+                return Err(format!("{text}, which for a window of {} must be as many along both axes", self.window));
+            }
             let (tokens, rows) = (shape.stage(i, String::new()).tokens(self.window_tokens), self.rows(i));
             if tokens > rows {
-                return Err(format!("image is {}: stage {i} has {tokens} window tokens, but positions of {rows} alone", self.image));
+                return Err(format!("image is {}: stage {i} has {tokens} window tokens, but positions of {rows} alone", shape.named()));
             }
+        }
+        Ok(())
+    }
+
+    fn check_upsampling(&self, shape: &Shape) -> Result<(), String> {
+        if !self.cross_attention_weight.is_finite() {
+            return Err(format!("cross_attention_weight is {}, must be finite", self.cross_attention_weight));
+        }
+        let odd = (0..shape.stages() - 1).find(|&i| shape.grid(i).iter().any(|n| n % 2 == 1));
+        if let Some(i) = odd.filter(|_| self.non_local_upsampling && !self.residual_patch_expand) {
+            let [h, w] = shape.grid(i);
+            return Err(format!(
+                "image is {}: stage {i} has {h}x{w} tokens, odd ones, so that residual_patch_expand must be",
+                shape.named()
+            ));
         }
         Ok(())
     }
@@ -125,11 +154,19 @@ impl GlamSwinUnetConfig {
     }
 
     /// From the grid of stage `i + 1` to that of stage `i`: windows of the skip, which is not normed, ask those of the normed map
-    /// below; patch expanding is the shortcut.
+    /// below; patch expanding, or linear upsampling, is the shortcut.
     fn upsample(&self, b: &mut Builder, shape: &Shape, block: &str, [x, skip]: [NodeId; 2], i: usize) -> NodeId {
         let (c, fine) = (shape.channels(i + 1), shape.channels(i));
         let (attn, heads, w) = (format!("{block}.attn"), self.heads[i], self.window);
-        let shortcut = shape.expand(b, &format!("{block}.expand"), x, i + 1);
+        // the reference has both shortcuts' weights
+        let [expand, linear] = ["expand", "proj_shortcut"].map(|part| format!("{block}.{part}"));
+        let (shortcut, dead) = if self.residual_patch_expand {
+            (shape.expand(b, &expand, x, i + 1), linear)
+        } else {
+            let y = b.linear(&linear, x, [c, fine]);
+            (b.graph.add(format!("{linear}.up"), Op::upsample([1, 2, 2]), &[y]), expand)
+        };
+        b.dead.push(format!("{dead}."));
         let y = b.norm(&format!("{block}.norm1"), x, c);
         let kv = b.linear(&format!("{attn}.proj_kv"), y, [c, 2 * c]);
         let q = b.linear(&format!("{attn}.proj_q"), skip, [fine, c]);
@@ -151,11 +188,10 @@ impl GlamSwinUnetConfig {
         let bias = Some(RelativeBias { table: name("bias_table"), index: name("index") });
         let padding = Some(format!("{attn}.proj_kv.bias"));
         let y = b.graph.add(attn.clone(), Op::WindowAttention(WindowAttention { shape: windows, bias, padding }), &[q, kv]);
-        let y = b.linear(&format!("{attn}.proj"), y, [c, fine]);
+        let (proj, weight) = (format!("{attn}.proj"), self.cross_attention_weight);
+        let y = b.linear_scaled(proj.clone(), &proj, y, [c, fine], weight);
         let y = b.add(format!("{block}.attended"), y, shortcut);
-        // of the bilinear shortcut that the reference can have instead
-        b.dead.push(format!("{block}.proj_shortcut."));
-        b.mlp(block, "", y, fine)
+        b.mlp_scaled(block, "", y, fine, weight)
     }
 }
 

@@ -4,11 +4,13 @@
 //! `swin_transformer_unet_skip_expand_decoder_sys.py` of HuCaoFighting/Swin-Unet computes it; node names are that module's
 //! paths. Each plane of the input is an image of its own. Numbers along three axes are D, H, W.
 
+use serde::{Deserialize, Serialize};
+
 use super::architecture::Built;
 use super::blocks::{Builder, Stage};
 use super::weights::Tolerance;
-use crate::graph::{Conv, NodeId, Op, PatchExpand, PatchMerge};
-use crate::kernels::{Shift, WindowShape};
+use crate::graph::{Conv, NodeId, Op, PatchExpand, PatchMerge, Resize, Size};
+use crate::kernels::{Interpolation, Shift, WindowShape};
 
 mod glam;
 #[cfg(test)]
@@ -24,11 +26,33 @@ const MOST: u32 = 32;
 /// The only patch: the last expansion has no other factor (`FinalPatchExpand_X4`).
 const PATCH: u32 = 4;
 
+/// Voxels along H and W of each plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Image {
+    /// So many along both.
+    Square(u32),
+    /// `[h, w]`.
+    Sides([u32; 2]),
+}
+
+impl Image {
+    /// Voxels along H, W.
+    #[must_use]
+    pub fn sides(self) -> [u32; 2] {
+        match self {
+            Self::Square(n) => [n; 2],
+            Self::Sides(sides) => sides,
+        }
+    }
+}
+
 /// The arguments that both have.
 struct Shape {
     /// Before the name of every module.
     prefix: &'static str,
-    image: u32,
+    /// Along H, W.
+    image: [u32; 2],
     patch: u32,
     in_channels: u32,
     classes: u32,
@@ -60,19 +84,29 @@ impl Shape {
             return Err(format!("heads is {:?}, must be a divisor of {} x 2^i for each stage i of {stages}", self.heads, self.embed_dim));
         }
         let least = PATCH << (stages - 1);
-        if !self.image.is_multiple_of(PATCH) || !(least..=8192).contains(&self.image) {
-            return Err(format!("image is {}, must be a multiple of {PATCH} of {least} to 8192", self.image));
+        if self.image.iter().any(|n| !(least..=8192).contains(n)) {
+            return Err(format!("image is {}, must be {least} to 8192", self.named()));
         }
         Ok(())
+    }
+
+    fn named(&self) -> String {
+        let [h, w] = self.image;
+        if h == w { h.to_string() } else { format!("{h}x{w}") }
     }
 
     fn stages(&self) -> usize {
         self.depths.len()
     }
 
-    /// Tokens along an axis of the map of stage `i`: merging pads odd ones.
-    fn grid(&self, i: usize) -> u32 {
-        (0..i).fold(self.image / PATCH, |n, _| n.div_ceil(2))
+    /// Tokens along H, W of the map of stage `i`: embedding and merging pad to whole patches.
+    fn grid(&self, i: usize) -> [u32; 2] {
+        self.image.map(|n| (0..i).fold(n.div_ceil(PATCH), |n, _| n.div_ceil(2)))
+    }
+
+    /// The same if nothing were padded and halves were floored: by this the references fix windows.
+    fn resolution(&self, i: usize) -> [u32; 2] {
+        self.image.map(|n| (n / PATCH) >> i)
     }
 
     fn channels(&self, i: usize) -> u32 {
@@ -81,8 +115,8 @@ impl Shape {
 
     /// The encoder's stage `i`, or the decoder's at the same grid under another module.
     fn stage(&self, i: usize, module: String) -> Stage {
-        // the references fix the window by what is left of the image when halves are floored
-        let resolution = (self.image / PATCH) >> i;
+        let [h, w] = self.resolution(i);
+        let resolution = h.min(w);
         let window = self.window.min(resolution);
         // one window: nothing is shifted
         let shift = if resolution <= self.window { 0 } else { window / 2 };
@@ -90,7 +124,7 @@ impl Shape {
             module,
             level: i,
             per_plane: true,
-            grid: [1, self.grid(i), self.grid(i)],
+            grid: [1, self.grid(i)[0], self.grid(i)[1]],
             depth: self.depths[i],
             channels: self.channels(i),
             heads: self.heads[i],
@@ -103,15 +137,19 @@ impl Shape {
     fn built(&self, mut b: Builder, grey: bool) -> Built {
         let masked: Vec<String> = b.graph.nodes().iter().filter_map(|node| masked(&node.op, &node.name)).collect();
         b.dead.extend(masked);
-        let crop = [1, self.image, self.image];
+        let crop = [1, self.image[0], self.image[1]];
         let tolerance = Tolerance { dead: b.dead, relative_index: Some(index), ..Tolerance::default() };
         Built { crop: Some(crop), dims: 2, grey, tolerance, ..Built::new(b.graph, crop) }
     }
 
     /// Patches and their norm.
     fn embed(&self, b: &mut Builder) -> NodeId {
-        let x = b.graph.add("input", Op::Input { channels: self.in_channels }, &[]);
+        let mut x = b.graph.add("input", Op::Input { channels: self.in_channels }, &[]);
         let module = format!("{}patch_embed", self.prefix);
+        if let Some(padded) = self.padded() {
+            let [h, w] = [0, 1].map(|axis| Shift::Pad { before: 0, after: (padded[axis] - self.image[axis]).cast_signed() });
+            x = b.graph.add(format!("{module}.padded"), Op::Shift([Shift::NONE, h, w]), &[x]);
+        }
         let kernel = [1, PATCH, PATCH];
         let conv = Conv {
             module: format!("{module}.proj"),
@@ -175,11 +213,11 @@ impl Shape {
         let c = self.channels(i);
         let mut y = b.linear_unbiased(&format!("{module}.expand"), x, [c, 2 * c]);
         y = b.graph.add(format!("{module}.patches"), Op::PatchExpand(PatchExpand { patch: [1, 2, 2], crop: None }), &[y]);
-        let padded = 2 * self.grid(i) - self.grid(i - 1);
-        if padded > 0 {
+        let padded = [0, 1].map(|axis| 2 * self.grid(i)[axis] - self.grid(i - 1)[axis]);
+        if padded != [0; 2] {
             // what merging had added
-            let less = Shift::Pad { before: 0, after: -padded.cast_signed() };
-            y = b.graph.add(format!("{module}.cropped"), Op::Shift([Shift::NONE, less, less]), &[y]);
+            let [h, w] = padded.map(|n| Shift::Pad { before: 0, after: -n.cast_signed() });
+            y = b.graph.add(format!("{module}.cropped"), Op::Shift([Shift::NONE, h, w]), &[y]);
         }
         b.norm(&format!("{module}.norm"), y, c / 2)
     }
@@ -200,7 +238,18 @@ impl Shape {
             weight_shape: [self.classes, c, 1, 1].map(|n| n as usize).to_vec(),
             ..Conv::default()
         };
-        b.graph.add(conv.module.clone(), Op::Conv(conv), &[x]);
+        let x = b.graph.add(conv.module.clone(), Op::Conv(conv), &[x]);
+        if self.padded().is_some() {
+            // the reference resizes what it padded, it does not crop
+            let resize = Resize { size: Size::Plane(self.image), mode: Interpolation::HalfPixel };
+            b.graph.add(format!("{prefix}resized"), Op::Resize(resize), &[x]);
+        }
+    }
+
+    /// Voxels of whole patches along H, W, where the image is none.
+    fn padded(&self) -> Option<[u32; 2]> {
+        let whole = self.image.map(|n| n.next_multiple_of(PATCH));
+        (whole != self.image).then_some(whole)
     }
 }
 

@@ -117,7 +117,6 @@ fn what_is_no_network_is_refused() {
             (r#""heads":[1,2,4]"#, r#""heads":[0,2,4]"#, "heads"),
             (r#""window":4"#, r#""window":1"#, "window"),
             (r#""window":4"#, r#""window":1000000"#, "window"),
-            (r#""image":64"#, r#""image":66"#, "image"),
             (r#""image":64"#, r#""image":0"#, "image"),
             (r#""image":64"#, r#""image":4294967292"#, "image"),
             (r#""classes":2"#, r#""classes":0"#, "classes"),
@@ -136,12 +135,19 @@ fn what_is_no_network_is_refused() {
         // 48 times 48 windows have a token each, 45 times 45 have positions
         (r#""image":64"#, r#""image":768"#, "stage 0 has 2304 window tokens"),
         (r#""classes":2"#, r#""classes":2,"non_local_upsampling":1"#, "bool"),
+        (r#""classes":2"#, r#""classes":2,"cross_attention_weight":"x""#, "f64"),
+        (r#""image":64"#, r#""image":[64,15]"#, "64x15"),
+        (r#""image":64"#, r#""image":[64,8196]"#, "64x8196"),
+        (r#""image":64"#, r#""image":[64]"#, "Image"),
+        // 4 tokens of 5 would be a window, but along one axis alone
+        (r#""image":64"#, r#""image":[84,64]"#, "stage 2 has 5x4 tokens"),
+        (r#""image":64"#, r#""image":68,"non_local_upsampling":true,"residual_patch_expand":false"#, "stage 0 has 17x17 tokens"),
     ] {
         let text = refusal(&small("glam_swin_unet", "").replace(from, to));
         assert!(text.contains(word), "{to}: {text}");
     }
-    // the reference pads nothing: 18 tokens are no windows of 4, 5 have no halves
-    for (image, window, word) in [(72, 4, "window"), (20, 5, "even")] {
+    // the reference pads nothing: 66 voxels are no whole patches, 18 tokens no windows of 4, 5 have no halves
+    for (image, window, word) in [(66, 4, "multiple of 4"), (72, 4, "window"), (20, 5, "even")] {
         let card = small("swin_unet", "").replace(r#""image":64"#, &format!(r#""image":{image}"#));
         let text = refusal(&card.replace(r#""window":4"#, &format!(r#""window":{window}"#)));
         assert!(text.contains("image") && text.contains(word), "{image}: {text}");
@@ -198,6 +204,7 @@ fn masks_and_indices_may_be_there_or_not() {
 #[test]
 fn what_leads_nowhere_may_be_there_or_not() {
     let upsampling = r#","non_local_upsampling":true"#;
+    let linear = r#","non_local_upsampling":true,"residual_patch_expand":false"#;
     for (more, without, with) in [
         ("", "relative_position_index", ""),
         (upsampling, "relative_position_index", ""),
@@ -207,6 +214,7 @@ fn what_leads_nowhere_may_be_there_or_not() {
         (upsampling, "layers_up.0.blocks.1.gt_attn.proj.bias", ""),
         (upsampling, "", "layers_patch_expand.1.norm.weight"),
         (upsampling, "", "layers_cross_attention_up.1.blocks.0.proj_shortcut.bias"),
+        (linear, "", "layers_cross_attention_up.1.blocks.0.expand.norm.bias"),
     ] {
         load("glam_swin_unet", more, without, with).unwrap_or_else(|e| panic!("without {without:?} with {with:?}: {e}"));
     }
@@ -217,9 +225,55 @@ fn what_leads_nowhere_may_be_there_or_not() {
         ("", "", "layers_patch_expand.1.norm.weight"),
         (upsampling, "blocks.0.attn.proj_kv.bias", ""),
         (upsampling, "", "layers_patch_expand.2.norm.weight"),
+        (linear, "blocks.0.proj_shortcut.bias", ""),
         (upsampling, "", "layers_cross_attention_up.2.blocks.0.proj_shortcut.bias"),
     ] {
         let e = load("glam_swin_unet", more, without, with).expect_err("it does not fit").to_string();
         assert!(e.contains(if with.is_empty() { without } else { with }), "{e}");
+    }
+}
+
+/// Images that are no squares of whole patches, and the options of non-local upsampling; see `tests/vectors/make_glam.py`.
+#[test]
+fn glam_swin_unets_of_any_image_and_option_equal_torch() {
+    let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/glam.safetensors")).expect("the vectors are there");
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).expect("they are safetensors");
+    let cases = header.metadata().as_ref().and_then(|m| m.get("cases")).expect("they have configs");
+    let cases: serde_json::Value = serde_json::from_str(cases).expect("the configs are JSON");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("they are safetensors");
+    let floats = crate::model::Weights::from_bytes(bytes.clone().into()).expect("they are safetensors");
+    let engine = pollster::block_on(crate::Engine::request(None)).ok();
+    for (name, config) in cases.as_object().expect("configs by name") {
+        let card = serde_json::json!({"architecture": "glam_swin_unet", "config": config}).to_string();
+        let own = file.tensors().into_iter().filter_map(|(n, t)| Some((n.strip_prefix(&format!("{name}."))?.to_owned(), t)));
+        let parameters: Vec<_> = own.filter(|(n, _)| n != "input" && n != "output").collect();
+        let metadata = std::collections::HashMap::from([("organum".to_owned(), card)]);
+        let model = Model::from_bytes(safetensors::serialize(parameters, Some(metadata)).expect("a file")).expect("it is one");
+        let crop = model.card().crop().expect("one extent alone");
+        let extent = Extent { d: 2, ..crop };
+        #[expect(clippy::cast_possible_truncation, reason = "they are of 16 bits")]
+        let data: Vec<f32> = floats.floats(&format!("{name}.input")).expect("it is there").iter().map(|&v| v as f32).collect();
+        let expected = floats.floats(&format!("{name}.output")).expect("it is there");
+        for (device, elem, bound) in [(None, Elem::F32, 1e-5), (engine.as_ref(), Elem::F32, 1e-5), (engine.as_ref(), Elem::F16, 5e-3)] {
+            let caps = device.map_or_else(DeviceCaps::host, |engine| engine.caps().clone());
+            let options = PlanOptions::default().with_output(crate::OutputMode::Logits).with_precision(elem);
+            let plan = Plan::new(&model, extent, &caps, &options).expect("there is a plan");
+            let mut session = match device {
+                Some(engine) => pollster::block_on(crate::Session::new(engine, &model, plan)),
+                None => crate::Session::on_host(&model, plan),
+            }
+            .expect("it is opened");
+            let input = crate::Input { channels: 1, extent, data: &data };
+            let output = session.run_blocking(input, crate::RunOptions::default()).expect("it runs").swap_remove(0).data;
+            let crate::OutputData::Map(values) = output else { panic!("asked for logits") };
+            let [h, w] = [extent.h, extent.w].map(|n| n as usize);
+            let third = |n: usize| (0..n).step_by(3);
+            let got = values.chunks_exact(h * w).flat_map(|plane| third(h).flat_map(move |y| third(w).map(move |x| plane[y * w + x])));
+            let got: Vec<f64> = got.map(f64::from).collect();
+            assert_eq!(got.len(), expected.len());
+            let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
+            let error = norm(&mut got.iter().zip(&expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied());
+            assert!(error <= bound, "{name}, {}, on the {}: {error:e}", elem.name(), if device.is_some() { "device" } else { "host" });
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Shape;
+use super::{PATCH, Shape};
 use crate::model::architecture::{Architecture, Built};
 use crate::model::blocks::Builder;
 
@@ -55,7 +55,7 @@ impl SwinUnetConfig {
     fn shape(&self) -> Shape {
         Shape {
             prefix: "swin_unet.",
-            image: self.image,
+            image: [self.image; 2],
             patch: self.patch,
             in_channels: self.in_channels,
             classes: self.classes,
@@ -68,8 +68,11 @@ impl SwinUnetConfig {
 
     /// The reference pads nowhere: grids are even until the last, and whole windows or smaller than one.
     fn check_grids(&self, shape: &Shape) -> Result<(), String> {
+        if !self.image.is_multiple_of(PATCH) {
+            return Err(format!("image is {}, must be a multiple of {PATCH}", self.image));
+        }
         for i in 0..shape.stages() {
-            let n = shape.grid(i);
+            let [n, _] = shape.grid(i);
             let odd = i + 1 < shape.stages() && n % 2 == 1;
             if odd || (n > self.window && !n.is_multiple_of(self.window)) {
                 let what = if odd { "no even number".to_owned() } else { format!("no multiple of the window of {}", self.window) };
