@@ -29,7 +29,7 @@ const CASES: [(&str, &[&str]); 25] = [
     ("cotr", &["heads", "points"]),
     ("swin_unet", &[]),
     ("glam_swin_unet", &["image"]),
-    ("glam_swin_unet_nlu", &["image"]),
+    ("glam_swin_unet_nlu", &["image", "cross_attention_weight", "residual_patch_expand"]),
     ("transunet", &["heads"]),
     ("unet2d", &[]),
     ("unet2d_bilinear", &[]),
@@ -79,7 +79,13 @@ fn reference_cases_are_told_by_their_tensors_or_ask_for_what_is_not() {
             let keys: Vec<String> = untold.iter().map(|key| format!("\"{key}\": ..")).collect();
             assert!(e.to_string().ends_with(&format!("{{{}}}", keys.join(", "))), "{name}: {e}");
         }
-        let given: Map<String, Value> = untold.iter().map(|&key| (key.to_owned(), config[key].clone())).collect();
+        let value = |key: &str| match key {
+            // what the reference's class is built with unless it is told otherwise
+            "cross_attention_weight" => json!(1.0),
+            "residual_patch_expand" => json!(true),
+            _ => config[key].clone(),
+        };
+        let given: Map<String, Value> = untold.iter().map(|&key| (key.to_owned(), value(key))).collect();
         let given = json!({"config": given}).to_string();
         let model = open().into_model((!untold.is_empty()).then_some(given.as_str())).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(model.graph().to_string(), reference.graph().to_string(), "{name}");

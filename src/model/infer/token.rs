@@ -118,6 +118,11 @@ pub(super) fn glam_swin_unet(s: &Shapes<'_>) -> Option<Guess> {
     guess.config.insert("window_tokens".into(), tokens.into());
     let non_local = s.has("layers_cross_attention_up.0.blocks.0.attn.proj_q.weight");
     guess.config.insert("non_local_upsampling".into(), non_local.into());
+    if non_local {
+        guess = guess
+            .asks("cross_attention_weight", "the weight of what it adds, 1.0 unless training said otherwise")
+            .asks("residual_patch_expand", "whether the shortcut past it is a patch expanding, true unless training said otherwise");
+    }
     Some(guess)
 }
 
