@@ -2,10 +2,10 @@
 """Makes nnU-Net model folders with nnunetv2's own planner, preprocessor and trainer, and what nnunetv2 makes of a case with them.
 
     python3 -m venv --system-site-packages /tmp/nn && /tmp/nn/bin/pip install nnunetv2==2.8.1
-    /tmp/nn/bin/python tests/make_nnunet.py /tmp/organum-nnunet [ct mr plane variants]
+    /tmp/nn/bin/python tests/make_nnunet.py /tmp/organum-nnunet [ct mr plane low colour variants]
 
-Three cases: `ct` (anisotropic, CT norm, plain 3D network), `mr` (isotropic, two channels, z-score within the mask, plain 3D
-network, two folds) and `plane` (2d configuration, residual encoder). Each becomes FOLDER/NAME with
+Five cases: `ct` (anisotropic, CT norm, plain 3D network), `mr` (isotropic, two channels, z-score within the mask, plain 3D
+network, two folds), `plane` (2d configuration, residual encoder), `low` (3d_lowres) and `colour` (2d, three channels of 0 to 255). Each becomes FOLDER/NAME with
     model/          plans.json, dataset.json, fold_K/checkpoint_final.pth, and the same weights as checkpoint_final.safetensors
     case_000C.nii.gz    the channels of a case that training did not see
     expected.safetensors    `data`: nnunetv2's preprocessed array; `logits`: its blended logits (16-bit floats)
@@ -29,6 +29,10 @@ CASES = {
                shape=(40, 44, 42), spacing=(1.0, 1.0, 1.0), test=((37, 45, 50), (1.2, 1.1, 0.9))),
     "plane": dict(id=803, channels=["FLAIR"], configuration="2d", planner="nnUNetPlannerResEncM", folds=[0],
                   shape=(12, 56, 50), spacing=(3.0, 1.0, 1.0), test=((9, 60, 47), (3.5, 0.9, 1.2))),
+    "low": dict(id=804, channels=["T1"], configuration="3d_lowres", planner="ExperimentPlanner", folds=[0],
+                shape=(40, 44, 42), spacing=(1.0, 1.0, 1.0), test=((37, 45, 50), (1.2, 1.1, 0.9))),
+    "colour": dict(id=805, channels=["rgb_to_0_1"] * 3, configuration="2d", planner="ExperimentPlanner", folds=[0],
+                   shape=(8, 50, 44), spacing=(3.0, 1.0, 1.0), test=((7, 46, 52), (3.0, 1.1, 0.9))),
 }
 
 
@@ -51,6 +55,8 @@ def synthetic(rng, channels, shape):
         noise = gaussian_filter(rng.normal(0, 1, shape), 0.7)
         if channel == "CT":
             images.append(np.round(-900 + 950 * body + 60 * organ + 50 * lesion + 40 * noise).astype(np.int16))
+        elif channel == "rgb_to_0_1":
+            images.append(np.clip(np.round(90 * body + (-1) ** i * 40 * organ + 60 * lesion + 15 * noise + 20), 0, 255).astype(np.float32))
         else:
             image = 300 + (-1) ** i * 80 * organ + 120 * lesion + 50 * noise
             images.append((np.clip(image, 1, None) * body).astype(np.float32))
@@ -156,6 +162,12 @@ def make(root, name):
     dataset = f"Dataset{case['id']}_{name}"
     preprocessed = root / "preprocessed" / dataset
     plans = json.loads((preprocessed / f"{identifier}.json").read_text())
+    if case["configuration"] == "3d_lowres":
+        # the planner makes one of large scans alone
+        full = plans["configurations"]["3d_fullres"]
+        low = json.loads(json.dumps(full))
+        low.update(data_identifier=f"{identifier}_3d_lowres", spacing=[s * 1.5 for s in full["spacing"]], next_stage="3d_cascade_fullres")
+        plans["configurations"]["3d_lowres"] = low
     shrink(plans, case["configuration"])
     (preprocessed / f"{identifier}.json").write_text(json.dumps(plans))
     preprocess([case["id"]], identifier, (case["configuration"],), (2,))
