@@ -47,7 +47,7 @@ pub struct InputSpec {
     pub resample: Option<String>,
     /// Scaling of the voxel values; absent: as they are.
     pub intensity: Option<Intensity>,
-    /// All of nnU-Net v2's pipeline, in place of the keys above but the channels' names and the axes; see [`crate::nnunet`].
+    /// All of nnU-Net's pipeline, in place of the keys above but the channels' names and the axes; see [`crate::nnunet`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nnunet: Option<Pipeline>,
 }
@@ -160,6 +160,9 @@ impl Card {
                 return Err(bad("the card's input has nnunet, which goes without spacing_mm and intensity".into()));
             }
             pipeline.check(card.dims(), card.in_channels()).map_err(|e| bad(format!("the card's input.nnunet: {e}")))?;
+            if pipeline.is_first() && card.inference.scheme.unwrap_or_else(|| Scheme::of(&card.architecture)) != Scheme::NnunetV1 {
+                return Err(bad("the card's input.nnunet of version 1 goes with inference.scheme nnunet_v1".into()));
+            }
         }
         let inference = &card.inference;
         if let Some(patch) = inference.patch.as_ref().filter(|p| !(2..=3).contains(&p.len()) || p.contains(&0)) {
