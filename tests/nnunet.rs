@@ -1,5 +1,5 @@
-//! Folders of nnU-Net against what nnunetv2 2.8.1 makes of them: `tests/vectors/nnunet`, and with `ORGANUM_NNUNET=FOLDER` all cases of
-//! `tests/make_nnunet.py FOLDER`. And folders that are refused.
+//! Folders of nnU-Net against what nnunetv2 2.8.1 and nnunet 1.7.1 make of them: `tests/vectors/nnunet` and `nnunet_v1`, and with
+//! `ORGANUM_NNUNET=FOLDER` all cases of `tests/make_nnunet.py FOLDER` or `tests/make_nnunet_v1.py FOLDER`. And folders that are refused.
 #![allow(clippy::print_stdout, clippy::cast_precision_loss, reason = "tests, which tell what they measure")]
 
 use std::fs;
@@ -16,7 +16,7 @@ const PREPARED: f32 = 1e-5;
 
 fn cases() -> Vec<PathBuf> {
     let made = std::env::var_os("ORGANUM_NNUNET").map(PathBuf::from);
-    let mut folders = vec![vectors()];
+    let mut folders = vec![vectors(), first()];
     for folder in made.iter().flat_map(|f| fs::read_dir(f).expect("ORGANUM_NNUNET is a folder")) {
         folders.push(folder.expect("it can be listed").path());
     }
@@ -28,6 +28,11 @@ fn cases() -> Vec<PathBuf> {
 
 fn vectors() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/nnunet")
+}
+
+/// The same of nnU-Net v1.
+fn first() -> PathBuf {
+    vectors().with_file_name("nnunet_v1")
 }
 
 fn scan(case: &Path) -> nifti::Scan {
@@ -83,10 +88,11 @@ fn scans_are_prepared_and_logits_exported_as_nnunet_does_it() {
         let worst = case.volume.data.iter().zip(&data).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / greatest;
 
         let (_, reference) = nifti::read_labels(path.join("expected.nii.gz")).expect("labels are read");
-        let (labels, maps) = case.export(&floats(&expected, "logits"), card.classes(), true).expect("they are exported");
+        let results = if pipeline.is_first() { "probabilities" } else { "logits" };
+        let (labels, maps) = case.export(&floats(&expected, results), card.classes(), true).expect("they are exported");
         let (differing, _) = compare(&labels, &reference);
         println!(
-            "{}: {}, prepared within {worst:.1e}, {differing} voxels of nnU-Net's own logits differ",
+            "{}: {}, prepared within {worst:.1e}, {differing} voxels of nnU-Net's own {results} differ",
             path.display(),
             case.volume.extent
         );
@@ -173,9 +179,9 @@ fn refused(model: &Path, more: &[&str], code: i32, words: &str) {
 fn folders_that_are_none_are_refused() {
     let out = tempfile::tempdir().expect("a folder");
     refused(&out.path().join("nowhere"), &[], 4, "cannot open the model");
-    refused(out.path(), &[], 4, "is no folder of an nnU-Net v2 model");
+    refused(out.path(), &[], 4, "is no folder of an nnU-Net model: it has neither plans.json nor plans.pkl");
     let model = changed(out.path(), |_, _| {});
-    refused(&model, &["--fold", "3"], 4, "fold_3 has no checkpoint_final.pth or .safetensors");
+    refused(&model, &["--fold", "3"], 4, "fold_3 has no checkpoint_final.pth or checkpoint_final.safetensors");
     fs::create_dir(model.join("fold_3")).expect("a folder");
     fs::write(model.join("fold_3/checkpoint_final.safetensors"), "weights").expect("written");
     refused(&model, &["--fold", "3"], 4, "not a safetensors file");
@@ -185,7 +191,7 @@ fn folders_that_are_none_are_refused() {
     for file in ["fold_0/checkpoint_final.safetensors", "fold_3/checkpoint_final.pth"] {
         fs::remove_file(model.join(file)).expect("removed");
     }
-    refused(&model, &[], 4, "has no fold with a checkpoint_final.pth or .safetensors");
+    refused(&model, &[], 4, "has no fold with a checkpoint_final.pth or checkpoint_final.safetensors");
     fs::write(model.join("dataset.json"), "{").expect("written");
     refused(&model, &[], 4, "dataset.json is no JSON");
     fs::write(model.join("dataset.json"), "{}").expect("written");
@@ -284,10 +290,245 @@ fn the_first_channel_brings_the_others() {
     assert_eq!(run(&[&first, &second], &other).0, Some(0));
     assert_eq!(fs::read(&labels).expect("written"), fs::read(&other).expect("written"));
     // such a card goes without other scaling, and its numbers are checked
-    for (from, to) in
-        [("\"nnunet\":{", "\"spacing_mm\":[1,1,1],\"nnunet\":{"), ("[12.0,3.0,3.0]", "[3.0,3.0]"), ("\"order\":3", "\"order\":4")]
-    {
+    for (from, to) in [
+        ("\"nnunet\":{", "\"spacing_mm\":[1,1,1],\"nnunet\":{"),
+        ("\"nnunet\":{", "\"nnunet\":{\"version\":1,"),
+        ("[12.0,3.0,3.0]", "[3.0,3.0]"),
+        ("\"order\":3", "\"order\":4"),
+    ] {
         let told = organum::model::architecture(&card.replace(from, to)).expect_err("it is refused").to_string();
         assert!(told.contains("nnunet"), "{told}");
     }
+}
+
+/// A pickle of protocol 2; keys that are numbers are numbers.
+fn pickled(value: &Value) -> Vec<u8> {
+    fn put(value: &Value, out: &mut Vec<u8>) {
+        let text = |text: &str, out: &mut Vec<u8>| {
+            out.push(b'X');
+            out.extend(u32::try_from(text.len()).expect("short").to_le_bytes());
+            out.extend(text.as_bytes());
+        };
+        let int = |n: i64, out: &mut Vec<u8>| {
+            out.push(b'J');
+            out.extend(i32::try_from(n).expect("small").to_le_bytes());
+        };
+        match value {
+            Value::Null => out.push(b'N'),
+            Value::Bool(b) => out.push(if *b { 0x88 } else { 0x89 }),
+            Value::Number(n) => match n.as_i64() {
+                Some(n) => int(n, out),
+                None => {
+                    out.push(b'G');
+                    out.extend(n.as_f64().expect("a number").to_be_bytes());
+                }
+            },
+            Value::String(s) => text(s, out),
+            Value::Array(items) => {
+                out.extend(b"](");
+                items.iter().for_each(|item| put(item, out));
+                out.push(b'e');
+            }
+            Value::Object(items) => {
+                out.extend(b"}(");
+                for (key, value) in items {
+                    match key.parse() {
+                        Ok(n) => int(n, out),
+                        Err(_) => text(key, out),
+                    }
+                    put(value, out);
+                }
+                out.push(b'u');
+            }
+        }
+    }
+    let mut out = b"\x80\x02".to_vec();
+    put(value, &mut out);
+    out.push(b'.');
+    out
+}
+
+const WEIGHTS: &str = "fold_0/model_final_checkpoint.model";
+
+/// A folder with the weights of v1's vectors, and what is told beside them, changed.
+fn first_changed(out: &Path, change: impl Fn(&mut Value)) -> PathBuf {
+    let model = out.join("TrainerOfFolder__nnUNetPlansv2.1");
+    fs::create_dir_all(model.join("fold_0")).expect("a folder");
+    fs::copy(first().join("model").join(WEIGHTS), model.join(WEIGHTS)).expect("copied");
+    let stage = json!({"patch_size": [9, 28, 24], "current_spacing": [5.0, 0.8, 0.8], "pool_op_kernel_sizes": [[1, 2, 2], [1, 2, 2]]});
+    let mut told = json!({
+        "init": ["plans.pkl", 0, "results", "preprocessed", true, 0, true, true, true],
+        "name": "nnUNetTrainerV2",
+        "class": "anything",
+        "plans": {
+            "plans_per_stage": {"0": stage},
+            "num_modalities": 1, "modalities": {"0": "CT"}, "num_classes": 2,
+            "normalization_schemes": {"0": "noNorm"}, "use_mask_for_norm": {"0": false},
+            "dataset_properties": {"all_classes": [1, 2], "intensityproperties": {"0": {"mean": 1.0, "sd": 2.0, "percentile_00_5": 0, "percentile_99_5": 3.5}}},
+            "transpose_forward": [0, 1, 2], "preprocessor_name": "GenericPreprocessor", "conv_per_stage": 2,
+        },
+    });
+    change(&mut told);
+    fs::write(model.join(format!("{WEIGHTS}.pkl")), pickled(&told)).expect("written");
+    model
+}
+
+#[test]
+fn what_is_not_supported_of_the_first_version_is_told() {
+    let out = tempfile::tempdir().expect("a folder");
+    let told = |words: &str, change: &dyn Fn(&mut Value)| refused(&first_changed(out.path(), change), &[], 4, words);
+    let trainers = [
+        ("nnUNetTrainerV2CascadeFullRes", "a cascade"),
+        ("nnUNetTrainerV2BraTSRegions_DA4_BN", "regions"),
+        ("nnUNetTrainerV2_ResencUNet_DA3", "residual"),
+        ("nnUNetTrainerV2_GeLU", "GELU"),
+        ("nnUNetTrainerV2_Mish", "Mish"),
+        ("nnUNetTrainerV2_ReLU_biasInSegOutput", "another activation"),
+        ("nnUNetTrainerV2_LReLU_slope_2en1", "another activation"),
+        ("nnUNetTrainerV2_lReLU_convReLUIN", "another activation"),
+        ("nnUNetTrainerV2_FRN", "filter response"),
+        ("nnUNetTrainerV2_GN", "group norm"),
+        ("nnUNetTrainerV2_NoNormalization", "without norms"),
+    ];
+    for (name, words) in trainers {
+        told(name, &|told| told["name"] = json!(name));
+        told(words, &|told| told["name"] = json!(name));
+    }
+    let plans = |told: &mut Value, key: &str, value: Value| told["plans"][key] = value;
+    let stage = |told: &mut Value, key: &str, value: Value| told["plans"]["plans_per_stage"]["0"][key] = value;
+    told("preprocessor \"PreprocessorFor2D\"", &|told| plans(told, "preprocessor_name", json!("PreprocessorFor2D")));
+    told("has no stage 1, but 0", &|told| told["init"][5] = json!(1));
+    told("has the stages 0, 1, and nothing tells", &|told| {
+        told["init"][5] = Value::Null;
+        let stage = told["plans"]["plans_per_stage"]["0"].clone();
+        told["plans"]["plans_per_stage"]["1"] = stage;
+    });
+    told("their channels are 1, not 2", &|told| plans(told, "num_modalities", json!(2)));
+    told("their classes are 3, not 4", &|told| plans(told, "num_classes", json!(3)));
+    told("their strides are", &|told| stage(told, "pool_op_kernel_sizes", json!([[2, 2, 2], [1, 2, 2]])));
+    told("their dimensions are 3, not 2", &|told| stage(told, "patch_size", json!([28, 24])));
+    told("patches [9]", &|told| stage(told, "patch_size", json!([9])));
+    told("how channel 0 is normalised", &|told| plans(told, "use_mask_for_norm", json!({})));
+    told("lack intensities of channel 0", &|told| {
+        plans(told, "normalization_schemes", json!({"0": "CT2"}));
+        plans(told, "dataset_properties", json!({"intensityproperties": null}));
+    });
+    told("order 2", &|told| {
+        let export = json!({"force_separate_z": null, "interpolation_order": 2, "interpolation_order_z": 0});
+        plans(told, "segmentation_export_params", export);
+    });
+    told("transpose [0, 1, 1]", &|told| plans(told, "transpose_forward", json!([0, 1, 1])));
+    told("holds no plans of nnU-Net v1", &|told| plans(told, "num_classes", json!("many")));
+    told("holds no plans of nnU-Net v1", &|told| *told = json!([1]));
+    let model = first_changed(out.path(), |_| {});
+    let beside = model.join(format!("{WEIGHTS}.pkl"));
+    fs::write(&beside, "plans").expect("written");
+    refused(&model, &[], 4, "is no pickle that is read");
+    fs::remove_file(beside).expect("removed");
+    refused(&model, &[], 4, "plans.pkl");
+
+    // weights that are others, of before PyTorch 1.6, or none
+    let model = first_changed(out.path(), |_| {});
+    let other = organum::model::random_weights(r#"{"architecture":"unet2d","config":{"in_channels":1,"classes":3,"base":4}}"#, 1);
+    fs::write(model.join(WEIGHTS), other.expect("a model")).expect("written");
+    refused(&model, &[], 4, "the network of nnUNetTrainerV2 is not supported");
+    fs::write(model.join(WEIGHTS), b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.").expect("written");
+    refused(&model, &[], 4, "before PyTorch 1.6");
+    refused(&model, &["--fold", "1"], 4, "fold_1 has no model_final_checkpoint.model or model_best.model");
+    refused(&model, &["--architecture", "unet2d"], 2, "the plans or configs of a folder tell them");
+    fs::remove_file(model.join(WEIGHTS)).expect("removed");
+    refused(&model, &[], 4, "neither plans.json nor plans.pkl");
+    fs::write(model.join("plans.pkl"), "").expect("written");
+    refused(&model, &[], 4, "has no fold with a model_final_checkpoint.model or model_best.model");
+}
+
+#[test]
+fn folders_of_the_first_version_are_read_in_their_forms() {
+    let out = tempfile::tempdir().expect("a folder");
+    let file = out.path().join("model.safetensors");
+    let convert = |model: &Path, more: &[&str]| {
+        let run = organum(&[&["convert", text(model), "--output", text(&file), "--json"], more].concat());
+        let told = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(run.status.success(), "{told}");
+        (serde_json::from_slice::<Value>(&run.stdout).expect("JSON")["card"].clone(), told)
+    };
+    let (card, told) = convert(&first_changed(out.path(), |_| {}), &[]);
+    assert!(told.is_empty(), "{told}");
+    assert_eq!(card["input"]["nnunet"]["version"], 1);
+    assert_eq!(card["provenance"], "nnU-Net v1: nnUNetTrainerV2, stage 0 of 1, fold 0");
+    let inference = json!({"mode": "window", "patch": [9, 28, 24], "overlap": 0.5, "mirror": [0, 1, 2], "scheme": "nnunet_v1", "accumulate_visited": false});
+    assert_eq!(card["inference"], inference);
+    // how the file's own card says the same
+    let own = Folder::open(first().join("model")).expect("a folder").card("0").expect("a card");
+    let own = serde_json::to_value(own).expect("JSON");
+    for key in ["architecture", "config", "inference", "labels", "provenance"] {
+        assert_eq!(own[key], card[key], "{key}");
+    }
+    // the plans and the trainer beside the weights count, not those of the folder
+    let scheme = |scheme: &'static str, masked: bool| {
+        move |told: &mut Value| {
+            told["plans"]["normalization_schemes"]["0"] = json!(scheme);
+            told["plans"]["use_mask_for_norm"]["0"] = json!(masked);
+        }
+    };
+    let channel =
+        |change: &dyn Fn(&mut Value)| convert(&first_changed(out.path(), change), &[]).0["input"]["nnunet"]["channels"][0].clone();
+    assert_eq!(channel(&scheme("CT", false)), json!({"scheme": "ct", "low": 0.0, "high": 3.5, "mean": 1.0, "std": 2.0}));
+    assert_eq!(channel(&scheme("CT2", true)), json!({"scheme": "ct2", "low": 0.0, "high": 3.5, "masked": true}));
+    assert_eq!(channel(&scheme("nonCT", true)), json!({"scheme": "zscore", "masked": true}));
+    assert_eq!(channel(&scheme("noNorm", true)), json!({"scheme": "none"}));
+    let (card, _) = convert(
+        &first_changed(out.path(), |told| {
+            told["name"] = json!("nnUNetTrainerV2_DDP");
+            told["init"] = json!(["plans.pkl", 0, 7, "results", "preprocessed", true, 0, true]);
+            told["plans"]["preprocessor_name"] = json!("GenericPreprocessor_linearResampling");
+            told["plans"]["transpose_forward"] = Value::Null;
+            told["plans"]["plans_per_stage"]["7"] = told["plans"]["plans_per_stage"]["0"].clone();
+        }),
+        &[],
+    );
+    assert_eq!(card["input"]["nnunet"]["resample"]["order"], 1);
+    assert_eq!(card["provenance"], "nnU-Net v1: nnUNetTrainerV2_DDP, stage 0 of 2, fold 0");
+
+    // trainers without mirror images; those that nnunet 1.7.1 does not have, and what it does afterwards
+    let (card, told) = convert(&first_changed(out.path(), |told| told["name"] = json!("nnUNetTrainerV2_noMirroring")), &[]);
+    assert!(card["inference"]["mirror"] == json!([]) && told.is_empty(), "{told}");
+    let model = first_changed(out.path(), |told| told["name"] = json!("nnUNetTrainerV2_ep4000_nomirror"));
+    fs::write(model.join("postprocessing.json"), r#"{"for_which_classes": [1, [1, 2]]}"#).expect("written");
+    let (card, told) = convert(&model, &[]);
+    assert_eq!(card["inference"]["mirror"], json!([]));
+    assert!(told.contains("is no trainer of nnunet 1.7.1: taken to be nnUNetTrainerV2, without mirror images"), "{told}");
+    assert!(told.contains("postprocessing.json keeps the largest part alone of the classes [1,[1,2]]"), "{told}");
+    fs::write(model.join("postprocessing.json"), r#"{"for_which_classes": []}"#).expect("written");
+    assert!(!convert(&model, &[]).1.contains("postprocessing"));
+
+    // the plans alone, whose stage the folder's place tells; the best model where none is trained to the end; all folds in one
+    for (place, patch) in [("3d_lowres", [9, 28, 24]), ("3d_fullres", [9, 32, 32])] {
+        let within = out.path().join(place).join("Task001");
+        let model = first_changed(&within, |_| {});
+        let told = first_plans(patch);
+        fs::write(model.join("plans.pkl"), pickled(&told)).expect("written");
+        fs::remove_file(model.join(format!("{WEIGHTS}.pkl"))).expect("removed");
+        let (card, told) = convert(&model, &[]);
+        assert_eq!(card["inference"]["patch"], json!(patch));
+        assert!(told.contains("TrainerOfFolder is no trainer"), "{told}");
+    }
+    let model = first_changed(out.path(), |_| {});
+    for (from, to) in [(WEIGHTS, "all/model_best.model"), (&format!("{WEIGHTS}.pkl"), "all/model_best.model.pkl")] {
+        fs::create_dir_all(model.join("all")).expect("a folder");
+        fs::copy(model.join(from), model.join(to)).expect("copied");
+    }
+    assert!(convert(&model, &[]).0["provenance"].as_str().is_some_and(|p| p.ends_with("fold 0")));
+    assert!(convert(&model, &["--fold", "all"]).0["provenance"].as_str().is_some_and(|p| p.ends_with("fold all")));
+    fs::remove_dir_all(model.join("fold_0")).expect("removed");
+    assert!(convert(&model, &[]).0["provenance"].as_str().is_some_and(|p| p.ends_with("fold all")));
+}
+
+/// Plans of two stages, the second of this patch.
+fn first_plans(patch: [u32; 3]) -> Value {
+    let stage = |patch: [u32; 3]| json!({"patch_size": patch, "current_spacing": [5.0, 0.8, 0.8]});
+    json!({
+        "plans_per_stage": {"0": stage([9, 28, 24]), "1": stage(patch)}, "num_modalities": 1, "modalities": {"0": "CT"}, "num_classes": 2,
+        "normalization_schemes": {"0": "noNorm"}, "use_mask_for_norm": {"0": false}, "dataset_properties": {},
+    })
 }

@@ -49,7 +49,7 @@ pub struct InputSpec {
     pub resample: Option<String>,
     /// Scaling of the voxel values; absent: as they are.
     pub intensity: Option<Intensity>,
-    /// All of nnU-Net v2's pipeline, in place of the keys above but the channels' names and the axes; see [`crate::nnunet`].
+    /// All of nnU-Net's pipeline, in place of the keys above but the channels' names and the axes; see [`crate::nnunet`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nnunet: Option<Pipeline>,
     /// All that a MONAI bundle does with a scan, likewise in place of the keys above; see [`crate::monai`].
@@ -176,6 +176,9 @@ impl Card {
                 return Err(bad("the card's input has nnunet, which goes without spacing_mm and intensity".into()));
             }
             pipeline.check(card.dims(), card.in_channels()).map_err(|e| bad(format!("the card's input.nnunet: {e}")))?;
+            if pipeline.is_first() && card.inference.scheme.unwrap_or_else(|| Scheme::of(&card.architecture)) != Scheme::NnunetV1 {
+                return Err(bad("the card's input.nnunet of version 1 goes with inference.scheme nnunet_v1".into()));
+            }
         }
         if let Some(pipeline) = &card.input.monai {
             let input = &card.input;

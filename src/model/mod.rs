@@ -48,6 +48,7 @@ mod tests;
 use architecture::{Architecture, Built};
 pub use attention_unet::{AttentionUnet2dConfig, AttentionUnetConfig};
 pub use card::{Card, Inference, InputSpec, Mirror, Mode, Scheme};
+pub(crate) use checkpoint::plain;
 pub use checkpoint::{Checkpoint, CheckpointFormat};
 pub use cotr::CotrConfig;
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};

@@ -4,7 +4,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::crop::{body, bounds, cut, paste};
-use super::pipeline::{Pipeline, Resampling};
+use super::pipeline::{Pipeline, Resampling, Scaling};
 use crate::model::Card;
 use crate::pipeline::{argmax, softmax};
 use crate::shape::Extent;
@@ -27,7 +27,10 @@ pub struct Case {
     size: [usize; 3],
     /// Of the scan.
     axes: Axes,
-    resample: Resampling,
+    /// How results are resampled, and the axis by itself.
+    back: (Resampling, Option<usize>),
+    /// Whether the network's results come as probabilities.
+    probable: bool,
 }
 
 impl Case {
@@ -70,12 +73,25 @@ impl Case {
 
         let voxels = mask.len().max(1);
         let mut data = Vec::with_capacity(to.iter().product::<usize>() * pipeline.channels.len());
-        for (channel, scaling) in values.chunks_exact_mut(voxels).zip(&pipeline.channels) {
-            scaling.apply(channel, &mask).map_err(|e| VolumeError::new(VolumeErrorKind::Unsupported, e))?;
-            data.extend(pipeline.resample.apply(channel, [size, to], [spacing, target]));
+        let axis = pipeline.resample.axis(spacing, target);
+        let bad = |e: String| VolumeError::new(VolumeErrorKind::Unsupported, e);
+        if pipeline.is_first() {
+            let masked = pipeline.channels.iter().any(Scaling::masked);
+            let mask = if masked { resized(&mask, [size, to], axis) } else { Vec::new() };
+            for (channel, scaling) in values.chunks_exact(voxels).zip(&pipeline.channels) {
+                let mut channel = pipeline.resample.apply(channel, [size, to], axis);
+                scaling.apply(&mut channel, &mask, pipeline.version).map_err(bad)?;
+                data.extend(channel);
+            }
+        } else {
+            for (channel, scaling) in values.chunks_exact_mut(voxels).zip(&pipeline.channels) {
+                scaling.apply(channel, &mask, pipeline.version).map_err(bad)?;
+                data.extend(pipeline.resample.apply(channel, [size, to], axis));
+            }
         }
         let volume = Volume::new(scan.channels, shape.into(), target, turned.axes, data)?;
-        Ok(Self { volume, whole: turned.extent, spacing, first, size, axes: scan.axes, resample: pipeline.resample_logits })
+        let back = (pipeline.resample_logits, pipeline.axis_back(spacing, target));
+        Ok(Self { volume, whole: turned.extent, spacing, first, size, axes: scan.axes, back, probable: pipeline.is_first() })
     }
 
     /// The network's input.
@@ -84,7 +100,8 @@ impl Case {
         Input { channels: self.volume.channels, extent: self.volume.extent, data: &self.volume.data }
     }
 
-    /// Labels on the scan's grid of logits `[C][D][H][W]` over the input; probabilities too, if they are wanted.
+    /// Labels on the scan's grid of logits `[C][D][H][W]` over the input, with the pipeline of nnU-Net v1 of probabilities; probabilities
+    /// too, if they are wanted.
     ///
     /// # Errors
     /// When the logits are not those of this input.
@@ -95,17 +112,19 @@ impl Case {
             let text = format!("{} logits are not those of {classes} classes over {}", logits.len(), self.volume.extent);
             return Err(VolumeError::new(VolumeErrorKind::GridMismatch, text));
         }
-        let spacings = [self.volume.spacing, self.spacing];
-        // nnU-Net keeps logits as 16-bit floats
-        let resampled = logits.chunks_exact(voxels).flat_map(|map| self.resample.apply(map, [from, self.size], spacings));
-        let mut maps: Vec<f32> = resampled.map(rounded).collect();
+        let (resample, axis) = self.back;
+        let resampled = logits.chunks_exact(voxels).flat_map(|map| resample.apply(map, [from, self.size], axis));
+        // v2 keeps logits as 16-bit floats
+        let mut maps: Vec<f32> = if self.probable { resampled.collect() } else { resampled.map(rounded).collect() };
         let whole = sizes(self.whole);
         let labels = paste(&argmax(&maps, classes), whole, self.first, self.size, 0);
         let labels = reorient(&Volume::new(1, self.whole, self.spacing, self.volume.axes, labels)?, self.axes);
         if !probabilities {
             return Ok((labels, None));
         }
-        softmax(&mut maps, classes);
+        if !self.probable {
+            softmax(&mut maps, classes);
+        }
         let cropped: usize = self.size.iter().product();
         let outside = |class: usize| if class == 0 { 1.0 } else { 0.0 };
         let pasted = maps.chunks_exact(cropped).enumerate().flat_map(|(c, map)| paste(map, whole, self.first, self.size, outside(c)));
@@ -114,21 +133,38 @@ impl Case {
     }
 }
 
-/// The mean of several folds' logits, in 16-bit floats as nnU-Net takes it: their sum, fold by fold, and at last the division.
-#[derive(Clone, Debug, Default)]
+/// A mask on another grid as nnU-Net v1 resamples it: inside and outside each linearly, one of half or more is it, inside before
+/// outside; along `axis` the nearest.
+fn resized(mask: &[bool], shapes: [[usize; 3]; 2], axis: Option<usize>) -> Vec<bool> {
+    let linear = Resampling { order: 1, order_along: 0, separate: None };
+    let inside: Vec<f32> = mask.iter().map(|&inside| f32::from(u8::from(inside))).collect();
+    linear.apply(&inside, shapes, axis).into_iter().map(|share| share >= 0.5).collect()
+}
+
+/// The mean of several folds' logits: their sum, fold by fold, and at last the division. In 16-bit floats as nnU-Net v2 takes it, or
+/// in f32 as v1 does with probabilities.
+#[derive(Clone, Debug)]
 pub struct Average {
     sum: Vec<f32>,
     folds: u16,
+    half: bool,
 }
 
 impl Average {
+    /// Of no fold yet.
+    #[must_use]
+    pub fn new(pipeline: &Pipeline) -> Self {
+        Self { sum: Vec::new(), folds: 0, half: !pipeline.is_first() }
+    }
+
     /// Adds the logits of a fold.
     pub fn add(&mut self, logits: Vec<f32>) {
         self.folds += 1;
         if self.sum.is_empty() {
             self.sum = logits;
         } else {
-            self.sum.par_iter_mut().zip(logits).for_each(|(sum, v)| *sum = rounded(*sum + v));
+            let half = self.half;
+            self.sum.par_iter_mut().zip(logits).for_each(|(sum, v)| *sum = if half { rounded(*sum + v) } else { *sum + v });
         }
     }
 
@@ -136,8 +172,8 @@ impl Average {
     #[must_use]
     pub fn finish(mut self) -> Vec<f32> {
         if self.folds > 1 {
-            let folds = f32::from(self.folds);
-            self.sum.par_iter_mut().for_each(|sum| *sum = rounded(*sum / folds));
+            let (folds, half) = (f32::from(self.folds), self.half);
+            self.sum.par_iter_mut().for_each(|sum| *sum = if half { rounded(*sum / folds) } else { *sum / folds });
         }
         self.sum
     }
@@ -155,6 +191,7 @@ mod tests {
     fn card(transpose: [usize; 3], spacing: &[f64]) -> Result<(Card, Pipeline), Box<dyn std::error::Error>> {
         let resample = Resampling { order: 3, order_along: 0, separate: None };
         let pipeline = Pipeline {
+            version: 2,
             transpose,
             spacing_mm: spacing.to_vec(),
             channels: vec![Scaling::None],
@@ -197,11 +234,37 @@ mod tests {
     }
 
     #[test]
-    fn folds_are_averaged_in_half_precision() {
-        let mut mean = Average::default();
-        mean.add(vec![2048.0, 1.0]);
-        assert_eq!(mean.clone().finish(), [2048.0, 1.0]);
-        mean.add(vec![1.0, 2.0]);
-        assert_eq!(mean.finish(), [1024.0, 1.5]);
+    fn folds_are_averaged_in_the_versions_precision() -> Result<(), Box<dyn std::error::Error>> {
+        let (_, mut pipeline) = card([0, 1, 2], &[1.0; 3])?;
+        for (version, want) in [(2, 1024.0), (1, 1024.5)] {
+            pipeline.version = version;
+            let mut mean = Average::new(&pipeline);
+            mean.add(vec![2048.0, 1.0]);
+            assert_eq!(mean.clone().finish(), [2048.0, 1.0]);
+            mean.add(vec![1.0, 2.0]);
+            assert_eq!(mean.finish(), [want, 1.5]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_version_exports_probabilities() -> Result<(), Box<dyn std::error::Error>> {
+        let scan = Volume::new(1, Extent::new(2, 2, 2), [1.0; 3], "SAR".parse()?, vec![1.0; 8])?;
+        let (card, mut pipeline) = card([0, 1, 2], &[1.0; 3])?;
+        pipeline.version = 1;
+        let probabilities: Vec<f32> = (0..16).map(|i| if i < 8 { 0.4 } else { 0.6 }).collect();
+        let (labels, maps) = Case::new(&card, &pipeline, &scan)?.export(&probabilities, 2, true)?;
+        assert!(labels.data.iter().all(|&l| l == 1));
+        assert_eq!(maps.ok_or("probabilities were asked for")?.data, probabilities);
+        Ok(())
+    }
+
+    #[test]
+    fn masks_are_resampled_by_halves() {
+        let mask = [true, true, false, false];
+        assert_eq!(resized(&mask, [[1, 1, 4], [1, 1, 2]], None), [true, false]);
+        // between inside and outside lies a half, which is inside
+        assert_eq!(resized(&mask, [[1, 1, 4], [1, 1, 3]], None), [true, true, false]);
+        assert_eq!(resized(&mask, [[1, 1, 4], [1, 1, 8]], Some(2)), [true, true, true, true, false, false, false, false]);
     }
 }

@@ -7,22 +7,28 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::plans;
+use super::{first, plans};
 use crate::error::{LoadError, LoadErrorKind};
 use crate::model::{self, Card, Model};
 
-/// A checkpoint's name without its ending.
-const CHECKPOINT: &str = "checkpoint_final";
+/// The checkpoints of a fold, the one that is taken first: nnU-Net v2's own or its weights as safetensors, and v1's.
+const SECOND: [&str; 2] = ["checkpoint_final.pth", "checkpoint_final.safetensors"];
+const FIRST: [&str; 2] = ["model_final_checkpoint.model", "model_best.model"];
 
-/// The folder that nnU-Net trains a configuration into, `TRAINER__PLANS__CONFIGURATION`.
+/// The folder that nnU-Net trains a configuration into: `TRAINER__PLANS__CONFIGURATION` of v2, or `TRAINER__PLANS` of v1.
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
-    plans: Value,
-    dataset: Value,
+    version: Version,
 }
 
-/// What a fold's checkpoint is, and says beside its tensors.
+#[derive(Clone, Debug)]
+enum Version {
+    First,
+    Second { plans: Value, dataset: Value },
+}
+
+/// What a fold's checkpoint of v2 is, and says beside its tensors.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// The file.
@@ -34,12 +40,20 @@ pub struct Checkpoint {
 }
 
 impl Folder {
-    /// Reads the plans and the dataset's description.
+    /// Reads v2's plans and description of the dataset; v1's plans lie beside each checkpoint.
     ///
     /// # Errors
-    /// When one of them is missing or no JSON.
+    /// When it is no such folder, or one of the files is no JSON.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let path = path.into();
+        if !path.join("plans.json").is_file() {
+            let folder = Self { path, version: Version::First };
+            if folder.path.join("plans.pkl").is_file() || folder.folds().is_ok() {
+                return Ok(folder);
+            }
+            let text = format!("{} is no folder of an nnU-Net model: it has neither plans.json nor plans.pkl", folder.path.display());
+            return Err(LoadError::new(LoadErrorKind::NotFound, text));
+        }
         let json = |name: &str| {
             let file = path.join(name);
             let bytes = read(&file).map_err(|e| {
@@ -50,28 +64,35 @@ impl Folder {
                 .map_err(|e| LoadError::new(LoadErrorKind::Format, format!("{} is no JSON", file.display())).caused_by(e))
         };
         let (plans, dataset) = (json("plans.json")?, json("dataset.json")?);
-        Ok(Self { path, plans, dataset })
+        Ok(Self { path, version: Version::Second { plans, dataset } })
     }
 
-    /// The folds that have a checkpoint, by number; `all` alone where there is no other, as nnU-Net chooses.
+    /// The folds that have a checkpoint, by number; `all` alone where there is no other, as nnU-Net chooses. Of v1 those that are
+    /// trained to the end, or all of them where none is.
     ///
     /// # Errors
     /// When there is none.
     pub fn folds(&self) -> Result<Vec<String>, LoadError> {
-        let mut numbers = Vec::new();
-        let mut all = false;
+        let mut found = Vec::new();
         let entries = fs::read_dir(&self.path).map_err(|e| io(&self.path, e))?;
         for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
-            let Some(fold) = name.strip_prefix("fold_").filter(|_| checkpoint_of(&self.path.join(&name)).is_some()) else { continue };
-            all |= fold == "all";
-            numbers.extend(fold.parse::<u32>());
+            let fold = name.strip_prefix("fold_").unwrap_or(&name);
+            let number = fold.parse::<u32>().ok();
+            if let Some(file) = self.checkpoint_of(fold).filter(|_| number.is_some() || fold == "all") {
+                found.push((number, file));
+            }
         }
+        if found.iter().any(|(_, file)| !file.ends_with(FIRST[1])) {
+            found.retain(|(_, file)| !file.ends_with(FIRST[1]));
+        }
+        let mut numbers: Vec<u32> = found.iter().filter_map(|(number, _)| *number).collect();
         numbers.sort_unstable();
-        match (numbers.is_empty(), all) {
+        numbers.dedup();
+        match (numbers.is_empty(), found.is_empty()) {
             (false, _) => Ok(numbers.iter().map(u32::to_string).collect()),
-            (true, true) => Ok(vec!["all".into()]),
-            (true, false) => {
-                let text = format!("{} has no fold with a {CHECKPOINT}.pth or .safetensors", self.path.display());
+            (true, false) => Ok(vec!["all".into()]),
+            (true, true) => {
+                let text = format!("{} has no fold with a {}", self.path.display(), self.names().join(" or "));
                 Err(LoadError::new(LoadErrorKind::NotFound, text))
             }
         }
@@ -82,7 +103,21 @@ impl Folder {
     /// # Errors
     /// When the fold has no checkpoint, it is damaged, or the plans ask for what this version does not do.
     pub fn card(&self, fold: &str) -> Result<Card, LoadError> {
-        self.card_of(&self.checkpoint(fold)?, fold)
+        let file = self.checkpoint(fold)?;
+        let mut card = match &self.version {
+            Version::First => self.told(&file)?.card(&model::Checkpoint::open(&file)?)?,
+            Version::Second { plans, dataset } => {
+                let checkpoint = Checkpoint::read(&file)?;
+                let named = || {
+                    let name = self.path.canonicalize().ok()?;
+                    name.file_name()?.to_str()?.rsplit("__").next().map(str::to_owned)
+                };
+                let configuration = checkpoint.configuration.clone().or_else(named).unwrap_or_default();
+                plans::card(plans, dataset, &configuration, &checkpoint.mirror)?
+            }
+        };
+        card.provenance.push_str(&format!(", fold {fold}"));
+        Ok(card)
     }
 
     /// A fold's model; the file is mapped.
@@ -90,36 +125,61 @@ impl Folder {
     /// # Errors
     /// As [`Folder::card`], or when the weights do not fit the network of the plans.
     pub fn model(&self, fold: &str) -> Result<Model, LoadError> {
-        let checkpoint = self.checkpoint(fold)?;
-        let card = serde_json::to_string(&self.card_of(&checkpoint, fold)?)
+        let card = serde_json::to_string(&self.card(fold)?)
             .map_err(|e| LoadError::new(LoadErrorKind::Card, "the card could not be written").caused_by(e))?;
-        model::Checkpoint::open(&checkpoint.file)?.into_model(Some(&card))
+        model::Checkpoint::open(self.checkpoint(fold)?)?.into_model(Some(&card))
     }
 
-    fn card_of(&self, checkpoint: &Checkpoint, fold: &str) -> Result<Card, LoadError> {
-        let named = || {
-            let name = self.path.canonicalize().ok()?;
-            name.file_name()?.to_str()?.rsplit("__").next().map(str::to_owned)
-        };
-        let configuration = checkpoint.configuration.clone().or_else(named).unwrap_or_default();
-        let mut card = plans::card(&self.plans, &self.dataset, &configuration, &checkpoint.mirror)?;
-        card.provenance.push_str(&format!(", fold {fold}"));
-        Ok(card)
+    /// What nnU-Net would do with a fold's results and is not done here, and what is assumed of its trainer.
+    ///
+    /// # Errors
+    /// When the fold has no checkpoint, or its plans are damaged.
+    pub fn notes(&self, fold: &str) -> Result<Vec<String>, LoadError> {
+        let mut notes = Vec::new();
+        if let Version::First = self.version {
+            notes.extend(self.told(&self.checkpoint(fold)?)?.note());
+            let file = self.path.join("postprocessing.json");
+            let asked = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+            let asked =
+                asked.and_then(|asked| Some(asked.get("for_which_classes")?.to_string())).filter(|list| list != "[]" && list != "null");
+            notes.extend(asked.map(|classes| {
+                format!("{} keeps the largest part alone of the classes {classes} in nnU-Net; this is not done here", file.display())
+            }));
+        }
+        Ok(notes)
     }
 
-    fn checkpoint(&self, fold: &str) -> Result<Checkpoint, LoadError> {
-        let folder = self.path.join(format!("fold_{fold}"));
-        let file = checkpoint_of(&folder).ok_or_else(|| {
-            let text = format!("{} has no {CHECKPOINT}.pth or .safetensors", folder.display());
+    /// What v1 tells beside a checkpoint, or of the model.
+    fn told(&self, file: &Path) -> Result<first::Told, LoadError> {
+        let mut beside = file.as_os_str().to_owned();
+        beside.push(".pkl");
+        let beside = PathBuf::from(beside);
+        let told = if beside.is_file() { beside } else { self.path.join("plans.pkl") };
+        first::Told::read(&told, &read(&told)?, &self.path.canonicalize().map_err(|e| io(&self.path, e))?)
+    }
+
+    fn names(&self) -> [&str; 2] {
+        match self.version {
+            Version::First => FIRST,
+            Version::Second { .. } => SECOND,
+        }
+    }
+
+    /// The file of a fold's checkpoint.
+    fn checkpoint(&self, fold: &str) -> Result<PathBuf, LoadError> {
+        self.checkpoint_of(fold).ok_or_else(|| {
+            let text = format!("{} has no {}", self.path.join(format!("fold_{fold}")).display(), self.names().join(" or "));
             LoadError::new(LoadErrorKind::NotFound, text)
-        })?;
-        Checkpoint::read(&file)
+        })
     }
-}
 
-/// The file of a fold's checkpoint: nnU-Net's own, or its weights as safetensors.
-fn checkpoint_of(folder: &Path) -> Option<PathBuf> {
-    ["pth", "safetensors"].map(|ending| folder.join(format!("{CHECKPOINT}.{ending}"))).into_iter().find(|file| file.is_file())
+    /// The same, if there is one. v1 calls the folder of `all` so.
+    fn checkpoint_of(&self, fold: &str) -> Option<PathBuf> {
+        let all = (fold == "all" && matches!(self.version, Version::First)).then(|| "all".to_owned());
+        let folders = all.into_iter().chain([format!("fold_{fold}")]);
+        let mut files = folders.flat_map(|folder| self.names().map(|name| self.path.join(&folder).join(name)));
+        files.find(|file| file.is_file())
+    }
 }
 
 impl Checkpoint {

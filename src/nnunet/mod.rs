@@ -1,4 +1,4 @@
-//! Model folders of nnU-Net v2: what its plans say becomes a card, and scans are prepared and results exported as it does it.
+//! Model folders of nnU-Net: what its plans say becomes a card, and scans are prepared and results exported as it does it.
 //!
 //! Source: Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation" (Nature
 //! Methods 18, 2021), as nnunetv2 2.8.1 runs on a CPU. A folder holds `plans.json`, `dataset.json` and, for each fold, a checkpoint
@@ -13,9 +13,14 @@
 //! ```
 //! `spacing_mm` has two numbers for a 2d configuration, whose slices stay as they are. `separate` says whether the axis of the
 //! thickest slices is resampled by itself (with `order_along`); null: where slices are more than three times thicker than wide.
+//!
+//! With `"version": 1` it is the pipeline of nnU-Net v1, as nnunet 1.7.1 runs on a CPU. Its folders hold `plans.pkl` and, for each fold,
+//! `fold_K/model_final_checkpoint.model` and `.model.pkl`, whose plans and trainer are what counts; the scheme of its windows is
+//! `nnunet_v1`.
 
 mod case;
 mod crop;
+mod first;
 mod folder;
 mod pipeline;
 mod plans;

@@ -11,10 +11,14 @@ const THICK: f64 = 3.0;
 const LEAST: f32 = 1e-8;
 
 /// What nnU-Net does with a scan before the network sees it, and with its logits. In this order: the axes are transposed, the
-/// scan is cropped to what is not 0, its values are scaled, and it is resampled; and back.
+/// scan is cropped to what is not 0, its values are scaled, and it is resampled; and back. Version 1 resamples before it scales, and
+/// has probabilities where version 2 has logits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pipeline {
+    /// Of nnU-Net: 1 or 2.
+    #[serde(default = "two", skip_serializing_if = "is_two")]
+    pub version: u32,
     /// The file's axis (0, 1, 2: slowest to fastest) that becomes D, H, W of the network.
     pub transpose: [usize; 3],
     /// Voxel size of the network along \[D,\] H, W; two numbers leave D as it is.
@@ -23,8 +27,22 @@ pub struct Pipeline {
     pub channels: Vec<Scaling>,
     /// How the scan is resampled.
     pub resample: Resampling,
-    /// How the logits are.
+    /// How the logits are, or the probabilities.
     pub resample_logits: Resampling,
+}
+
+fn two() -> u32 {
+    2
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_two(version: &u32) -> bool {
+    *version == 2
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(b: &bool) -> bool {
+    !*b
 }
 
 /// How the values of a channel are scaled.
@@ -41,10 +59,23 @@ pub enum Scaling {
         mean: f32,
         /// What becomes 1, less the mean.
         std: f32,
+        /// Whether what is not of the body becomes 0.
+        #[serde(default, skip_serializing_if = "is_false")]
+        masked: bool,
+    },
+    /// Clipped, and brought to mean 0 and deviation 1 of those of the scan's values that lie between.
+    Ct2 {
+        /// Least value.
+        low: f32,
+        /// Greatest value.
+        high: f32,
+        /// Whether what is not of the body becomes 0.
+        #[serde(default, skip_serializing_if = "is_false")]
+        masked: bool,
     },
     /// To mean 0 and deviation 1 of the scan.
     Zscore {
-        /// Of its body alone; the rest stays 0.
+        /// Of its body alone; the rest stays 0, or with version 1 becomes 0.
         masked: bool,
     },
     /// As they are.
@@ -71,6 +102,9 @@ pub struct Resampling {
 impl Pipeline {
     /// What is wrong with it, for a network of so many dimensions and input channels.
     pub(crate) fn check(&self, dims: u32, channels: u32) -> Result<(), String> {
+        if !(1..=2).contains(&self.version) {
+            return Err(format!("version {} is not supported; nnU-Net's 1 and 2 are", self.version));
+        }
         let mut axes = self.transpose;
         axes.sort_unstable();
         if axes != [0, 1, 2] {
@@ -89,20 +123,59 @@ impl Pipeline {
         }
         Ok(())
     }
+
+    /// Whether it is that of nnU-Net v1.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.version == 1
+    }
+
+    /// The axis that is resampled by itself on the way back to the scan's grid, of the network's axes; spacings too.
+    pub(crate) fn axis_back(&self, scan: [f64; 3], network: [f64; 3]) -> Option<usize> {
+        let resample = &self.resample_logits;
+        if !self.is_first() {
+            return resample.axis(network, scan);
+        }
+        if resample.separate.is_none() && !thick(scan) {
+            // v1 takes the number of the network's axis for that of the file's
+            let axis = resample.axis(network, network)?;
+            return self.transpose.iter().position(|&file| file == axis);
+        }
+        resample.axis(scan, scan)
+    }
 }
 
 impl Scaling {
-    /// Scales a channel in place; `body` is the part of it that is not empty.
+    /// Whether it asks where the body is.
+    pub(crate) fn masked(&self) -> bool {
+        matches!(self, Self::Ct { masked: true, .. } | Self::Ct2 { masked: true, .. } | Self::Zscore { masked: true })
+    }
+
+    /// Scales a channel in place as a version of nnU-Net does; `body` is the part of it that is not empty.
     ///
     /// # Errors
     /// When the values are not of the kind that the scheme is for.
-    pub(crate) fn apply(&self, values: &mut [f32], body: &[bool]) -> Result<(), String> {
+    pub(crate) fn apply(&self, values: &mut [f32], body: &[bool], version: u32) -> Result<(), String> {
         match *self {
-            Self::Ct { low, high, mean, std } => {
+            Self::Ct { low, high, mean, std, .. } => {
                 let std = std.max(LEAST);
                 values.iter_mut().for_each(|v| *v = (v.max(low).min(high) - mean) / std);
             }
-            Self::Zscore { masked } => standardise(values, |i| !masked || body[i]),
+            Self::Ct2 { low, high, .. } => {
+                let between: Vec<bool> = values.iter().map(|&v| low < v && v < high).collect();
+                let (mean, std) = statistics(values, |i| between[i]).filter(|&(_, std)| std > 0.0).ok_or_else(|| {
+                    format!("the model scales by the values between {low} and {high}; of these the scan has none, or but one")
+                })?;
+                values.iter_mut().for_each(|v| *v = narrow((f64::from(v.max(low).min(high)) - mean) / std));
+            }
+            Self::Zscore { masked } => {
+                let counts = |i: usize| !masked || body[i];
+                let (mean, std) = statistics(values, counts).unwrap_or((0.0, 0.0));
+                let std = if version == 1 { std + f64::from(LEAST) } else { std.max(f64::from(LEAST)) };
+                for (_, v) in values.iter_mut().enumerate().filter(|(i, _)| counts(*i)) {
+                    *v = narrow((f64::from(*v) - mean) / std);
+                }
+            }
             Self::None => {}
             Self::Range => {
                 let low = values.iter().copied().fold(f32::INFINITY, f32::min);
@@ -117,40 +190,51 @@ impl Scaling {
                 values.iter_mut().for_each(|v| *v /= 255.0);
             }
         }
+        if self.masked() && version == 1 {
+            values.iter_mut().zip(body).filter(|(_, inside)| !**inside).for_each(|(v, _)| *v = 0.0);
+        }
         Ok(())
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
-fn standardise(values: &mut [f32], counts: impl Fn(usize) -> bool) {
+/// Mean and deviation of the values that count; of none, nothing.
+fn statistics(values: &[f32], counts: impl Fn(usize) -> bool) -> Option<(f64, f64)> {
     let sum = |term: &dyn Fn(f64) -> f64| -> f64 {
         values.iter().enumerate().filter(|(i, _)| counts(*i)).map(|(_, v)| term(f64::from(*v))).sum()
     };
-    let n = sum(&|_| 1.0).max(1.0);
+    let n = sum(&|_| 1.0);
     let mean = sum(&|v| v) / n;
-    let std = (sum(&|v| (v - mean) * (v - mean)) / n).sqrt().max(f64::from(LEAST));
-    for (_, v) in values.iter_mut().enumerate().filter(|(i, _)| counts(*i)) {
-        *v = ((f64::from(*v) - mean) / std) as f32;
-    }
+    (n > 0.0).then(|| (mean, (sum(&|v| (v - mean) * (v - mean)) / n).sqrt()))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "stored as f32")]
+fn narrow(x: f64) -> f32 {
+    x as f32
+}
+
+fn greatest(spacing: [f64; 3]) -> f64 {
+    spacing.into_iter().fold(0.0, f64::max)
+}
+
+fn thick(spacing: [f64; 3]) -> bool {
+    greatest(spacing) / spacing.into_iter().fold(f64::INFINITY, f64::min) > THICK
 }
 
 impl Resampling {
-    /// Resamples one channel of spacing `old` to shape `to` of spacing `new`.
-    pub(crate) fn apply(&self, values: &[f32], [from, to]: [[usize; 3]; 2], [old, new]: [[f64; 3]; 2]) -> Vec<f32> {
+    /// Resamples one channel to shape `to`, `axis` by itself.
+    pub(crate) fn apply(&self, values: &[f32], [from, to]: [[usize; 3]; 2], axis: Option<usize>) -> Vec<f32> {
         if from == to {
             return values.to_vec();
         }
         let order = |degree: u32| Order::of_degree(degree).unwrap_or(Order::Linear);
-        match self.axis(old, new) {
+        match axis {
             Some(axis) => spline::resize_slices(values, from, to, order(self.order), axis, order(self.order_along)),
             None => spline::resize(values, from, to, order(self.order)),
         }
     }
 
-    /// The axis that is resampled by itself.
-    fn axis(&self, old: [f64; 3], new: [f64; 3]) -> Option<usize> {
-        let greatest = |s: [f64; 3]| s.into_iter().fold(0.0, f64::max);
-        let thick = |s: [f64; 3]| greatest(s) / s.into_iter().fold(f64::INFINITY, f64::min) > THICK;
+    /// The axis that is resampled by itself from one spacing to another.
+    pub(crate) fn axis(&self, old: [f64; 3], new: [f64; 3]) -> Option<usize> {
         let spacing = match self.separate {
             Some(true) => old,
             Some(false) => return None,
@@ -171,9 +255,9 @@ mod tests {
         let scaled = |scaling: Scaling, values: &[f32]| {
             let mut values = values.to_vec();
             let body: Vec<bool> = values.iter().map(|v| *v != 0.0).collect();
-            scaling.apply(&mut values, &body).map(|()| values)
+            scaling.apply(&mut values, &body, 2).map(|()| values)
         };
-        let ct = Scaling::Ct { low: -10.0, high: 30.0, mean: 10.0, std: 10.0 };
+        let ct = Scaling::Ct { low: -10.0, high: 30.0, mean: 10.0, std: 10.0, masked: false };
         assert_eq!(scaled(ct, &[-500.0, 0.0, 20.0, 99.0])?, [-2.0, -1.0, 1.0, 2.0]);
         assert_eq!(scaled(Scaling::Zscore { masked: true }, &[0.0, 10.0, 0.0, 20.0])?, [0.0, -1.0, 0.0, 1.0]);
         assert_eq!(scaled(Scaling::Zscore { masked: false }, &[0.0, 0.0, 2.0, 2.0])?, [-1.0, -1.0, 1.0, 1.0]);
@@ -184,6 +268,45 @@ mod tests {
         assert_eq!(scaled(Scaling::Rgb, &[0.0, 255.0])?, [0.0, 1.0]);
         assert!(scaled(Scaling::Rgb, &[0.0, 256.0]).is_err_and(|e| e.contains("256")));
         Ok(())
+    }
+
+    #[test]
+    fn the_first_version_scales_otherwise() -> Result<(), String> {
+        let scaled = |scaling: Scaling, values: &[f32]| {
+            let mut values = values.to_vec();
+            scaling.apply(&mut values, &[true, true, false, true], 1).map(|()| values)
+        };
+        let ct = Scaling::Ct { low: -10.0, high: 30.0, mean: 10.0, std: 10.0, masked: true };
+        assert_eq!(scaled(ct, &[-500.0, 0.0, 20.0, 99.0])?, [-2.0, -1.0, 0.0, 2.0]);
+        assert_eq!(scaled(Scaling::Zscore { masked: true }, &[10.0, 15.0, 3.0, 20.0])?[2], 0.0);
+        assert_eq!(scaled(Scaling::Zscore { masked: false }, &[2.0; 4])?, [0.0; 4]);
+        let ct2 = |masked| Scaling::Ct2 { low: 0.0, high: 10.0, masked };
+        assert_eq!(scaled(ct2(false), &[4.0, 6.0, 10.0, -7.0])?, [-1.0, 1.0, 5.0, -5.0]);
+        assert_eq!(scaled(ct2(true), &[4.0, 6.0, 10.0, -7.0])?, [-1.0, 1.0, 0.0, -5.0]);
+        assert!(scaled(ct2(false), &[10.0; 4]).is_err_and(|e| e.contains("between 0 and 10")));
+        Ok(())
+    }
+
+    #[test]
+    fn the_way_back_has_an_axis_of_its_own() {
+        let resample = Resampling { order: 1, order_along: 0, separate: None };
+        let by = |version, separate| Pipeline {
+            version,
+            transpose: [2, 0, 1],
+            spacing_mm: vec![1.0; 3],
+            channels: vec![],
+            resample,
+            resample_logits: Resampling { separate, ..resample },
+        };
+        let (thick, other, thin) = ([5.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.2, 1.1]);
+        assert_eq!(by(2, None).axis_back(other, thick), Some(0));
+        assert_eq!(by(1, None).axis_back(other, thick), Some(1));
+        assert_eq!(by(2, None).axis_back(thin, thick), Some(0));
+        // axis 0 of the file is axis 1 of the network
+        assert_eq!(by(1, None).axis_back(thin, thick), Some(1));
+        assert_eq!(by(1, Some(true)).axis_back(thin, thick), Some(1));
+        assert_eq!(by(1, Some(false)).axis_back(thick, thick), None);
+        assert_eq!(by(1, None).axis_back(thin, thin), None);
     }
 
     #[test]
@@ -202,11 +325,18 @@ mod tests {
     #[test]
     fn what_cannot_be_is_told() {
         let resample = Resampling { order: 3, order_along: 0, separate: None };
-        let good =
-            Pipeline { transpose: [2, 0, 1], spacing_mm: vec![1.0; 3], channels: vec![Scaling::None], resample, resample_logits: resample };
+        let good = Pipeline {
+            version: 2,
+            transpose: [2, 0, 1],
+            spacing_mm: vec![1.0; 3],
+            channels: vec![Scaling::None],
+            resample,
+            resample_logits: resample,
+        };
         assert_eq!(good.check(3, 1), Ok(()));
         let bad = |p: Pipeline, word: &str| assert!(p.check(3, 1).is_err_and(|e| e.contains(word)), "{word}");
         bad(Pipeline { transpose: [0, 0, 1], ..good.clone() }, "transpose");
+        bad(Pipeline { version: 3, ..good.clone() }, "version 3");
         bad(Pipeline { spacing_mm: vec![1.0; 2], ..good.clone() }, "spacing_mm");
         bad(Pipeline { spacing_mm: vec![1.0, 0.0, 1.0], ..good.clone() }, "spacing_mm");
         bad(Pipeline { channels: vec![], ..good.clone() }, "channels");

@@ -117,6 +117,7 @@ pub fn card(plans: &Value, dataset: &Value, configuration: &str, mirror: &[u32])
     })?;
     let (name, config) = network(&architecture, dims, channels, classes)?;
     let pipeline = Pipeline {
+        version: 2,
         transpose: plans.transpose_forward,
         spacing_mm: conf.spacing,
         channels: scalings(
@@ -204,7 +205,7 @@ fn scalings(
     let scaling = |(number, (scheme, &masked)): (usize, (&String, &bool))| match scheme.as_str() {
         "CTNormalization" => {
             let f = foreground.get(&number.to_string()).ok_or_else(|| bad(format!("the plans lack intensities of channel {number}")))?;
-            Ok(Scaling::Ct { low: f.percentile_00_5, high: f.percentile_99_5, mean: f.mean, std: f.std })
+            Ok(Scaling::Ct { low: f.percentile_00_5, high: f.percentile_99_5, mean: f.mean, std: f.std, masked: false })
         }
         "ZScoreNormalization" => Ok(Scaling::Zscore { masked }),
         "NoNormalization" => Ok(Scaling::None),

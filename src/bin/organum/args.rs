@@ -99,7 +99,7 @@ pub(crate) struct Segment {
     /// NIfTI file, .nii or .nii.gz; several in the order of the model's channels, or the first, CASE_0000.nii.gz, alone
     #[arg(required = true)]
     pub(crate) input: Vec<PathBuf>,
-    /// Model file, the folder of an nnU-Net v2 model (all its folds, averaged), or a MONAI bundle
+    /// Model file, the folder of an nnU-Net model (all its folds, averaged), or a MONAI bundle
     #[arg(long)]
     pub(crate) model: PathBuf,
     /// The only fold to take of the folder: a number, or `all`
@@ -189,7 +189,7 @@ pub(crate) struct Plan {
 
 #[derive(Debug, Args)]
 pub(crate) struct Convert {
-    /// .safetensors, what torch.save or torch.jit.save wrote (.pth, .pt, .ckpt, .model), or the folder of an nnU-Net v2 model
+    /// .safetensors, what torch.save or torch.jit.save wrote (.pth, .pt, .ckpt, .model), or the folder of an nnU-Net model
     pub(crate) source: PathBuf,
     /// Model file to write: .safetensors
     #[arg(long, value_name = "M.safetensors")]

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args;
 use crate::fail::Failure;
+use crate::nnunet;
 use crate::output::{need_folder, note, say, say_json};
 
 /// A JSON object of a file that an option names.
@@ -39,7 +40,7 @@ fn given(a: &args::Convert) -> Result<Map<String, Value>, Failure> {
     Ok(card)
 }
 
-/// The network of a MONAI bundle, or of a fold of an nnU-Net v2 folder.
+/// The network of a MONAI bundle, or of a fold of an nnU-Net folder.
 fn folder(a: &args::Convert) -> Result<Model, Failure> {
     if a.architecture.is_some() || a.config.is_some() || a.card.is_some() {
         return Err(Failure::usage("--architecture, --config, --card: the plans or configs of a folder tell them"));
@@ -61,7 +62,9 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
             }
         },
     };
-    Ok(folder.model(&fold)?)
+    let model = folder.model(&fold)?;
+    nnunet::tell(&folder, &fold)?;
+    Ok(model)
 }
 
 /// The network of the source.

@@ -12,7 +12,14 @@ use serde_json::{Map, json};
 use crate::args;
 use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
+use crate::output::note;
 use crate::segment::{Segmented, Wanted, write};
+
+/// Says what a folder's results lack of nnU-Net's, and what is assumed.
+pub(crate) fn tell(folder: &Folder, fold: &str) -> Result<(), Failure> {
+    folder.notes(fold)?.iter().for_each(|text| note(&format!("organum: {text}")));
+    Ok(())
+}
 
 /// A model, and the folds that its results are averaged with.
 pub(crate) struct Networks {
@@ -34,6 +41,7 @@ impl Networks {
         let folder = Folder::open(path)?;
         let folds = fold.map_or_else(|| folder.folds(), |fold| Ok(vec![fold.to_owned()]))?;
         let first = folder.model(&folds[0])?;
+        tell(&folder, &folds[0])?;
         Ok(Self { first, folder: Some((folder, folds)) })
     }
 }
@@ -54,7 +62,7 @@ pub(crate) fn segment(
     let case = Case::new(card, pipeline, &scan.image)?;
     let windows = Windows::new(card, case.volume.extent)?;
     let options = PlanOptions::default().with_output(OutputMode::Logits);
-    let mut mean = Average::default();
+    let mut mean = Average::new(pipeline);
     let mut all: Option<Ran<()>> = None;
     let mut run = |model: &Model| -> Result<(), Failure> {
         let ran = device::run_with(device, model, windows.tile(), &a.run, &options, |session, how| {

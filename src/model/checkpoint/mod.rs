@@ -4,6 +4,7 @@
 //! tensors stay where they lie ([`tensor`]), so that a checkpoint is mapped and read on demand like a model file.
 
 mod pickle;
+mod plain;
 mod state;
 mod tensor;
 mod zip;
@@ -22,6 +23,7 @@ use super::weights::{Bytes, Place, Stored, Weights};
 use super::{Card, Model};
 use crate::error::{LoadError, LoadErrorKind};
 use pickle::Pickle;
+pub(crate) use plain::plain;
 
 /// How files begin that torch.save wrote before PyTorch 1.6, or is told to write still: a pickle of the number
 /// 0x1950a86a20f9469cfc6c.

@@ -31,7 +31,7 @@ pub(super) enum Value {
     Float(f64),
     /// UTF-8.
     Text(Span),
-    Bytes,
+    Bytes(Span),
     /// Also a set.
     List(Vec<Id>),
     Tuple(Vec<Id>),
@@ -78,6 +78,11 @@ impl<'a> Pickle<'a> {
 
     pub(super) fn span(&self, span: &Span) -> &'a str {
         text(self.bytes, span)
+    }
+
+    /// The bytes of [`Value::Bytes`].
+    pub(super) fn raw(&self, span: &Span) -> &'a [u8] {
+        self.bytes.get(span.start as usize..span.end as usize).unwrap_or_default()
     }
 
     /// The text of a string.
@@ -229,8 +234,8 @@ impl Machine<'_> {
     }
 
     fn bytes_of(&mut self, length: u64) -> Result<(), String> {
-        self.skip(length)?;
-        self.push(Value::Bytes)
+        let span = self.skip(length)?;
+        self.push(Value::Bytes(span))
     }
 
     /// An integer of so many bytes in two's complement.
