@@ -89,6 +89,33 @@ fn a_bundle_tells_its_names_and_windows() {
     assert!(card.provenance.contains("unetr of random weights"), "{}", card.provenance);
 }
 
+#[test]
+fn bundles_are_planned_inspected_and_inferred_as_they_are() {
+    let out = tempfile::tempdir().expect("a folder");
+    let bundle = vectors().join("unetr/bundle");
+    let told = |args: &[&str]| -> Value {
+        let run = organum(&[args, &["--json"]].concat());
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        serde_json::from_slice(&run.stdout).expect("JSON")
+    };
+    let inspected = told(&["inspect", text(&bundle)]);
+    assert_eq!((&inspected["checkpoint"]["format"], &inspected["card"]["architecture"]), (&json!("folder"), &json!("unetr")));
+    let run = organum(&["inspect", text(&bundle)]);
+    assert!(String::from_utf8_lossy(&run.stdout).contains("MONAI's {\"transforms\""));
+    assert!(told(&["plan", "--model", text(&bundle), "--extent", "32x32x32"])["peak_bytes"].as_u64() > Some(0));
+    let [input, output] = ["x.npy", "y.npy"].map(|name| out.path().join(name));
+    let mut npy = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    npy.extend(format!("{:<117}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 32, 32, 32), }").into_bytes());
+    npy.resize(npy.len() + 4 * 32 * 32 * 32, 0);
+    fs::write(&input, npy).expect("written");
+    assert!(told(&["infer", "--model", text(&bundle), "--input", text(&input), "--output", text(&output)])["device"].is_string());
+    assert!(output.exists());
+    for command in [&["plan", "--extent", "32x32x32", "--model"][..], &["inspect"][..]] {
+        let run = organum(&[command, &[text(out.path())]].concat());
+        assert_eq!(run.status.code(), Some(4), "{}", String::from_utf8_lossy(&run.stderr));
+    }
+}
+
 /// A copy of the bundle of a case, changed.
 fn changed(out: &Path, case: &str, change: impl Fn(&mut Value)) -> PathBuf {
     let (from, to) = (vectors().join(case).join("bundle"), out.join("bundle"));

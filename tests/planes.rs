@@ -4,7 +4,7 @@
 mod support;
 
 use organum::{Engine, Extent, Input, Model, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
-use support::{Random, engine};
+use support::{Random, engine, relative_error};
 
 /// Networks, and voxels along H and W of the planes that they take.
 fn networks() -> Vec<(String, u32)> {
@@ -82,9 +82,19 @@ fn one_channel_is_repeated_where_the_reference_repeats_it() {
         let grey = Random::new(4).values(extent.voxels() as usize);
         let of = |channels: u32| logits(engine(), &model, Input { channels, extent, data: &grey.repeat(channels as usize) }, false);
         if model.card().takes(1) {
-            assert!(of(1) == of(3), "{card}");
+            let repeated = of(3);
+            assert!(of(1) == repeated, "{card}");
+            // or its weights are summed instead
+            let model = Model::random(&card, 5).and_then(Model::for_grey_input).expect("it takes one");
+            for engine in [engine(), None] {
+                let summed = logits(engine, &model, Input { channels: 1, extent, data: &grey }, engine.is_some());
+                let e = relative_error(&summed, &repeated.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
+                assert!(e < 2e-6, "{card}: {e:e}");
+            }
             continue;
         }
+        let e = Model::random(&card, 5).and_then(Model::for_grey_input).expect_err("it takes none");
+        assert!(e.to_string().contains("in place of"), "{e}");
         let plan = Plan::new(&model, extent, &organum::DeviceCaps::host(), &PlanOptions::default()).expect("there is a plan");
         let mut session = Session::on_host(&model, plan).expect("the session is made");
         let e = session.run_blocking(Input { channels: 1, extent, data: &grey }, RunOptions::default()).expect_err("it wants three");

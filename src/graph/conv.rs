@@ -34,6 +34,9 @@ pub struct Conv {
     pub standardised: Option<f64>,
     /// The weights and the bias are multiplied by this at load, before a norm is folded in.
     pub gain: f64,
+    /// The tensor has the inputs so many times over, one after another, for copies of them: their weights are summed at load,
+    /// after they are standardised.
+    pub copies: u32,
     /// A batch norm folded into the weights at load.
     pub norm: Option<BatchNorm>,
     /// Done to each map as it is read.
@@ -65,6 +68,7 @@ impl Default for Conv {
             bias: true,
             standardised: None,
             gain: 1.0,
+            copies: 1,
             norm: None,
             loads: [Load::default(); 2],
             residual: false,
@@ -101,6 +105,9 @@ impl Conv {
         }
         if let Some(eps) = self.standardised.filter(|eps| !(eps.is_finite() && *eps > 0.0)) {
             return Err(format!("standardises its weights with an eps of {eps}"));
+        }
+        if self.copies == 0 || (self.copies > 1 && self.groups > 1) {
+            return Err(format!("sums {} copies of its inputs in {} groups", self.copies, self.groups));
         }
         if !self.gain.is_finite() {
             return Err(format!("multiplies its weights by {}", self.gain));

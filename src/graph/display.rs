@@ -39,6 +39,9 @@ impl fmt::Display for Op {
                 if c.standardised.is_some() {
                     f.write_str(" of standardised weights")?;
                 }
+                if c.copies > 1 {
+                    write!(f, " summed over {} copies", c.copies)?;
+                }
                 if c.norm.is_some() {
                     f.write_str(" norm")?;
                 }

@@ -16,6 +16,7 @@ mod card;
 mod checkpoint;
 mod cotr;
 mod former;
+mod grey;
 mod infer;
 mod layers;
 #[expect(clippy::cast_possible_truncation, reason = "values that exist on this host")]

@@ -11,7 +11,8 @@ impl Model {
     pub(crate) fn pack(&self, conv: &Conv, in_channels: [u32; 2]) -> Result<Vec<f32>, LoadError> {
         let weight = self.weights.tensor(&format!("{}.weight", conv.module))?;
         let taps = conv.kernel.iter().map(|&k| k as usize).product();
-        let each = conv.in_channels as usize / conv.groups.max(1) as usize * taps;
+        let summed = conv.in_channels as usize / conv.groups.max(1) as usize * taps;
+        let each = summed * conv.copies as usize;
         let mut finish = self.finish(conv.bias.then_some(&conv.module), conv.norm.as_ref(), conv.out_channels)?;
         finish.bias.iter_mut().for_each(|bias| *bias *= conv.gain);
         let rows = (0..conv.out_channels as usize).map(|output| {
@@ -22,6 +23,9 @@ impl Model {
             if let Some(eps) = conv.standardised {
                 standardise(&mut row, eps);
             }
+            let (first, others) = row.split_at_mut(summed);
+            others.chunks_exact(summed.max(1)).for_each(|copy| first.iter_mut().zip(copy).for_each(|(sum, w)| *sum += w));
+            row.truncate(summed);
             row.iter_mut().for_each(|w| *w *= conv.gain);
             finish.row(output, row)
         });

@@ -127,7 +127,7 @@ pub(crate) struct Segment {
 
 #[derive(Debug, Args)]
 pub(crate) struct Infer {
-    /// Model file
+    /// Model file, or a folder of nnU-Net's (its first fold) or MONAI's
     #[arg(long)]
     pub(crate) model: PathBuf,
     /// .npy of (1,C,[D,]H,W) f32, or a safetensors file holding `input`
@@ -155,7 +155,7 @@ pub(crate) struct Infer {
 
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
-    /// Model file, or a card alone (.json)
+    /// Model file, a folder of nnU-Net's or MONAI's, or a card alone (.json)
     #[arg(long)]
     pub(crate) model: PathBuf,
     /// Extent of the input, DxHxW (1xHxW or HxW for an image)
@@ -213,7 +213,7 @@ pub(crate) struct Convert {
 
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// Model file or checkpoint
+    /// Model file or checkpoint, or a folder of nnU-Net's or MONAI's
     pub(crate) model: PathBuf,
     /// Print one JSON object
     #[arg(long)]

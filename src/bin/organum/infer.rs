@@ -14,6 +14,7 @@ use safetensors::{Dtype, SafeTensors};
 use crate::args;
 use crate::device::{self, Device};
 use crate::fail::Failure;
+use crate::nnunet::Networks;
 use crate::output::{need_folder, say, say_json, write_npy};
 use crate::segment::summary;
 
@@ -144,7 +145,7 @@ fn write_trace(folder: &Path, model: &Model, wanted: &[String], values: &[Output
 /// `organum infer`.
 pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
     let started = Instant::now();
-    let model = placed(Model::load(&a.model)?, a)?;
+    let mut model = placed(Networks::open(&a.model, None)?.first, a)?;
     if a.output.extension().is_none_or(|e| e != "npy") {
         return Err(Failure::usage(format!("{} must end in .npy", a.output.display())));
     }
@@ -156,6 +157,9 @@ pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
     let input = Input { channels, extent, data: &array.values };
     if !model.card().takes(channels) {
         return Err(Failure::input(format!("the input has {channels} channels, the network wants {}", model.card().in_channels())));
+    }
+    if channels == 1 {
+        model = model.for_grey_input()?;
     }
     let device = Device::open(a.run.device.as_deref())?;
     let mut options = PlanOptions::default().with_output(OutputMode::Logits);

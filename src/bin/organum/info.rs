@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args;
 use crate::fail::Failure;
+use crate::nnunet::Networks;
 use crate::output::{say, say_json};
 
 /// `organum plan`.
@@ -16,7 +17,7 @@ pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
             .map_err(|e| Failure { code: 4, message: format!("cannot read {}: {e}", a.model.display()) })?;
         organum::model::architecture(&text)?
     } else {
-        let model = Model::load(&a.model)?;
+        let model = Networks::open(&a.model, None)?.first;
         (model.card().clone(), model.graph().clone())
     };
     let caps = match a.caps.as_str() {
@@ -148,6 +149,12 @@ fn unrecognised(checkpoint: &Checkpoint, found: Value, why: &str, json: bool) ->
 
 /// `organum inspect`.
 pub(crate) fn inspect(a: &args::Inspect) -> Result<(), Failure> {
+    if a.model.is_dir() {
+        let model = Networks::open(&a.model, None)?.first;
+        let tensors = model.weights().list().len();
+        let found = json!({"format": "folder", "wrapper": [], "prefix": "", "tensors": tensors, "card": true});
+        return recognised(&model, found, a.json);
+    }
     let checkpoint = Checkpoint::open(&a.model)?;
     let found = found(&checkpoint);
     let model = match checkpoint.card() {
@@ -160,9 +167,14 @@ pub(crate) fn inspect(a: &args::Inspect) -> Result<(), Failure> {
             }
         },
     };
+    recognised(&model, found, a.json)
+}
+
+/// What there is to say of a network.
+fn recognised(model: &Model, found: Value, json: bool) -> Result<(), Failure> {
     let card = model.card();
     let weights = model.weights();
-    if a.json {
+    if json {
         say_json(&json!({
             "checkpoint": found,
             "card": card,
@@ -178,13 +190,17 @@ pub(crate) fn inspect(a: &args::Inspect) -> Result<(), Failure> {
     say_found(&found);
     say(&format!("architecture  {}", card.architecture));
     say(&format!("config        {}", card.config));
-    say(&format!(
-        "input         {} channel(s), axes {}, spacing {}, intensity {}",
-        card.in_channels(),
-        card.input.axes.map_or_else(|| "as stored".into(), |x| x.to_string()),
-        card.input.spacing_mm.map_or_else(|| "as stored".into(), |s| format!("{s:?} mm")),
-        card.input.intensity.as_ref().map_or_else(|| "as stored".into(), |i| serde_json::to_string(i).unwrap_or_default())
-    ));
+    let pipeline = match (&card.input.nnunet, &card.input.monai) {
+        (Some(pipeline), _) => serde_json::to_string(pipeline).map(|p| format!("nnU-Net's {p}")),
+        (None, Some(pipeline)) => serde_json::to_string(pipeline).map(|p| format!("MONAI's {p}")),
+        (None, None) => Ok(format!(
+            "axes {}, spacing {}, intensity {}",
+            card.input.axes.map_or_else(|| "as stored".into(), |x| x.to_string()),
+            card.input.spacing_mm.map_or_else(|| "as stored".into(), |s| format!("{s:?} mm")),
+            card.input.intensity.as_ref().map_or_else(|| "as stored".into(), |i| serde_json::to_string(i).unwrap_or_default())
+        )),
+    };
+    say(&format!("input         {} channel(s), {}", card.in_channels(), pipeline.map_err(|e| Failure::internal(e.to_string()))?));
     say(&format!("labels        {}", (1..card.classes()).map(|c| format!("{c} {}", card.label_name(c))).collect::<Vec<_>>().join(", ")));
     say(&format!("parameters    {} in {}", weights.parameters(), format_bytes(weights.bytes())));
     say(&format!("stride        {:?}", model.stride()));

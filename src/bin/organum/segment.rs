@@ -223,7 +223,7 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     for path in [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()].into_iter().flatten() {
         need_folder(path)?;
     }
-    let networks = Networks::open(&a.model, a.fold.as_deref())?;
+    let mut networks = Networks::open(&a.model, a.fold.as_deref())?;
     let model = &networks.first;
     let inputs = channel_files(&a.input, model.card().in_channels());
     for path in [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()].into_iter().flatten() {
@@ -241,6 +241,10 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         return Err(Failure::usage(format!("--attention: the network has no {what}")));
     }
     let scan = nifti::read_channels(&inputs)?;
+    if scan.image.channels == 1 && model.card().takes(1) {
+        networks.first = networks.first.for_grey_input()?;
+    }
+    let model = &networks.first;
     let load = started.elapsed();
     let device = Device::open(a.run.device.as_deref())?;
     if let Some(folder) = &a.attention {
