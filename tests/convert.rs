@@ -110,7 +110,7 @@ fn what_cannot_be_converted_is_refused() {
     };
     fails(4, &["legacy.pth", "_use_new_zipfile_serialization"], &fixture("legacy.pth"), &[]);
     fails(4, &["missing.pth"], &desk.path("in", "missing.pth"), &[]);
-    fails(4, &["no folder of an nnU-Net v2 model"], &desk.path("in", ""), &[]);
+    fails(4, &["no folder of an nnU-Net model"], &desk.path("in", ""), &[]);
     let bytes = std::fs::read(&good).expect("the fixture is there");
     for keep in [0, 3, 100, bytes.len() / 2, bytes.len() - 1] {
         fails(4, &["cut.pth"], &desk.file("cut.pth", &bytes[..keep]), &[]);

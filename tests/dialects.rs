@@ -5,7 +5,7 @@
 mod support;
 
 use organum::model::Checkpoint;
-use organum::{DeviceCaps, Extent, Input, Model, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
+use organum::{DeviceCaps, Elem, Extent, Input, Model, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
 use safetensors::SafeTensors;
 use support::{engine, relative_error};
 
@@ -72,7 +72,9 @@ fn they_compute_the_same() {
             error(&case, &mut session)
         };
         let device = run(whole);
-        println!("{name}: relative error {device:.2e}, on the host {host:.2e}");
+        let half = run(plan(engine.caps(), &options.clone().with_precision(Elem::F16)));
+        println!("{name}: relative error {device:.2e}, {half:.2e} with f16 storage, on the host {host:.2e}");
+        assert!(half <= 5e-3, "{name} with f16 storage: relative error {half:e}");
         assert!(device <= 1e-5, "{name}: relative error {device:e}");
         assert!(run(small) == device, "{name}: other values in {smallest} bytes");
     }

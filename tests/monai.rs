@@ -167,6 +167,7 @@ fn bundles_that_cannot_run_are_refused() {
     fs::write(bundle.join("configs/inference.json"), "[]").expect("written");
     refused(&bundle, &[], 4, "is no object");
     fs::remove_file(bundle.join("configs/inference.json")).expect("removed");
+    refused(&bundle, &[], 4, "is no MONAI bundle: it has no configs/inference.json or .yaml");
     fs::write(bundle.join("configs/inference.yaml"), "a: [").expect("written");
     refused(&bundle, &[], 4, "is no YAML");
 }

@@ -11,6 +11,11 @@ pub(super) fn check_channels(name: &str, channels: u32, most: u32) -> Result<(),
     if (1..=most).contains(&channels) { Ok(()) } else { Err(format!("{name} is {channels}, must be 1 to {most}")) }
 }
 
+/// What is wrong with a number of spatial dimensions, if anything is.
+pub(super) fn check_dims(dims: u32) -> Result<(), String> {
+    if (2..=3).contains(&dims) { Ok(()) } else { Err(format!("dims is {dims}, must be 2 or 3")) }
+}
+
 /// A graph under construction; a node is called like the module that it is of.
 pub(super) struct Layers {
     pub graph: Graph,

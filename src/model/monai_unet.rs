@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
-use super::layers::{Layers, MOST_CHANNELS, check_channels};
+use super::layers::{Layers, MOST_CHANNELS, check_channels, check_dims};
 use super::plain_conv_unet::{MOST, PlainConvNorm, along};
 use crate::graph::{ConvTranspose, NodeId, Op};
 use crate::kernels::Activation;
@@ -102,9 +102,7 @@ impl Architecture for MonaiUnetConfig {
 
 impl MonaiUnetConfig {
     fn check(&self) -> Result<(), String> {
-        if !(2..=3).contains(&self.dims) {
-            return Err(format!("dims is {}, must be 2 or 3", self.dims));
-        }
+        check_dims(self.dims)?;
         check_channels("in_channels", self.in_channels, MOST_CHANNELS)?;
         check_channels("classes", self.classes, MOST_CHANNELS)?;
         let levels = self.channels.len();

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
-use super::layers::{Layers, MOST_CHANNELS, check_channels};
+use super::layers::{Layers, MOST_CHANNELS, check_channels, check_dims};
 use super::weights::Tolerance;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::{ConvTranspose, Graph, NodeId};
@@ -234,9 +234,7 @@ impl Stages<'_> {
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
-        if !(2..=3).contains(&self.dims) {
-            return Err(format!("dims is {}, must be 2 or 3", self.dims));
-        }
+        check_dims(self.dims)?;
         let stages = self.count();
         let width = |c: &u32| (1..=MOST_CHANNELS).contains(c);
         if !(2..=MOST as usize).contains(&stages) || !self.features.iter().all(width) {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
 use super::blocks::head_scale;
+use super::layers::check_dims;
 use crate::graph::{Attention, BatchNorm, Combine, Conv, Graph, NodeId, Op, PositionalEncoding};
 use crate::kernels::{Activation, Angles};
 
@@ -73,9 +74,7 @@ impl Architecture for UTransformerConfig {
 
 impl UTransformerConfig {
     fn check(&self) -> Result<(), String> {
-        if !(2..=3).contains(&self.dims) {
-            return Err(format!("dims is {}, must be 2 or 3", self.dims));
-        }
+        check_dims(self.dims)?;
         if self.channels.is_empty() || self.channels.len() > 12 || self.channels.contains(&0) {
             return Err(format!("channels is {:?}, must be 1 to 12 positive numbers", self.channels));
         }

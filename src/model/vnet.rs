@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
-use super::layers::{Layers, MOST_CHANNELS, check_channels};
+use super::layers::{Layers, MOST_CHANNELS, check_channels, check_dims};
 use super::weights::Tolerance;
 use crate::graph::{Combine, NodeId, Op, PatchMerge};
 use crate::kernels::{Activation, MOST_PATCH_PARTS, Spread};
@@ -117,9 +117,7 @@ impl VnetConfig {
     }
 
     fn check(&self) -> Result<(), String> {
-        if !(2..=3).contains(&self.dims) {
-            return Err(format!("dims is {}, must be 2 or 3", self.dims));
-        }
+        check_dims(self.dims)?;
         check_channels("classes", self.classes, MOST_CHANNELS)?;
         check_channels("base", self.base, MOST_CHANNELS >> DEPTH)?;
         if self.in_channels == 0 || !self.base.is_multiple_of(self.in_channels) {

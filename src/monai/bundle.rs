@@ -24,10 +24,10 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Whether a folder looks like a bundle.
+    /// Whether a folder looks like a bundle: it has a folder `configs`.
     #[must_use]
     pub fn is_one(path: &Path) -> bool {
-        CONFIGS.iter().any(|name| path.join("configs").join(name).is_file())
+        path.join("configs").is_dir()
     }
 
     /// Reads the configs of a bundle.

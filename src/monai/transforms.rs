@@ -77,6 +77,15 @@ impl<'a> Call<'a> {
         all.map(Some).ok_or_else(|| self.wrong(key))
     }
 
+    /// Refuses what is disabled or not by Python that is not run.
+    fn decided(&self) -> Result<(), LoadError> {
+        match self.arguments.get("_disabled_") {
+            None | Some(Value::Bool(_)) => Ok(()),
+            Some(Value::String(text)) if text == "true" || text == "false" => Ok(()),
+            Some(_) => Err(self.wrong("_disabled_")),
+        }
+    }
+
     /// Refuses every argument that is not one of those that are read, of those without an effect, or of those with just one value
     /// that is supported.
     pub(super) fn only(&self, read: &[&str], neutral: &[&str], fixed: &[(&str, Value)]) -> Result<(), LoadError> {
@@ -144,6 +153,7 @@ fn transform(call: &Call<'_>, image: &str) -> Result<Option<Transform>, LoadErro
     const NO_EFFECT: [&str; 6] = ["keys", "allow_missing_keys", "lazy", "dtype", "meta_keys", "meta_key_postfix"];
     let only = |read: &[&str], fixed: &[(&str, Value)]| call.only(read, &NO_EFFECT, fixed);
     let name = plain(call.class);
+    call.decided()?;
     Ok(Some(match name {
         "Orientation" => {
             only(&["axcodes"], &[("as_closest_canonical", json!(false)), ("labels", json!([["L", "R"], ["P", "A"], ["I", "S"]]))])?;
@@ -241,6 +251,7 @@ fn inversion(after: &[Call<'_>]) -> Result<(Invert, bool), LoadError> {
     let mut found = None;
     let (mut softmax, mut argmax) = (false, false);
     for call in after.iter().filter(|call| call.on(&["pred"])) {
+        call.decided()?;
         match plain(call.class) {
             "Activations" => {
                 call.only(&["softmax"], &["keys", "allow_missing_keys", "dim"], &[("sigmoid", json!(false)), ("other", Value::Null)])?;
@@ -379,6 +390,7 @@ mod tests {
             (json!({"_target_": "Activationsd", "keys": "pred", "sigmoid": true}), "sigmoid"),
             (json!({"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}), "threshold"),
             (json!({"_target_": "KeepLargestConnectedComponentd", "keys": "pred"}), "KeepLargestConnectedComponentd"),
+            (json!({"_target_": "Invertd", "keys": "pred", "_disabled_": "$not @invert"}), "_disabled_"),
         ] {
             let e = pipeline(None, Some(&json!([transform]))).map(|_| ()).expect_err("it is not done").to_string();
             assert!(e.contains(named), "{e} does not name {named}");
