@@ -1,7 +1,7 @@
 """MONAI bundles with small networks of random weights, scans, and what MONAI itself makes of them: its own config parser, transforms and
 inferer run each bundle.
 
-pip install torch==2.12.1 monai==1.6.1 nibabel pyyaml einops
+pip install torch==2.12.1 monai==1.6.1 nibabel pyyaml einops scikit-image
 python3 make_monai.py FOLDER [NAME ..]
 
 Without names: unetr, dynunet, attention_unet and unet, as in tests/vectors/monai, and vnet, whose weights are too large for the repository.
@@ -52,7 +52,7 @@ CASES = {
                        {"_target_": "Spacingd", "keys": ["image"], "pixdim": [1.2, 1.2, -1], "mode": ["bilinear"]},
                        {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "margin": [1, 40, 0], "k_divisible": [4, 1, 2]}],
         inferer={"_target_": "SlidingWindowInferer", "roi_size": [16, 24, 20], "overlap": 0.25, "mode": "gaussian"},
-        after=[ARGMAX, invert(True), SAVE]),
+        after=[ARGMAX, {"_target_": "KeepLargestConnectedComponentd", "keys": "pred", "independent": False, "connectivity": 1}, invert(True), SAVE]),
     # at once, logits go back
     "attention_unet": dict(
         shape=(24, 32, 16), channels=1, spacing=(2.0, 2.0, 2.0), directions="RAS", names=["background", "a", "b"],
@@ -73,7 +73,7 @@ CASES = {
                        {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -57, "a_max": 164, "b_min": 0, "b_max": 1, "clip": True},
                        {"_target_": "EnsureTyped", "keys": "image"}],
         inferer={"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 16], "sw_batch_size": 4, "overlap": 0.5},
-        after=[SOFTMAX, invert(False), ARGMAX, SAVE]),
+        after=[SOFTMAX, invert(False), ARGMAX, {"_target_": "KeepLargestConnectedComponentd", "keys": "pred", "applied_labels": [1], "connectivity": 1}, SAVE]),
     "vnet": dict(
         shape=(32, 40, 24), channels=1, spacing=(1.0, 1.0, 1.0), directions="SAR", names=["background", "a"],
         network={"_target_": "VNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "act": ["elu", {"inplace": True}]},
@@ -161,7 +161,7 @@ def make(folder, name):
     probabilities = labels = dict(data)
     for transform in keep:
         labels = transform(labels)
-        if type(transform).__name__ != "AsDiscreted":
+        if type(transform).__name__ not in ("AsDiscreted", "KeepLargestConnectedComponentd"):
             probabilities = transform(probabilities)
     probabilities = probabilities["pred"]
     if name == "dynunet":

@@ -218,6 +218,7 @@ fn cards_are_checked() {
         (json!({"monai": pipeline, "axes": "RAS"}), "goes without axes"),
         (json!({"monai": {"transforms": [{"transform": "spacing", "mm": [1.0, 1.0, -1.0]}], "invert": "labels"}}), "is no transform"),
         (json!({"monai": {"transforms": [{"transform": "blur"}], "invert": "labels"}}), "blur"),
+        (json!({"monai": {"transforms": [], "invert": "labels", "largest": {"connectivity": 4, "first": true}}}), "no way to keep parts"),
     ] {
         let e = read(input).expect_err("it is refused");
         let told = format!("{e} {}", std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default());

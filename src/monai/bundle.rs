@@ -76,7 +76,9 @@ impl Bundle {
     /// # Errors
     /// As [`Bundle::card`], or when there are no weights or they do not fit the network.
     pub fn model(&self) -> Result<Model, LoadError> {
-        Checkpoint::open(self.weights()?)?.into_model(Some(&self.card()?))
+        // what cannot run is told before the weights are missed
+        let card = self.card()?;
+        Checkpoint::open(self.weights()?)?.into_model(Some(&card))
     }
 
     /// The file of the weights: the one that the config loads, else one of the usual names.

@@ -1,8 +1,8 @@
 //! A scan on its way to the network, and what the network says on its way back.
 
-use super::intensity;
-use super::pipeline::{Invert, Pipeline, Transform};
+use super::pipeline::{Invert, Largest, Pipeline, Transform};
 use super::resample::{Reading, resample};
+use super::{intensity, largest};
 use crate::model::Card;
 use crate::pipeline::{argmax, softmax};
 use crate::shape::Extent;
@@ -27,6 +27,7 @@ pub struct Case {
     axes: Axes,
     invert: Invert,
     nearest: bool,
+    largest: Option<Largest>,
 }
 
 /// A change of space that can be undone.
@@ -56,6 +57,7 @@ impl Case {
             axes: scan.axes,
             invert: pipeline.invert,
             nearest: pipeline.nearest,
+            largest: pipeline.largest.clone(),
         };
         for transform in &pipeline.transforms {
             match transform {
@@ -167,27 +169,39 @@ impl Case {
         probabilities: bool,
     ) -> Result<(Volume<u16>, Option<Volume<f32>>), VolumeError> {
         let over = |channels, data| Volume::new(channels, self.volume.extent, self.volume.spacing, self.volume.axes, data);
-        if self.invert == Invert::Labels {
-            let labels = argmax(&logits, classes);
+        let keep = |labels: &mut [u16], extent: Extent, first: bool| {
+            if let Some(parts) = self.largest.as_ref().filter(|l| l.first == first) {
+                largest::keep(labels, sizes(extent), parts);
+            }
+        };
+        let (labels, maps) = if self.invert == Invert::Labels {
+            let mut labels = argmax(&logits, classes);
+            keep(&mut labels, self.volume.extent, true);
             let labels = self.back(over(1, labels.into_iter().map(f32::from).collect())?, true)?;
+            let mut labels = whole(&labels)?;
+            keep(&mut labels.data, labels.extent, false);
             let maps = probabilities.then(|| {
                 softmax(&mut logits, classes);
                 self.back(over(classes, logits)?, self.nearest)
             });
-            return Ok((whole(&labels)?, maps.transpose()?));
-        }
-        if self.invert == Invert::Probabilities {
-            softmax(&mut logits, classes);
-        }
-        let mut maps = self.back(over(classes, logits)?, self.nearest)?;
-        let labels = Volume::new(1, maps.extent, maps.spacing, maps.axes, argmax(&maps.data, classes))?;
-        if probabilities && self.invert == Invert::Logits {
-            softmax(&mut maps.data, classes);
-        }
-        Ok((labels, probabilities.then_some(maps)))
+            (labels, maps.transpose()?)
+        } else {
+            if self.invert == Invert::Probabilities {
+                softmax(&mut logits, classes);
+            }
+            let mut maps = self.back(over(classes, logits)?, self.nearest)?;
+            let mut labels = argmax(&maps.data, classes);
+            keep(&mut labels, maps.extent, false);
+            let labels = Volume::new(1, maps.extent, maps.spacing, maps.axes, labels)?;
+            if probabilities && self.invert == Invert::Logits {
+                softmax(&mut maps.data, classes);
+            }
+            (labels, probabilities.then_some(maps))
+        };
+        Ok((reorient(&labels, self.axes), maps.map(|maps| reorient(&maps, self.axes))))
     }
 
-    /// Undoes all steps.
+    /// Undoes all steps; the axes are those of the file then.
     fn back(&self, mut volume: Volume<f32>, nearest: bool) -> Result<Volume<f32>, VolumeError> {
         for step in self.steps.iter().rev() {
             volume = match step {
@@ -202,7 +216,7 @@ impl Case {
                 }
             };
         }
-        Ok(reorient(&volume, self.axes))
+        Ok(volume)
     }
 }
 

@@ -94,6 +94,10 @@ impl Config {
                     };
                 }
                 let Some(python) = text.strip_prefix('$') else { return Some(value.clone()) };
+                // the constants of MONAI that templates name dictionaries' keys by
+                if let Some((_, key)) = python.rsplit_once("CommonKeys.").filter(|(_, key)| ["IMAGE", "LABEL", "PRED"].contains(key)) {
+                    return Some(key.to_lowercase().into());
+                }
                 let mut endless = false;
                 let found = evaluate(python, &mut |id| {
                     let found = self.resolved(self.find(id)?, depth + 1, left);
@@ -160,8 +164,9 @@ mod tests {
             "dims": 3, "names": {"a": 1, "b": 2}, "base": [4, 8],
             "net": {"_target_": "VNet", "spatial_dims": "@dims", "out": "$len(@names) + 1", "first": "@base::0", "old": "@base#1",
                 "all": "$@base + [@dims]", "device": "$torch.device('cpu')", "unknown": "@nothing"},
-            "again": "%net"
+            "again": "%net", "image": "$monai.utils.CommonKeys.IMAGE"
         }));
+        assert_eq!(c.get("image")?, Some(json!("image")));
         let expected = json!({"_target_": "VNet", "spatial_dims": 3, "out": 3, "first": 4, "old": 8, "all": [4, 8, 3],
             "device": "$torch.device('cpu')", "unknown": "@nothing"});
         assert_eq!(c.get("net")?, Some(expected.clone()));

@@ -18,6 +18,7 @@ mod case;
 mod config;
 mod expression;
 mod intensity;
+mod largest;
 mod network;
 mod pipeline;
 mod resample;
@@ -25,7 +26,7 @@ mod transforms;
 
 pub use bundle::Bundle;
 pub use case::Case;
-pub use pipeline::{Invert, Pipeline, Transform};
+pub use pipeline::{Invert, Largest, Pipeline, Transform};
 
 use crate::error::{LoadError, LoadErrorKind};
 

@@ -15,6 +15,25 @@ pub struct Pipeline {
     /// Whether it is read at the nearest voxel there; else linearly. Labels always are.
     #[serde(default)]
     pub nearest: bool,
+    /// The largest connected parts alone are kept of labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub largest: Option<Largest>,
+}
+
+/// `KeepLargestConnectedComponent` on labels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Largest {
+    /// Of these; none: of all but 0.
+    #[serde(default)]
+    pub labels: Vec<u32>,
+    /// Of all of them together; else of each by itself.
+    #[serde(default)]
+    pub union: bool,
+    /// Along how many axes neighbours may differ by one voxel: 1 to 3.
+    pub connectivity: u32,
+    /// Whether it is done before labels go the way back.
+    pub first: bool,
 }
 
 /// What is brought back to the scan's grid.
@@ -120,6 +139,11 @@ impl Pipeline {
     pub(crate) fn check(&self, dims: u32, channels: u32) -> Result<(), String> {
         if dims != 3 {
             return Err(format!("the network has {dims} dimensions; bundles of three run"));
+        }
+        if let Some(largest) =
+            self.largest.as_ref().filter(|l| !(1..=3).contains(&l.connectivity) || (l.first && self.invert != Invert::Labels))
+        {
+            return Err(format!("{largest:?} is no way to keep parts of labels"));
         }
         let finite = |values: &[f64]| values.iter().all(|v| v.is_finite());
         for transform in &self.transforms {

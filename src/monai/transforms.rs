@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::bad;
-use super::pipeline::{Invert, Pipeline, Transform};
+use super::pipeline::{Invert, Largest, Pipeline, Transform};
 use crate::error::LoadError;
 
 /// Transforms that change no voxel, and no value as long as they are floats.
@@ -98,12 +98,13 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Whether it works on one of these keys of the dictionary.
-    fn on(&self, keys: &[&str]) -> bool {
+    /// Whether it works on a key of the dictionary, or may: where keys are told by Python, it is not known.
+    fn on(&self, key: &str) -> bool {
+        let may = |told: &Value| told.as_str().is_some_and(|told| told == key || told.starts_with(['$', '@']));
         match self.get("keys") {
-            Some(Value::Array(list)) => list.iter().any(|v| v.as_str().is_some_and(|k| keys.contains(&k))),
-            Some(Value::String(key)) => keys.contains(&key.as_str()),
-            _ => true,
+            Some(Value::Array(list)) => list.iter().any(may),
+            Some(one) => may(one),
+            None => true,
         }
     }
 }
@@ -137,11 +138,11 @@ pub(super) fn pipeline(before: Option<&Value>, after: Option<&Value>) -> Result<
     let image =
         before.iter().find(|call| plain(call.class) == "LoadImage").and_then(|call| call.first("keys")?.as_str()).unwrap_or("image");
     let mut transforms = Vec::new();
-    for call in before.iter().filter(|call| call.on(&[image])) {
+    for call in before.iter().filter(|call| call.on(image)) {
         transforms.extend(transform(call, image)?);
     }
-    let (invert, nearest) = inversion(&after)?;
-    Ok(Pipeline { transforms, invert, nearest })
+    let (invert, nearest, largest) = inversion(&after)?;
+    Ok(Pipeline { transforms, invert, nearest, largest })
 }
 
 /// A class's name without the ending of those that work on dictionaries.
@@ -175,19 +176,19 @@ fn transform(call: &Call<'_>, image: &str) -> Result<Option<Transform>, LoadErro
             Transform::Spacing { mm: mm.map(|v| v.max(0.0)), nearest }
         }
         "CropForeground" => {
-            only(
-                &["source_key", "margin", "allow_smaller", "k_divisible", "start_coord_key", "end_coord_key"],
-                &[("mode", json!("constant"))],
-            )?;
+            only(&["source_key", "margin", "allow_smaller", "k_divisible", "start_coord_key", "end_coord_key", "mode"], &[])?;
             if call.get("source_key").is_some_and(|v| *v != json!(image)) {
                 return Err(call.wrong("source_key"));
             }
             let whole = |v: &Value| u32::try_from(v.as_u64()?).ok();
-            Transform::CropForeground {
-                margin: call.along("margin", whole)?.unwrap_or_default(),
-                allow_smaller: call.flag("allow_smaller")?,
-                k_divisible: call.along("k_divisible", whole)?.filter(|k| *k != [1; 3]).unwrap_or_default(),
+            let margin = call.along("margin", whole)?.unwrap_or_default();
+            let k_divisible = call.along("k_divisible", whole)?.filter(|k| *k != [1; 3]).unwrap_or_default();
+            // what is put around matters only where something is
+            let padded = margin != [0; 3] || k_divisible != [0; 3];
+            if padded && call.first("mode").is_some_and(|v| *v != json!("constant")) {
+                return Err(call.wrong("mode"));
             }
+            Transform::CropForeground { margin, allow_smaller: call.flag("allow_smaller")?, k_divisible }
         }
         "ScaleIntensityRange" => {
             only(&["a_min", "a_max", "b_min", "b_max", "clip"], &[])?;
@@ -245,12 +246,13 @@ fn unsupported(key: &str, call: &Call<'_>) -> LoadError {
     bad(format!("the transform {} of the bundle's {key} is not supported", call.class))
 }
 
-/// What goes the way back, and whether it is read at the nearest voxel there.
-fn inversion(after: &[Call<'_>]) -> Result<(Invert, bool), LoadError> {
+/// What goes the way back, whether it is read at the nearest voxel there, and what is kept of labels.
+fn inversion(after: &[Call<'_>]) -> Result<(Invert, bool, Option<Largest>), LoadError> {
     // without a way back MONAI saves labels on the scan's grid, each read at the nearest voxel
     let mut found = None;
     let (mut softmax, mut argmax) = (false, false);
-    for call in after.iter().filter(|call| call.on(&["pred"])) {
+    let mut largest = None;
+    for call in after.iter().filter(|call| call.on("pred")) {
         call.decided()?;
         match plain(call.class) {
             "Activations" => {
@@ -275,11 +277,28 @@ fn inversion(after: &[Call<'_>]) -> Result<(Invert, bool), LoadError> {
                 };
                 found = Some((what, nearest && what != Invert::Labels));
             }
+            "KeepLargestConnectedComponent" if argmax && largest.is_none() => {
+                let fixed = [("is_onehot", json!(false)), ("num_components", json!(1))];
+                call.only(&["applied_labels", "independent", "connectivity"], &["keys", "allow_missing_keys"], &fixed)?;
+                let labels = match call.get("applied_labels") {
+                    None => Some(Vec::new()),
+                    Some(Value::Array(list)) => list.iter().map(|v| u32::try_from(v.as_u64()?).ok()).collect(),
+                    Some(one) => one.as_u64().and_then(|v| u32::try_from(v).ok()).map(|v| vec![v]),
+                };
+                let connectivity = call.get("connectivity").map_or(Some(3), |v| u32::try_from(v.as_u64()?).ok());
+                largest = Some(Largest {
+                    labels: labels.ok_or_else(|| call.wrong("applied_labels"))?,
+                    union: call.get("independent").is_some_and(|v| *v == json!(false)),
+                    connectivity: connectivity.filter(|c| (1..=3).contains(c)).ok_or_else(|| call.wrong("connectivity"))?,
+                    first: found.is_none(),
+                });
+            }
             name if NEUTRAL.contains(&name) || NEUTRAL_AFTER.contains(&name) => {}
             _ => return Err(unsupported("postprocessing", call)),
         }
     }
-    Ok(found.unwrap_or((Invert::Labels, false)))
+    let (invert, nearest) = found.unwrap_or((Invert::Labels, false));
+    Ok((invert, nearest, largest))
 }
 
 /// The card's `inference`.
@@ -337,7 +356,8 @@ mod tests {
             {"_target_": "Orientationd", "keys": "label", "axcodes": "LPS"},
             {"_target_": "Spacingd", "keys": ["img", "label"], "pixdim": [1.5, 1.5, -1], "mode": ["bilinear", "nearest"]},
             {"_target_": "RandFlipd", "keys": "img", "_disabled_": true},
-            {"_target_": "Compose", "transforms": [{"_target_": "CropForegroundd", "keys": ["img"], "source_key": "img", "margin": 2}]},
+            {"_target_": "Compose", "transforms": [{"_target_": "CropForegroundd", "keys": ["img"], "source_key": "img", "margin": 2},
+                {"_target_": "CropForegroundd", "keys": ["img"], "mode": ["minimum"]}]},
             {"_target_": "ScaleIntensityRanged", "keys": "img", "a_min": -57, "a_max": 164, "b_min": 0, "b_max": 1, "clip": true},
             {"_target_": "NormalizeIntensityd", "keys": "img", "nonzero": true, "subtrahend": 4}
         ]));
@@ -346,12 +366,14 @@ mod tests {
             {"_target_": "Invertd", "keys": ["pred", "img"], "transform": "@preprocessing", "nearest_interp": [false, true]},
             {"_target_": "AsDiscreted", "keys": ["pred", "label"], "argmax": [true, false], "to_onehot": null},
             {"_target_": "KeepLargestConnectedComponentd", "keys": "label"},
+            {"_target_": "KeepLargestConnectedComponentd", "keys": "$@pred_key", "applied_labels": [1, 2]},
             {"_target_": "SaveImaged", "keys": "pred"}
         ]));
         let read = pipeline(Some(&before), Some(&after))?;
-        let expected = json!({"invert": "probabilities", "nearest": false, "transforms": [
+        let largest = json!({"labels": [1, 2], "union": false, "connectivity": 3, "first": false});
+        let expected = json!({"invert": "probabilities", "nearest": false, "largest": largest, "transforms": [
             {"transform": "orientation", "axes": "RAS"}, {"transform": "spacing", "mm": [1.5, 1.5, 0.0]},
-            {"transform": "crop_foreground", "margin": [2, 2, 2]},
+            {"transform": "crop_foreground", "margin": [2, 2, 2]}, {"transform": "crop_foreground"},
             {"transform": "scale_range", "from": [-57.0, 164.0], "to": [0.0, 1.0], "clip": true},
             {"transform": "normalize", "nonzero": true, "subtrahend": [4.0]}]});
         assert_eq!(serde_json::to_value(read).ok(), Some(expected));
@@ -375,6 +397,7 @@ mod tests {
             (json!({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1]}), "pixdim"),
             (json!({"_target_": "Orientationd", "keys": "image", "axcodes": "XYZ"}), "axcodes"),
             (json!({"_target_": "CropForegroundd", "keys": "image", "source_key": "label"}), "source_key"),
+            (json!({"_target_": "CropForegroundd", "keys": "image", "margin": 1, "mode": "edge"}), "mode"),
             (json!({"_target_": "CropForegroundd", "keys": "image", "select_fn": "$lambda x: x > 1"}), "select_fn"),
             (json!({"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0}), "a_max"),
             (json!({"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 1, "b_min": 0}), "b_max"),

@@ -1,0 +1,86 @@
+//! The largest connected part of labels, as `KeepLargestConnectedComponent` of MONAI finds it with scikit-image.
+
+use super::pipeline::Largest;
+
+/// Sets labels to 0 that are not in the largest part of their kind, `[D][H][W]`.
+pub(super) fn keep(labels: &mut [u16], n: [usize; 3], largest: &Largest) {
+    let mut kinds: Vec<u16> = largest.labels.iter().filter_map(|&l| u16::try_from(l).ok()).collect();
+    if kinds.is_empty() {
+        kinds = labels.iter().copied().filter(|&l| l != 0).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+    }
+    let mut apart = |of: &[u16]| {
+        let mask: Vec<bool> = labels.iter().map(|label| of.contains(label)).collect();
+        let kept = part(&mask, n, largest.connectivity);
+        for ((label, mask), kept) in labels.iter_mut().zip(mask).zip(kept) {
+            if mask && !kept {
+                *label = 0;
+            }
+        }
+    };
+    if largest.union {
+        apart(&kinds);
+    } else {
+        kinds.iter().for_each(|kind| apart(std::slice::from_ref(kind)));
+    }
+}
+
+/// The largest part of a mask; of several equally large the last in storage order. Voxels are neighbours if they differ by 1 along
+/// at most so many axes.
+fn part(mask: &[bool], n: [usize; 3], connectivity: u32) -> Vec<bool> {
+    let steps: Vec<[isize; 3]> = (0..27)
+        .map(|i: isize| [i / 9 - 1, i / 3 % 3 - 1, i % 3 - 1])
+        .filter(|step| (1..=connectivity as usize).contains(&step.iter().filter(|s| **s != 0).count()))
+        .collect();
+    let mut number = vec![0u32; mask.len()];
+    let (mut count, mut best, mut most) = (0, 0, 0);
+    let mut stack = Vec::new();
+    for start in 0..mask.len() {
+        if !mask[start] || number[start] != 0 {
+            continue;
+        }
+        count += 1;
+        let mut size = 0usize;
+        number[start] = count;
+        stack.push(start);
+        while let Some(at) = stack.pop() {
+            size += 1;
+            let place = [at / (n[1] * n[2]), at / n[2] % n[1], at % n[2]];
+            for step in &steps {
+                let there = [0, 1, 2].map(|axis| place[axis].checked_add_signed(step[axis]).filter(|&i| i < n[axis]));
+                let [Some(z), Some(y), Some(x)] = there else { continue };
+                let next = (z * n[1] + y) * n[2] + x;
+                if mask[next] && number[next] == 0 {
+                    number[next] = count;
+                    stack.push(next);
+                }
+            }
+        }
+        if size >= most {
+            (best, most) = (count, size);
+        }
+    }
+    number.iter().map(|&number| number != 0 && number == best).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_part_stays() {
+        let kept = |labels: &[u16], largest: Largest| {
+            let mut labels = labels.to_vec();
+            keep(&mut labels, [1, 3, 4], &largest);
+            labels
+        };
+        let plane = [1, 0, 2, 2, 0, 1, 0, 0, 1, 0, 0, 2];
+        let each = Largest { labels: vec![], union: false, connectivity: 3, first: true };
+        assert_eq!(kept(&plane, each.clone()), [1, 0, 2, 2, 0, 1, 0, 0, 1, 0, 0, 0], "diagonals are neighbours");
+        assert_eq!(kept(&plane, Largest { connectivity: 1, ..each.clone() }), [0, 0, 2, 2, 0, 0, 0, 0, 1, 0, 0, 0], "of three the last");
+        assert_eq!(kept(&plane, Largest { labels: vec![2], ..each.clone() }), [1, 0, 2, 2, 0, 1, 0, 0, 1, 0, 0, 0]);
+        let both = [1, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1];
+        assert_eq!(kept(&both, Largest { union: true, connectivity: 1, ..each }), [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]);
+    }
+}
