@@ -118,6 +118,14 @@ error_type! {
     }
 }
 
+impl LoadError {
+    /// What went wrong with a file: it is missing, or cannot be read.
+    pub(crate) fn io(message: impl Into<String>, e: std::io::Error) -> Self {
+        let missing = e.kind() == std::io::ErrorKind::NotFound;
+        Self::new(if missing { LoadErrorKind::NotFound } else { LoadErrorKind::Io }, message).caused_by(e)
+    }
+}
+
 impl PlanError {
     pub(crate) fn budget(budget: u64, smallest: u64) -> Self {
         let text = format!(

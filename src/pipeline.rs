@@ -11,9 +11,6 @@ use crate::volume::{Volume, VolumeError, VolumeErrorKind, resample};
 /// Spacings that differ by less than this share are taken as equal.
 const SPACING_TOLERANCE: f64 = 1e-3;
 
-/// Most voxels of a resampled or zoomed channel: 8 GiB of f32. More is a header in metres, not a scan.
-const MAX_RESAMPLED: u128 = 1 << 31;
-
 /// A scan as the network wants it, and what is needed to bring results back to the scan's grid.
 #[derive(Clone, Debug)]
 pub struct Prepared {
@@ -57,7 +54,7 @@ impl Prepared {
     pub fn for_slices(model: &Model, scan: &Volume<f32>, slice: Extent) -> Result<Self, VolumeError> {
         let prepared = Self::unpadded(model, scan)?;
         let (v, extent) = (&prepared.volume, Extent { d: prepared.inner.d, ..slice });
-        if extent.axes().iter().map(|&n| u128::from(n)).product::<u128>() > MAX_RESAMPLED {
+        if extent.axes().map(f64::from).iter().product::<f64>() > resample::MOST_VOXELS {
             let text = format!("zooming {} slices to {}x{} would make {extent} voxels, too many", extent.d, extent.h, extent.w);
             return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
         }
@@ -92,13 +89,7 @@ impl Prepared {
             && spacing.iter().zip(volume.spacing).any(|(a, b)| (a / b - 1.0).abs() > SPACING_TOLERANCE)
         {
             let extent = resample::extent_for_spacing(&volume, spacing);
-            if extent.axes().iter().map(|&n| u128::from(n)).product::<u128>() > MAX_RESAMPLED {
-                let text = format!(
-                    "bringing the scan's spacing of {:?} mm to the model's {spacing:?} mm would make {extent} voxels; are the spacing and units in its header right?",
-                    volume.spacing
-                );
-                return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
-            }
+            let extent = resample::plausible(extent.axes().map(f64::from), volume.spacing, spacing)?;
             volume = resample::resample_linear(&volume, extent);
         }
         if let Some(intensity) = &card.input.intensity {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
 use super::layers::{Layers, MOST_CHANNELS, check_channels, check_dims};
-use super::plain_conv_unet::{MOST, PlainConvNorm, along};
+use super::plain_conv_unet::{MOST, PlainConvNorm, along, multiple, yes};
 use crate::graph::{ConvTranspose, NodeId, Op};
 use crate::kernels::Activation;
 
@@ -66,10 +66,6 @@ fn without_parameters() -> PlainConvNorm {
     PlainConvNorm::InstancePlain
 }
 
-fn yes() -> bool {
-    true
-}
-
 impl Architecture for MonaiUnetConfig {
     const NAME: &'static str = "monai_unet";
 
@@ -92,11 +88,7 @@ impl Architecture for MonaiUnetConfig {
             x = b.up(&format!("{}.2", module(level)), x, c, along(&self.strides[level]), level == 0);
             width = c[1];
         }
-        let stride = self.strides.iter().fold([1u32; 3], |all, s| {
-            let s = along(s);
-            [0, 1, 2].map(|axis| all[axis].saturating_mul(s[axis]))
-        });
-        Ok(Built { dims: self.dims, ..Built::new(b.l.graph, stride) })
+        Ok(Built { dims: self.dims, ..Built::new(b.l.graph, multiple(&self.strides)) })
     }
 }
 
@@ -135,11 +127,7 @@ impl Builder<'_> {
     /// Norm and activation.
     fn normed(&mut self, module: &str, x: NodeId, channels: u32) -> NodeId {
         let norm = format!("{module}.adn.N");
-        let y = match self.config.norm {
-            PlainConvNorm::Instance => self.l.instance_norm(&norm, Some(&norm), x, channels),
-            PlainConvNorm::InstancePlain => self.l.instance_norm(&norm, None, x, channels),
-            PlainConvNorm::Batch => self.l.batch_norm(&norm, x, channels),
-        };
+        let y = self.config.norm.add(&mut self.l, &norm, x, channels);
         match self.config.activation {
             MonaiActivation::Prelu => self.l.graph.add(module, Op::PRelu { module: format!("{module}.adn.A"), channels: 1 }, &[y]),
             MonaiActivation::Relu => self.l.activation(module, y, Activation::Relu),

@@ -35,6 +35,17 @@ pub enum PlainConvNorm {
     Batch,
 }
 
+impl PlainConvNorm {
+    /// A norm of this kind, with the parameters of `module` if it has any.
+    pub(super) fn add(self, l: &mut Layers, module: &str, x: NodeId, channels: u32) -> NodeId {
+        match self {
+            Self::Instance => l.instance_norm(module, Some(module), x, channels),
+            Self::InstancePlain => l.instance_norm(module, None, x, channels),
+            Self::Batch => l.batch_norm(module, x, channels),
+        }
+    }
+}
+
 /// Whose kernel the convolutions of a decoder's stage have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -130,7 +141,7 @@ pub struct PlainConvUnetConfig {
     pub residual: bool,
 }
 
-fn yes() -> bool {
+pub(super) fn yes() -> bool {
     true
 }
 
@@ -250,14 +261,14 @@ impl Stages<'_> {
         }
         Ok(())
     }
+}
 
-    /// What every extent must be a multiple of.
-    fn multiple(&self) -> [u32; 3] {
-        self.strides.iter().fold([1; 3], |all, stride| {
-            let stride = along(stride);
-            [0, 1, 2].map(|axis| stride[axis].saturating_mul(all[axis]))
-        })
-    }
+/// What every extent must be a multiple of for strides along \[D,\] H, W.
+pub(super) fn multiple(strides: &[Vec<u32>]) -> [u32; 3] {
+    strides.iter().fold([1; 3], |all, stride| {
+        let stride = along(stride);
+        [0, 1, 2].map(|axis| stride[axis].saturating_mul(all[axis]))
+    })
 }
 
 /// Numbers along \[D,\] H, W as three.
@@ -285,11 +296,7 @@ impl<'a> Builder<'a> {
 
     /// The norm of a unit.
     pub(super) fn norm(&mut self, module: &str, x: NodeId, channels: u32) -> NodeId {
-        match self.stages.norm {
-            PlainConvNorm::Instance => self.l.instance_norm(module, Some(module), x, channels),
-            PlainConvNorm::InstancePlain => self.l.instance_norm(module, None, x, channels),
-            PlainConvNorm::Batch => self.l.batch_norm(module, x, channels),
-        }
+        self.stages.norm.add(&mut self.l, module, x, channels)
     }
 
     pub(super) fn activation(&mut self, name: &str, x: NodeId) -> NodeId {
@@ -347,7 +354,7 @@ impl<'a> Builder<'a> {
             self.l.conv(&format!("decoder.seg_layers.{s}"), x, [features, self.stages.classes], 1, 1, self.stages.biases.head);
         }
         let tolerance = Tolerance { canonical, ..Tolerance::default() };
-        Built { dims: self.stages.dims, tolerance, ..Built::new(self.l.graph, self.stages.multiple()) }
+        Built { dims: self.stages.dims, tolerance, ..Built::new(self.l.graph, multiple(self.stages.strides)) }
     }
 }
 

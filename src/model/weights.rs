@@ -92,10 +92,7 @@ impl Bytes {
     /// # Errors
     /// When it is missing or unreadable.
     pub(super) fn map(path: &Path) -> Result<Self, LoadError> {
-        let open = |e: std::io::Error| {
-            let kind = if e.kind() == std::io::ErrorKind::NotFound { LoadErrorKind::NotFound } else { LoadErrorKind::Io };
-            LoadError::new(kind, format!("cannot open the model {}", path.display())).caused_by(e)
-        };
+        let open = |e| LoadError::io(format!("cannot open the model {}", path.display()), e);
         let file = File::open(path).map_err(open)?;
         #[expect(unsafe_code, reason = "mapping a file; as every user of mmap, we rely on nobody truncating it meanwhile")]
         // SAFETY: the map is read-only and lives as long as the bytes borrowed from it.

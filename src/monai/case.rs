@@ -7,14 +7,11 @@ use crate::model::Card;
 use crate::pipeline::{argmax, softmax};
 use crate::shape::Extent;
 use crate::transfer::Input;
-use crate::volume::resample::{crop, pad_to_multiple};
+use crate::volume::resample::{crop, pad_to_multiple, place, plausible};
 use crate::volume::{Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
 
 /// Spacings that differ by less than this, in mm or as a share, are taken as equal (MONAI's `AFFINE_TOL`).
 const TOLERANCE: f64 = 1e-3;
-
-/// Most voxels of a resampled channel: 8 GiB of f32.
-const MOST: f64 = 2_147_483_648.0;
 
 /// A scan as MONAI gives it to the network, and what brings results back to the scan's grid.
 #[derive(Clone, Debug)]
@@ -89,25 +86,17 @@ impl Case {
         let target = [0, 1, 2].map(|axis| if mm[axis] > 0.0 { mm[axis] } else { spacing[axis] });
         let n = sizes(before);
         let exact = [0, 1, 2].map(|axis| ((n[axis] as f64 - 1.0) * spacing[axis] / target[axis] + 1.0).round_ties_even());
-        if exact.iter().product::<f64>() > MOST {
-            let text = format!(
-                "bringing the scan's spacing of {spacing:?} mm to the model's {target:?} mm would make {}x{}x{} voxels; are the spacing and units in its header right?",
-                exact[0], exact[1], exact[2]
-            );
-            return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
-        }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole numbers whose product is bounded")]
-        let to = exact.map(|n| n as u32);
+        let to = plausible(exact, spacing, target)?;
         let step = [0, 1, 2].map(|axis| target[axis] / spacing[axis]);
         let near = |a: f64, b: f64| (a - b).abs() <= TOLERANCE + 1e-5 * b.abs();
         let equal = (0..3).all(|a| near(spacing[a], target[a])) || (0..3).all(|a| near(step[a], 1.0));
-        if equal && before == Extent::from(to) {
+        if equal && before == to {
             return Ok(());
         }
         let reading = if nearest { Reading::Nearest } else { Reading::Linear };
-        let shape = [n, to.map(|n| n as usize)];
+        let shape = [n, sizes(to)];
         let data = self.channels().flat_map(|channel| resample(channel, shape, step, reading)).collect();
-        self.volume = Volume::new(self.volume.channels, to.into(), target, self.volume.axes, data)?;
+        self.volume = Volume::new(self.volume.channels, to, target, self.volume.axes, data)?;
         self.steps.push(Step::Resampled { before, spacing, step, nearest });
         Ok(())
     }
@@ -235,14 +224,6 @@ fn cut(volume: &Volume<f32>, start: [i64; 3], size: [i64; 3]) -> Result<Volume<f
     if inner.extent.axes().map(i64::from) == size {
         return Ok(inner);
     }
-    let extent = Extent::from(narrow(size));
-    let (to, from) = (sizes(extent), sizes(inner.extent));
-    let at = [0, 1, 2].map(|axis| usize::try_from(inside[axis].0 - start[axis]).unwrap_or(0));
-    let mut data = vec![0.0; volume.channels as usize * to.iter().product::<usize>()];
-    for (line, row) in inner.data.chunks_exact(from[2].max(1)).enumerate() {
-        let (c, d, h) = (line / (from[0] * from[1]), line / from[1] % from[0], line % from[1]);
-        let begin = ((c * to[0] + d + at[0]) * to[1] + h + at[1]) * to[2] + at[2];
-        data[begin..begin + from[2]].copy_from_slice(row);
-    }
-    Volume::new(volume.channels, extent, volume.spacing, volume.axes, data)
+    let offset = narrow([0, 1, 2].map(|axis| inside[axis].0 - start[axis]));
+    Ok(place(&inner, narrow(size).into(), offset.into(), 0.0))
 }

@@ -1,7 +1,6 @@
 //! A bundle's config: JSON or YAML whose values refer to each other.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -26,10 +25,7 @@ impl Config {
     /// # Errors
     /// When it is missing, damaged or no object.
     pub(super) fn read(file: &Path) -> Result<Self, LoadError> {
-        let text = fs::read_to_string(file).map_err(|e| {
-            let kind = if e.kind() == ErrorKind::NotFound { LoadErrorKind::NotFound } else { LoadErrorKind::Io };
-            LoadError::new(kind, format!("cannot read {}", file.display())).caused_by(e)
-        })?;
+        let text = fs::read_to_string(file).map_err(|e| LoadError::io(format!("cannot read {}", file.display()), e))?;
         let format = |what: &str| LoadError::new(LoadErrorKind::Format, format!("{} {what}", file.display()));
         let value = if file.extension().is_some_and(|e| e == "yaml" || e == "yml") {
             yaml(&text).map_err(|e| format(&format!("is no YAML: {e}")))?

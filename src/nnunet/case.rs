@@ -9,10 +9,8 @@ use crate::model::Card;
 use crate::pipeline::{argmax, softmax};
 use crate::shape::Extent;
 use crate::transfer::Input;
+use crate::volume::resample::plausible;
 use crate::volume::{Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
-
-/// Most voxels of a resampled channel: 8 GiB of f32.
-const MOST: f64 = 2_147_483_648.0;
 
 /// A scan as nnU-Net gives it to the network, and what brings logits back to the scan's grid.
 #[derive(Clone, Debug)]
@@ -60,16 +58,8 @@ impl Case {
         let mut target = spacing;
         target[3 - pipeline.spacing_mm.len()..].copy_from_slice(&pipeline.spacing_mm);
         let exact = [0, 1, 2].map(|a| (spacing[a] / target[a] * size[a] as f64).round_ties_even());
-        if exact.contains(&0.0) || exact.iter().product::<f64>() > MOST {
-            let text = format!(
-                "bringing the scan's spacing of {spacing:?} mm to the model's {target:?} mm would make {}x{}x{} voxels; are the spacing and units in its header right?",
-                exact[0], exact[1], exact[2]
-            );
-            return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
-        }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole numbers whose product is bounded")]
-        let shape = exact.map(|n| n as u32);
-        let to = shape.map(|n| n as usize);
+        let shape = plausible(exact, spacing, target)?;
+        let to = sizes(shape);
 
         let voxels = mask.len().max(1);
         let mut data = Vec::with_capacity(to.iter().product::<usize>() * pipeline.channels.len());
@@ -89,7 +79,7 @@ impl Case {
                 data.extend(pipeline.resample.apply(channel, [size, to], axis));
             }
         }
-        let volume = Volume::new(scan.channels, shape.into(), target, turned.axes, data)?;
+        let volume = Volume::new(scan.channels, shape, target, turned.axes, data)?;
         let back = (pipeline.resample_logits, pipeline.axis_back(spacing, target));
         Ok(Self { volume, whole: turned.extent, spacing, first, size, axes: scan.axes, back, probable: pipeline.is_first() })
     }

@@ -1,7 +1,6 @@
 //! A trained model's folder.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
@@ -212,6 +211,5 @@ fn read(file: &Path) -> Result<Vec<u8>, LoadError> {
 }
 
 fn io(file: &Path, e: std::io::Error) -> LoadError {
-    let kind = if e.kind() == ErrorKind::NotFound { LoadErrorKind::NotFound } else { LoadErrorKind::Io };
-    LoadError::new(kind, format!("cannot read {}", file.display())).caused_by(e)
+    LoadError::io(format!("cannot read {}", file.display()), e)
 }

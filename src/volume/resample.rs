@@ -118,6 +118,24 @@ fn whole(x: f64) -> u32 {
     x.round().clamp(1.0, f64::from(u32::MAX)) as u32
 }
 
+/// Most voxels of a resampled channel: 8 GiB of f32. More is a header in metres, not a scan.
+pub(crate) const MOST_VOXELS: f64 = 2_147_483_648.0;
+
+/// The extent of so many whole voxels along D, H, W, which bringing a scan from one spacing (mm) to another takes.
+///
+/// # Errors
+/// When there are none along an axis or absurdly many.
+pub(crate) fn plausible(voxels: [f64; 3], from: [f64; 3], to: [f64; 3]) -> Result<Extent, VolumeError> {
+    let [d, h, w] = voxels;
+    if voxels.contains(&0.0) || d * h * w > MOST_VOXELS {
+        let text = format!(
+            "bringing the scan's spacing of {from:?} mm to the model's {to:?} mm would make {d}x{h}x{w} voxels; are the spacing and units in its header right?"
+        );
+        return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
+    }
+    Ok(voxels.map(whole).into())
+}
+
 /// Pads every axis to the next multiple of `multiple` (0 counts as 1), the smaller half in front, with `value`.
 ///
 /// Returns the padded volume and the offset of the original's first voxel in it; [`crop`] with that offset and the
@@ -142,14 +160,19 @@ pub fn pad_to(volume: &Volume<f32>, extent: Extent, value: f32) -> (Volume<f32>,
     if to == from {
         return (volume.clone(), offset);
     }
-    let (n, padded, at) = (sizes(from), sizes(to), sizes(offset));
-    let mut data = vec![value; volume.channels as usize * padded[0] * padded[1] * padded[2]];
+    (place(volume, to, offset, value), offset)
+}
+
+/// The volume within one of `extent` that is `value` elsewhere, its first voxel at `offset`, where it fits.
+pub(crate) fn place(volume: &Volume<f32>, extent: Extent, offset: Extent, value: f32) -> Volume<f32> {
+    let (n, to, at) = (sizes(volume.extent), sizes(extent), sizes(offset));
+    let mut data = vec![value; volume.channels as usize * to[0] * to[1] * to[2]];
     for (line, row) in volume.data.chunks_exact(n[2]).enumerate() {
         let (c, d, h) = (line / (n[0] * n[1]), line / n[1] % n[0], line % n[1]);
-        let start = ((c * padded[0] + d + at[0]) * padded[1] + h + at[1]) * padded[2] + at[2];
+        let start = ((c * to[0] + d + at[0]) * to[1] + h + at[1]) * to[2] + at[2];
         data[start..start + n[2]].copy_from_slice(row);
     }
-    (volume.regrid(to, volume.spacing, data), offset)
+    volume.regrid(extent, volume.spacing, data)
 }
 
 /// The box of `extent` voxels that begins at voxel `offset` (D, H, W), of every channel.

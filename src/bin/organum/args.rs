@@ -189,7 +189,8 @@ pub(crate) struct Plan {
 
 #[derive(Debug, Args)]
 pub(crate) struct Convert {
-    /// .safetensors, what torch.save or torch.jit.save wrote (.pth, .pt, .ckpt, .model), or the folder of an nnU-Net model
+    /// .safetensors, what torch.save or torch.jit.save wrote (.pth, .pt, .ckpt, .model), the folder of an nnU-Net model, or a
+    /// MONAI bundle
     pub(crate) source: PathBuf,
     /// Model file to write: .safetensors
     #[arg(long, value_name = "M.safetensors")]
