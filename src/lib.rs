@@ -50,6 +50,7 @@ mod transfer;
 pub mod volume;
 #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "counts of tokens, and shares that are shown")]
 pub mod volume_tokens;
+mod warning;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 pub mod window;
 
@@ -63,4 +64,5 @@ pub use run::{Cancel, Progress, RunOptions};
 pub use session::Session;
 pub use shape::{Elem, Extent, Map, format_bytes};
 pub use transfer::{Input, OutputData, OutputVolume};
+pub use warning::{Warning, WarningKind};
 pub use window::{Blended, Windows};

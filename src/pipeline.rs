@@ -6,7 +6,7 @@ use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::orient::{Axes, reorient};
 use crate::volume::spline::{self, Order};
-use crate::volume::{Volume, VolumeError, VolumeErrorKind, resample};
+use crate::volume::{Affine, Volume, VolumeError, VolumeErrorKind, resample};
 
 /// Spacings that differ by less than this share are taken as equal.
 const SPACING_TOLERANCE: f64 = 1e-3;
@@ -23,6 +23,8 @@ pub struct Prepared {
     oriented: Extent,
     oriented_spacing: [f64; 3],
     axes: Axes,
+    /// Of the scan.
+    affine: Affine,
 }
 
 impl Prepared {
@@ -96,7 +98,16 @@ impl Prepared {
             intensity.apply(&mut volume);
         }
         let inner = volume.extent;
-        Ok(Self { volume, zoomed: false, offset: Extent::new(0, 0, 0), inner, oriented, oriented_spacing, axes: scan.axes })
+        Ok(Self {
+            volume,
+            zoomed: false,
+            offset: Extent::new(0, 0, 0),
+            inner,
+            oriented,
+            oriented_spacing,
+            axes: scan.axes,
+            affine: *scan.affine(),
+        })
     }
 
     /// The network's input.
@@ -122,7 +133,7 @@ impl Prepared {
             v = resample::resample_nearest(&v, self.oriented);
         }
         v.spacing = self.oriented_spacing;
-        Ok(reorient(&v, self.axes))
+        Ok(reorient(&v, self.axes).with_affine(self.affine))
     }
 
     /// Maps of the padded or zoomed input (`channels` of its extent), brought to the scan's grid by linear interpolation, that of slices
@@ -142,7 +153,7 @@ impl Prepared {
             v = resample::resample_linear(&v, self.oriented);
         }
         v.spacing = self.oriented_spacing;
-        Ok(reorient(&v, self.axes))
+        Ok(reorient(&v, self.axes).with_affine(self.affine))
     }
 
     /// A map over the padded input's field at a lower resolution, as a volume.

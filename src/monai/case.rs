@@ -8,7 +8,7 @@ use crate::pipeline::{argmax, softmax};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::resample::{crop, pad_to_multiple, place, plausible};
-use crate::volume::{Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
+use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
 
 /// Spacings that differ by less than this, in mm or as a share, are taken as equal (MONAI's `AFFINE_TOL`).
 const TOLERANCE: f64 = 1e-3;
@@ -22,6 +22,7 @@ pub struct Case {
     steps: Vec<Step>,
     /// Of the scan.
     axes: Axes,
+    affine: Affine,
     invert: Invert,
     nearest: bool,
     largest: Option<Largest>,
@@ -52,6 +53,7 @@ impl Case {
             volume: reorient(scan, Axes::new([w, h, d])?),
             steps: Vec::new(),
             axes: scan.axes,
+            affine: *scan.affine(),
             invert: pipeline.invert,
             nearest: pipeline.nearest,
             largest: pipeline.largest.clone(),
@@ -187,7 +189,8 @@ impl Case {
             }
             (labels, probabilities.then_some(maps))
         };
-        Ok((reorient(&labels, self.axes), maps.map(|maps| reorient(&maps, self.axes))))
+        let labels = reorient(&labels, self.axes).with_affine(self.affine);
+        Ok((labels, maps.map(|maps| reorient(&maps, self.axes).with_affine(self.affine))))
     }
 
     /// Undoes all steps; the axes are those of the file then.

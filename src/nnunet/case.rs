@@ -10,7 +10,7 @@ use crate::pipeline::{argmax, softmax};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::resample::plausible;
-use crate::volume::{Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
+use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
 
 /// A scan as nnU-Net gives it to the network, and what brings logits back to the scan's grid.
 #[derive(Clone, Debug)]
@@ -25,6 +25,7 @@ pub struct Case {
     size: [usize; 3],
     /// Of the scan.
     axes: Axes,
+    affine: Affine,
     /// How results are resampled, and the axis by itself.
     back: (Resampling, Option<usize>),
     /// Whether the network's results come as probabilities.
@@ -81,7 +82,17 @@ impl Case {
         }
         let volume = Volume::new(scan.channels, shape, target, turned.axes, data)?;
         let back = (pipeline.resample_logits, pipeline.axis_back(spacing, target));
-        Ok(Self { volume, whole: turned.extent, spacing, first, size, axes: scan.axes, back, probable: pipeline.is_first() })
+        Ok(Self {
+            volume,
+            whole: turned.extent,
+            spacing,
+            first,
+            size,
+            axes: scan.axes,
+            affine: *scan.affine(),
+            back,
+            probable: pipeline.is_first(),
+        })
     }
 
     /// The network's input.
@@ -108,7 +119,7 @@ impl Case {
         let mut maps: Vec<f32> = if self.probable { resampled.collect() } else { resampled.map(rounded).collect() };
         let whole = sizes(self.whole);
         let labels = paste(&argmax(&maps, classes), whole, self.first, self.size, 0);
-        let labels = reorient(&Volume::new(1, self.whole, self.spacing, self.volume.axes, labels)?, self.axes);
+        let labels = reorient(&Volume::new(1, self.whole, self.spacing, self.volume.axes, labels)?, self.axes).with_affine(self.affine);
         if !probabilities {
             return Ok((labels, None));
         }
@@ -119,7 +130,7 @@ impl Case {
         let outside = |class: usize| if class == 0 { 1.0 } else { 0.0 };
         let pasted = maps.chunks_exact(cropped).enumerate().flat_map(|(c, map)| paste(map, whole, self.first, self.size, outside(c)));
         let maps = Volume::new(classes, self.whole, self.spacing, self.volume.axes, pasted.collect())?;
-        Ok((labels, Some(reorient(&maps, self.axes))))
+        Ok((labels, Some(reorient(&maps, self.axes).with_affine(self.affine))))
     }
 }
 

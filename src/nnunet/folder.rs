@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{first, plans};
 use crate::error::{LoadError, LoadErrorKind};
 use crate::model::{self, Card, Model};
+use crate::warning::{Warning, WarningKind};
 
 /// The checkpoints of a fold, the one that is taken first: nnU-Net v2's own or its weights as safetensors, and v1's.
 const SECOND: [&str; 2] = ["checkpoint_final.pth", "checkpoint_final.safetensors"];
@@ -133,8 +134,8 @@ impl Folder {
     ///
     /// # Errors
     /// When the fold has no checkpoint, or its plans are damaged.
-    pub fn notes(&self, fold: &str) -> Result<Vec<String>, LoadError> {
-        let mut notes = Vec::new();
+    pub fn warnings(&self, fold: &str) -> Result<Vec<Warning>, LoadError> {
+        let mut notes: Vec<String> = Vec::new();
         if let Version::First = self.version {
             notes.extend(self.told(&self.checkpoint(fold)?)?.note());
             let file = self.path.join("postprocessing.json");
@@ -145,7 +146,7 @@ impl Folder {
                 format!("{} keeps the largest part alone of the classes {classes} in nnU-Net; this is not done here", file.display())
             }));
         }
-        Ok(notes)
+        Ok(notes.into_iter().map(|text| Warning::new(WarningKind::Pipeline, text)).collect())
     }
 
     /// What v1 tells beside a checkpoint, or of the model.

@@ -3,6 +3,7 @@
 //! A [`Volume`] is the one type that these parts share: voxel values in the layout the network wants, `[C][D][H][W]`,
 //! with the spacing in millimetres and the patient direction of every axis. Nothing here knows of the device.
 
+pub mod affine;
 pub mod intensity;
 pub mod metrics;
 #[cfg(feature = "nifti")]
@@ -18,6 +19,7 @@ use std::fmt;
 #[cfg(any(feature = "nifti", feature = "cli"))]
 use std::{io, path::Path};
 
+pub use affine::Affine;
 pub use intensity::Intensity;
 pub use metrics::{LabelScore, evaluate};
 pub use orient::{Axes, Direction, reorient};
@@ -40,6 +42,8 @@ pub struct Volume<T> {
     pub axes: Axes,
     /// The values in `[C][D][H][W]` order, W fastest.
     pub data: Vec<T>,
+    /// Where the voxels lie in the patient.
+    affine: Affine,
 }
 
 impl<T> Volume<T> {
@@ -64,7 +68,34 @@ impl<T> Volume<T> {
                 format!("the spacing {spacing:?} mm is not three finite, positive numbers"),
             ));
         }
-        Ok(Self { channels, extent, spacing, axes, data })
+        Ok(Self { channels, extent, spacing, axes, data, affine: Affine::orthogonal(spacing, axes) })
+    }
+
+    /// The same volume where `affine` says that it lies. Without it the grid is orthogonal and its
+    /// first voxel lies at the origin.
+    ///
+    /// `spacing` and `axes` stay as they are: they are what a network is given, and a header may say
+    /// something else there than its affine.
+    #[must_use]
+    pub fn with_affine(self, affine: Affine) -> Self {
+        Self { affine, ..self }
+    }
+
+    /// The grid in words, for messages.
+    pub(crate) fn describe(&self) -> String {
+        let numbers = |v: [f64; 3]| v.map(|x| format!("{x:.4}"));
+        let (s, o) = (numbers(self.spacing).join("x"), numbers(self.affine.origin).join(", "));
+        let unit = |step: [f64; 3], s: f64| step.map(|x| format!("{:.4}", x / s)).join(" ");
+        let lengths = self.affine.spacing();
+        let steps = [0, 1, 2].map(|axis| unit(self.affine.steps[axis], lengths[axis])).join("; ");
+        let (extent, axes) = (self.extent, self.axes);
+        format!("{extent} voxels of {s} mm along {axes}, origin ({o}), directions [{steps}]")
+    }
+
+    /// The map from voxel indices to patient coordinates.
+    #[must_use]
+    pub fn affine(&self) -> &Affine {
+        &self.affine
     }
 
     /// The values of one channel in `[D][H][W]` order, or `None` if there is no such channel.
@@ -74,31 +105,51 @@ impl<T> Volume<T> {
         self.data.chunks_exact(voxels.max(1)).nth(channel as usize)
     }
 
-    /// The volume of one voxel in millilitres.
+    /// The volume of one voxel in millilitres: the determinant of its affine.
     #[must_use]
     pub fn voxel_ml(&self) -> f64 {
-        self.spacing.iter().product::<f64>() / 1000.0
+        self.affine.voxel_volume() / 1000.0
     }
 
-    /// The same grid under other values; the caller vouches for the length.
+    /// Other values over the same field, resampled to `extent`; the caller vouches for the length.
     pub(crate) fn regrid<U>(&self, extent: Extent, spacing: [f64; 3], data: Vec<U>) -> Volume<U> {
-        Volume { channels: self.channels, extent, spacing, axes: self.axes, data }
+        let (from, to) = (sizes(self.extent), sizes(extent));
+        let scale = [0, 1, 2].map(|axis| from[axis] as f64 / to[axis].max(1) as f64);
+        let affine = self.affine.scaled(scale);
+        Volume { channels: self.channels, extent, spacing, axes: self.axes, data, affine }
+    }
+
+    /// A box of the voxels, or one around them, whose first voxel has the indices `first`; the caller
+    /// vouches for the length.
+    pub(crate) fn boxed<U>(&self, extent: Extent, first: [i64; 3], data: Vec<U>) -> Volume<U> {
+        let affine = self.affine.shifted(first.map(|i| i as f64));
+        Volume { channels: self.channels, extent, spacing: self.spacing, axes: self.axes, data, affine }
     }
 }
 
-/// Checks that two volumes lie on the same grid: extent, axes, and spacing to one part in a thousand.
+/// Checks that two volumes lie on the same grid in the patient: the same extent and axes, spacings
+/// to one part in a thousand, and every corner voxel in the same place but for rounding, which is
+/// one thousandth of the smallest spacing and what f32 loses of the coordinates.
 pub(crate) fn same_grid<T, U>(a: &Volume<T>, a_name: &str, b: &Volume<U>, b_name: &str) -> Result<(), VolumeError> {
     let close = a.spacing.iter().zip(&b.spacing).all(|(x, y)| (x - y).abs() <= 1e-3 * x.abs().max(y.abs()));
-    if a.extent == b.extent && a.axes == b.axes && close {
+    let apart = a.affine.distance(&b.affine, a.extent.axes());
+    let least = a.affine.spacing().into_iter().fold(f64::INFINITY, f64::min);
+    let far = a.affine.origin.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+    if a.extent == b.extent && a.axes == b.axes && close && apart <= 1e-3 * least + 1e-6 * far {
         return Ok(());
     }
-    let show = |extent: Extent, axes: Axes, s: [f64; 3]| format!("{extent} voxels of {:.4}x{:.4}x{:.4} mm along {axes}", s[0], s[1], s[2]);
+    let why = if a.extent == b.extent && a.axes == b.axes {
+        format!("the same voxel lies up to {apart:.3} mm apart")
+    } else {
+        "their extents or axes differ".into()
+    };
     Err(VolumeError::new(
         VolumeErrorKind::GridMismatch,
         format!(
-            "the {a_name} ({}) and the {b_name} ({}) lie on different grids; bring both onto one grid first",
-            show(a.extent, a.axes, a.spacing),
-            show(b.extent, b.axes, b.spacing)
+            "the {a_name} ({}) and the {b_name} ({}) lie on different grids ({why}); \
+             resample one onto the grid of the other first",
+            a.describe(),
+            b.describe()
         ),
     ))
 }

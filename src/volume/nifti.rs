@@ -16,9 +16,11 @@ use ::nifti::writer::WriterOptions;
 use ndarray::{ArrayViewD, IxDyn, ShapeBuilder};
 use rayon::prelude::*;
 
+use self::affine::Geometry;
 use self::file::{EXTENDER_BYTES, HEADER_BYTES, Stored};
-use super::{Axes, Volume, VolumeError, VolumeErrorKind, write_whole};
+use super::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, write_whole};
 use crate::shape::Extent;
+use crate::warning::Warning;
 
 /// `NIFTI_INTENT_LABEL`: voxels are indices into a list of names.
 const INTENT_LABEL: i16 = 1002;
@@ -30,6 +32,8 @@ pub struct Scan {
     pub header: NiftiHeader,
     /// The voxels with slope and intercept applied, `[C][k][j][i]`; C is the 4th dimension, or 1.
     pub image: Volume<f32>,
+    /// Where the header contradicts itself or leaves its geometry open, and how it was read.
+    pub warnings: Vec<Warning>,
 }
 
 /// Reads a scan from `.nii`, `.nii.gz`, or a `.hdr`/`.img` pair (either compressed or not; the content decides).
@@ -57,9 +61,10 @@ pub fn read(path: impl AsRef<Path>) -> Result<Scan, VolumeError> {
             ),
         ));
     }
-    let Grid { channels, extent, spacing, axes } = stored.grid;
-    let image = Volume::new(channels, extent, spacing, axes, data)?;
-    Ok(Scan { header: stored.header, image })
+    let warnings = stored.warnings();
+    let Grid { channels, extent, spacing, axes, affine } = stored.grid;
+    let image = Volume::new(channels, extent, spacing, axes, data)?.with_affine(affine);
+    Ok(Scan { header: stored.header, image, warnings })
 }
 
 /// Reads a scan whose channels lie in files of their own, in this order, on one grid. The header is that of the first.
@@ -72,7 +77,8 @@ pub fn read_channels(paths: &[impl AsRef<Path>]) -> Result<Scan, VolumeError> {
     };
     let mut scan = read(first)?;
     for path in others {
-        let more = read(path)?.image;
+        let Scan { image: more, warnings, .. } = read(path)?;
+        scan.warnings.extend(warnings);
         let [a, b] = [first.as_ref(), path.as_ref()].map(|p| p.display().to_string());
         super::same_grid(&scan.image, &a, &more, &b)?;
         if more.channels != 1 {
@@ -90,7 +96,7 @@ pub fn read_channels(paths: &[impl AsRef<Path>]) -> Result<Scan, VolumeError> {
 /// Those of [`read`], and [`VolumeErrorKind::Format`] for values that are no labels.
 pub fn read_labels(path: impl AsRef<Path>) -> Result<(NiftiHeader, Volume<u16>), VolumeError> {
     let stored = Stored::open(path.as_ref())?;
-    let Grid { channels, extent, spacing, axes } = stored.grid;
+    let Grid { channels, extent, spacing, axes, affine } = stored.grid;
     let name = stored.path.display();
     if channels != 1 {
         return Err(VolumeError::new(VolumeErrorKind::Format, format!("{name} has {channels} channels, but a label volume has one")));
@@ -107,7 +113,7 @@ pub fn read_labels(path: impl AsRef<Path>) -> Result<(NiftiHeader, Volume<u16>),
         ));
     }
     let data = read.into_iter().map(|(_, label)| label.unwrap_or(0)).collect();
-    let labels = Volume::new(channels, extent, spacing, axes, data)?;
+    let labels = Volume::new(channels, extent, spacing, axes, data)?.with_affine(affine);
     Ok((stored.header, labels))
 }
 
@@ -230,6 +236,7 @@ struct Grid {
     extent: Extent,
     spacing: [f64; 3],
     axes: Axes,
+    affine: Affine,
 }
 
 impl Grid {
@@ -248,7 +255,7 @@ impl Grid {
             let text = format!("dimensions {used:?} are not a 2D or 3D image with at most one axis of channels");
             return bad(VolumeErrorKind::Unsupported, text);
         }
-        let Some(([i, j, k], [x, y, z])) = affine::geometry(header) else {
+        let Some(Geometry { directions: [i, j, k], spacing: [x, y, z], affine }) = affine::geometry(header) else {
             let text = "the affine is degenerate (its voxel axes do not span space); repair the sform or qform";
             return bad(VolumeErrorKind::Format, text.into());
         };
@@ -257,6 +264,7 @@ impl Grid {
             extent: Extent::new(n(2), n(1), n(0)),
             spacing: [z, y, x],
             axes: Axes::new([k, j, i])?,
+            affine: affine.reoriented([2, 1, 0], [None; 3]),
         })
     }
 

@@ -214,7 +214,10 @@ pub fn reorient<T: Copy + Send + Sync>(volume: &Volume<T>, to: Axes) -> Volume<T
             }
         }
     });
-    Volume { channels: volume.channels, extent: view.extent(volume.extent), spacing: view.spacing, axes: to, data }
+    let last = [0, 1, 2].map(|axis| view.flipped[axis].then(|| view.sizes[axis] - 1));
+    let affine = volume.affine().reoriented(view.source, last);
+    let extent = view.extent(volume.extent);
+    Volume { channels: volume.channels, extent, spacing: view.spacing, axes: to, data, affine }
 }
 
 #[cfg(test)]

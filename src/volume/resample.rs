@@ -172,7 +172,7 @@ pub(crate) fn place(volume: &Volume<f32>, extent: Extent, offset: Extent, value:
         let start = ((c * to[0] + d + at[0]) * to[1] + h + at[1]) * to[2] + at[2];
         data[start..start + n[2]].copy_from_slice(row);
     }
-    volume.regrid(extent, volume.spacing, data)
+    volume.boxed(extent, at.map(|i| -i64::try_from(i).unwrap_or(i64::MAX)), data)
 }
 
 /// The box of `extent` voxels that begins at voxel `offset` (D, H, W), of every channel.
@@ -196,7 +196,7 @@ pub fn crop<T: Copy>(volume: &Volume<T>, offset: Extent, extent: Extent) -> Resu
             }
         }
     }
-    Ok(volume.regrid(extent, volume.spacing, data))
+    Ok(volume.boxed(extent, at.map(|i| i64::try_from(i).unwrap_or(i64::MAX)), data))
 }
 
 #[cfg(test)]

@@ -48,6 +48,9 @@ pub(crate) struct Run {
     /// Storage type of activations and weights
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) precision: Precision,
+    /// Take NaN and infinite weights, and results of the network that are NaN or infinite
+    #[arg(long)]
+    pub(crate) allow_non_finite: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -121,6 +124,13 @@ pub(crate) struct Segment {
     /// Also write a picture of the attention gates into this folder
     #[arg(long, value_name = "DIR")]
     pub(crate) attention: Option<PathBuf>,
+    /// Give the scan's voxels to the network as they are where the model does not say how scans are
+    /// prepared
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// End with exit code 3, and write nothing, where there would be a warning
+    #[arg(long)]
+    pub(crate) strict: bool,
     #[command(flatten)]
     pub(crate) run: Run,
 }

@@ -11,8 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args;
 use crate::fail::Failure;
-use crate::nnunet;
-use crate::output::{need_folder, note, say, say_json};
+use crate::output::{Warnings, need_folder, note, say, say_json};
 
 /// A JSON object of a file that an option names.
 fn object(option: &str, path: &Path) -> Result<Map<String, Value>, Failure> {
@@ -63,7 +62,7 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
         },
     };
     let model = folder.model(&fold)?;
-    nnunet::tell(&folder, &fold)?;
+    Warnings::new(false).add(&folder.warnings(&fold)?)?;
     Ok(model)
 }
 

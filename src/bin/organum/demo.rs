@@ -72,6 +72,7 @@ fn one(a: &args::Demo, device: &Device, model: &Model, bundled: &Bundled) -> Res
     let (labels, overlay, attention) = (file("labels.nii.gz"), file("overlay.png"), file("attention.png"));
     let wanted = Wanted { labels: Some(&labels), overlay: Some(&overlay), attention: Some(&attention), probabilities: None };
     let result = segment(device, model, &scan, &a.run, Mode::Whole, &wanted)?;
+    result.write(&scan, &wanted)?;
     let total = started.elapsed();
 
     let scores = evaluate(&result.labels, &expected)?;

@@ -9,7 +9,7 @@ use serde_json::{Map, json};
 use crate::args;
 use crate::device::{self, Device};
 use crate::fail::Failure;
-use crate::segment::{Segmented, Wanted, write};
+use crate::segment::{Segmented, Wanted};
 
 /// Segments a scan as a MONAI bundle does.
 pub(crate) fn segment(
@@ -46,6 +46,5 @@ pub(crate) fn segment(
         }
     };
     let (labels, maps) = case.export(logits, card.classes(), wanted.probabilities.is_some())?;
-    write(scan, &labels, maps.as_ref(), wanted)?;
-    Ok(Segmented { labels, ran, told })
+    Ok(Segmented { labels, maps, ran, told, attention: None })
 }

@@ -6,25 +6,19 @@ use organum::model::Mode;
 use organum::monai::Bundle;
 use organum::nnunet::{Average, Case, Folder, Pipeline};
 use organum::volume::nifti;
-use organum::{Model, OutputMode, PlanOptions, Windows};
+use organum::{Model, OutputMode, PlanOptions, Warning, Windows};
 use serde_json::{Map, json};
 
 use crate::args;
 use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
-use crate::output::note;
-use crate::segment::{Segmented, Wanted, write};
-
-/// Says what a folder's results lack of nnU-Net's, and what is assumed.
-pub(crate) fn tell(folder: &Folder, fold: &str) -> Result<(), Failure> {
-    folder.notes(fold)?.iter().for_each(|text| note(&format!("organum: {text}")));
-    Ok(())
-}
+use crate::segment::{Segmented, Wanted};
 
 /// A model, and the folds that its results are averaged with.
 pub(crate) struct Networks {
     pub(crate) first: Model,
     folder: Option<(Folder, Vec<String>)>,
+    warnings: Vec<Warning>,
 }
 
 impl Networks {
@@ -36,13 +30,18 @@ impl Networks {
                 return Err(Failure::usage("--fold: a model file or a MONAI bundle has no folds; folders of nnU-Net models have"));
             }
             let first = if bundle { Bundle::open(path)?.model()? } else { Model::load(path)? };
-            return Ok(Self { first, folder: None });
+            return Ok(Self { first, folder: None, warnings: Vec::new() });
         }
         let folder = Folder::open(path)?;
         let folds = fold.map_or_else(|| folder.folds(), |fold| Ok(vec![fold.to_owned()]))?;
         let first = folder.model(&folds[0])?;
-        tell(&folder, &folds[0])?;
-        Ok(Self { first, folder: Some((folder, folds)) })
+        let warnings = folder.warnings(&folds[0])?;
+        Ok(Self { first, folder: Some((folder, folds)), warnings })
+    }
+
+    /// What the results lack of the reference implementation's, and what is assumed.
+    pub(crate) fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 }
 
@@ -93,9 +92,8 @@ pub(crate) fn segment(
     }
     let ran = all.ok_or_else(|| Failure::internal("no fold ran"))?;
     let (labels, maps) = case.export(&mean.finish(), card.classes(), wanted.probabilities.is_some())?;
-    write(scan, &labels, maps.as_ref(), wanted)?;
     let mut told = Map::new();
     told.insert("windows".into(), json!({"count": windows.count(), "passes": windows.passes(), "extent": windows.tile().axes()}));
     told.insert("folds".into(), json!(folds));
-    Ok(Segmented { labels, ran, told })
+    Ok(Segmented { labels, maps, ran, told, attention: None })
 }

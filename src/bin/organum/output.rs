@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::fail::Failure;
+use organum::Warning;
 use organum::volume::write_whole;
 
 /// A line of data.
@@ -19,6 +20,37 @@ pub(crate) fn say(text: &str) {
 /// A line that is not data.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// The warnings of a command: told on stderr as they come, and listed in its JSON.
+pub(crate) struct Warnings {
+    strict: bool,
+    list: Vec<Warning>,
+}
+
+impl Warnings {
+    /// None yet. With `strict` the first one ends the command.
+    pub(crate) fn new(strict: bool) -> Self {
+        Self { strict, list: Vec::new() }
+    }
+
+    /// Tells warnings.
+    ///
+    /// # Errors
+    /// With `strict`, all of them, as one failure of the input.
+    pub(crate) fn add(&mut self, warnings: &[Warning]) -> Result<(), Failure> {
+        if self.strict && !warnings.is_empty() {
+            let text: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+            return Err(Failure::input(format!("--strict: {}", text.join("\norganum: --strict: "))));
+        }
+        warnings.iter().for_each(|w| note(&format!("organum: warning: {w}")));
+        self.list.extend_from_slice(warnings);
+        Ok(())
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!(self.list)
+    }
 }
 
 /// The one JSON object of a command.

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use organum::model::Mode;
 use organum::pipeline::{self, Prepared};
-use organum::volume::{Volume, nifti, picture};
+use organum::volume::picture::Picture;
+use organum::volume::{Volume, VolumeError, nifti, picture};
 use organum::{Input, Model, OutputData, OutputMode, OutputVolume, PlanOptions, Windows, volume_tokens};
 use serde_json::{Map, Value, json};
 
@@ -14,7 +15,7 @@ use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
 use crate::monai;
 use crate::nnunet::{self, Networks};
-use crate::output::{need_folder, say, say_json};
+use crate::output::{Warnings, need_folder, say, say_json};
 
 /// What to write besides the label map.
 #[derive(Default)]
@@ -28,9 +29,13 @@ pub(crate) struct Wanted<'a> {
 /// A segmented scan.
 pub(crate) struct Segmented {
     pub(crate) labels: Volume<u16>,
+    /// Probabilities of all classes, where they are wanted.
+    pub(crate) maps: Option<Volume<f32>>,
     pub(crate) ran: Ran<()>,
     /// Further keys of the JSON: windows or slices, and which volume tokens one of them saw.
     pub(crate) told: Map<String, Value>,
+    /// A picture of the attention, where it is wanted.
+    pub(crate) attention: Option<Picture>,
 }
 
 impl Segmented {
@@ -44,11 +49,31 @@ impl Segmented {
         }
         let ml = self.labels.voxel_ml();
         #[expect(clippy::cast_precision_loss, reason = "a volume for people")]
-        (1u32..).zip(&counts[1..]).map(|(class, &n)| (model.card().label_name(class), json!({"voxels": n, "ml": n as f64 * ml}))).collect()
+        let volume = |n: u64| json!({"voxels": n, "ml": n as f64 * ml});
+        let classes = (1u32..).zip(&counts[1..]);
+        classes.map(|(class, &n)| (model.card().label_name(class), volume(n))).collect()
+    }
+
+    /// Writes what is wanted of it.
+    pub(crate) fn write(&self, scan: &nifti::Scan, wanted: &Wanted<'_>) -> Result<(), Failure> {
+        let failed = |e: &VolumeError| Failure::writing(e);
+        if let Some(path) = wanted.labels {
+            nifti::write_labels(path, &scan.header, &self.labels).map_err(|e| failed(&e))?;
+        }
+        if let (Some(path), Some(maps)) = (wanted.probabilities, &self.maps) {
+            nifti::write_maps(path, &scan.header, maps).map_err(|e| failed(&e))?;
+        }
+        if let Some(path) = wanted.overlay {
+            picture::overlay(&scan.image, &self.labels)?.save(path).map_err(|e| failed(&e))?;
+        }
+        if let (Some(path), Some(picture)) = (wanted.attention, &self.attention) {
+            picture.save(path).map_err(|e| failed(&e))?;
+        }
+        Ok(())
     }
 }
 
-/// Segments a scan and writes what is wanted.
+/// Segments a scan with a model that has a pipeline of organum's own.
 pub(crate) fn segment(
     device: &Device,
     model: &Model,
@@ -66,26 +91,9 @@ pub(crate) fn segment(
     let centre = centroid(&raw, &prepared.volume);
     let labels = prepared.restore_labels(raw)?;
     let maps = probabilities.map(|values| prepared.restore_maps(classes, values)).transpose()?;
-    write(scan, &labels, maps.as_ref(), wanted)?;
-    if let Some(path) = wanted.attention.filter(|_| !attention.maps.is_empty()) {
-        let picture = picture::attention(&prepared.volume, &attention.maps, attention.at.unwrap_or(centre))?;
-        picture.save(path).map_err(|e| Failure::writing(&e))?;
-    }
-    Ok(Segmented { labels, ran, told: attention.told })
-}
-
-/// Writes what is wanted of labels and probabilities.
-pub(crate) fn write(scan: &nifti::Scan, labels: &Volume<u16>, maps: Option<&Volume<f32>>, wanted: &Wanted<'_>) -> Result<(), Failure> {
-    if let Some(path) = wanted.labels {
-        nifti::write_labels(path, &scan.header, labels).map_err(|e| Failure::writing(&e))?;
-    }
-    if let (Some(path), Some(maps)) = (wanted.probabilities, maps) {
-        nifti::write_maps(path, &scan.header, maps).map_err(|e| Failure::writing(&e))?;
-    }
-    if let Some(path) = wanted.overlay {
-        picture::overlay(&scan.image, labels)?.save(path).map_err(|e| Failure::writing(&e))?;
-    }
-    Ok(())
+    let draw = wanted.attention.is_some() && !attention.maps.is_empty();
+    let draw = draw.then(|| picture::attention(&prepared.volume, &attention.maps, attention.at.unwrap_or(centre)));
+    Ok(Segmented { labels, maps, ran, told: attention.told, attention: draw.transpose()? })
 }
 
 /// A scan for the network, what its run took, labels, probabilities, and what attention shows.
@@ -240,7 +248,10 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         let what = if mode == Mode::Window { "volume tokens, which are what windows can show" } else { "attention gates" };
         return Err(Failure::usage(format!("--attention: the network has no {what}")));
     }
+    let mut warnings = Warnings::new(a.strict);
+    warnings.add(networks.warnings())?;
     let scan = nifti::read_channels(&inputs)?;
+    warnings.add(&scan.warnings)?;
     if scan.image.channels == 1 && model.card().takes(1) {
         networks.first = networks.first.for_grey_input()?;
     }
@@ -264,9 +275,11 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         (None, None) => segment(&device, model, &scan, &a.run, mode, &wanted)?,
     };
     let volumes = result.volumes(model);
+    result.write(&scan, &wanted)?;
     if a.run.json {
         let mut report = result.ran.json(&device, load, started.elapsed());
         report["labels"] = Value::Object(volumes);
+        report["warnings"] = warnings.json();
         for (key, value) in result.told {
             report[key] = value;
         }

@@ -2,18 +2,36 @@
 
 use ::nifti::NiftiHeader;
 
+use crate::volume::affine::Affine;
 use crate::volume::orient::Direction;
+use crate::warning::{Warning, WarningKind};
+
+/// The geometry of a file along its axes i, j, k.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Geometry {
+    pub(super) directions: [Direction; 3],
+    /// In millimetres.
+    pub(super) spacing: [f64; 3],
+    /// The columns in the order i, j, k.
+    pub(super) affine: Affine,
+}
+
+/// Spacings that differ by more than this share contradict each other.
+const SPACING_TOLERANCE: f64 = 1e-3;
+/// Grids whose corners lie further apart than this share of a voxel contradict each other.
+const CORNER_TOLERANCE: f64 = 1e-2;
 
 /// The 3x3 part of an affine: `m[world][voxel axis]`, world being right, anterior, superior.
 type Matrix = [[f64; 3]; 3];
 
-/// The directions of i, j, k and their spacing in millimetres; `None` if the header's affine is degenerate.
+/// The directions of i, j, k, their spacing and the affine in millimetres; `None` if the header's affine is degenerate.
 ///
 /// The sform counts if its code is above 0, else the qform if its code is, else the grid spacing alone with i running
 /// to the left (as nibabel has it). The directions are those of nibabel's `io_orientation`: of the orthogonal matrix
 /// nearest to the affine, each column in turn takes the world axis it is closest to.
-pub(super) fn geometry(header: &NiftiHeader) -> Option<([Direction; 3], [f64; 3])> {
-    let mut matrix = linear(header);
+pub(super) fn geometry(header: &NiftiHeader) -> Option<Geometry> {
+    let form = form(header);
+    let mut matrix = linear(header, form);
     let mut spacing = norms(&matrix);
     // A single slice may come without a normal; any will do.
     if (header.dim[0] < 3 || header.dim[3] == 1) && spacing[2] == 0.0 {
@@ -24,28 +42,121 @@ pub(super) fn geometry(header: &NiftiHeader) -> Option<([Direction; 3], [f64; 3]
         }
         spacing = norms(&matrix);
     }
-    if spacing.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
+    let origin = origin(header, form);
+    if spacing.iter().any(|s| !(s.is_finite() && *s > 0.0)) || origin.iter().any(|x| !x.is_finite()) {
         return None;
-    }
-    for row in &mut matrix {
-        for (x, s) in row.iter_mut().zip(spacing) {
-            *x /= s;
-        }
     }
     let scale = match header.xyzt_units & 7 {
         1 => 1e3,
         3 => 1e-3,
         _ => 1.0,
     };
-    Some((closest_axes(nearest_orthogonal(matrix)?)?, spacing.map(|s| s * scale)))
+    let affine = Affine { steps: [0, 1, 2].map(|axis| column(&matrix, axis).map(|x| x * scale)), origin: origin.map(|x| x * scale) };
+    for row in &mut matrix {
+        for (x, s) in row.iter_mut().zip(spacing) {
+            *x /= s;
+        }
+    }
+    let directions = closest_axes(nearest_orthogonal(matrix)?)?;
+    Some(Geometry { directions, spacing: spacing.map(|s| s * scale), affine })
 }
 
-fn linear(header: &NiftiHeader) -> Matrix {
-    if header.sform_code > 0 {
+/// Where a header says how its voxels lie in the patient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Sform,
+    Qform,
+    /// The spacing alone.
+    Neither,
+}
+
+/// The form that counts.
+fn form(header: &NiftiHeader) -> Form {
+    match (header.sform_code > 0, header.qform_code > 0) {
+        (true, _) => Form::Sform,
+        (false, true) => Form::Qform,
+        (false, false) => Form::Neither,
+    }
+}
+
+fn origin(header: &NiftiHeader, form: Form) -> [f64; 3] {
+    match form {
+        Form::Sform => [header.srow_x, header.srow_y, header.srow_z].map(|row| f64::from(row[3])),
+        Form::Qform => [header.quatern_x, header.quatern_y, header.quatern_z].map(f64::from),
+        // as nibabel: the centre of the volume lies at 0
+        Form::Neither => {
+            let half = |i: usize| 0.5 * (f64::from(header.dim[i].max(1)) - 1.0) * zoom(header, i);
+            [half(1), -half(2), -half(3)]
+        }
+    }
+}
+
+fn zoom(header: &NiftiHeader, i: usize) -> f64 {
+    f64::from(header.pixdim[i]).abs()
+}
+
+/// What a header says twice in different ways, or not at all, about where its voxels lie.
+///
+/// `geometry` is what was read of it.
+pub(super) fn contradictions(header: &NiftiHeader, geometry: &Geometry, file: &str) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut warn = |text: String| warnings.push(Warning::new(WarningKind::Geometry, text));
+    let show = |s: [f64; 3]| format!("{:.4}x{:.4}x{:.4} mm", s[0], s[1], s[2]);
+    let form = form(header);
+    let scale = match header.xyzt_units & 7 {
+        1 => 1e3,
+        3 => 1e-3,
+        _ => 1.0,
+    };
+    let pixdim = [1, 2, 3].map(|i| zoom(header, i) * scale);
+    let used = if header.dim[0] < 3 { 2 } else { 3 };
+    let apart = |(a, b): (&f64, &f64)| (a - b).abs() > SPACING_TOLERANCE * a.abs().max(b.abs());
+    if form == Form::Sform && geometry.spacing.iter().zip(&pixdim).take(used).any(apart) {
+        warn(format!(
+            "{file} contradicts itself: its sform has voxels of {}, its pixdim of {} (i, j, k); \
+             models of nnU-Net take the pixdim, as its readers do, all others the sform; repair the header",
+            show(geometry.spacing),
+            show(pixdim)
+        ));
+    }
+    if form == Form::Sform && header.qform_code > 0 {
+        let other = linear(header, Form::Qform);
+        let qform = Affine {
+            steps: [0, 1, 2].map(|axis| column(&other, axis).map(|x| x * scale)),
+            origin: origin(header, Form::Qform).map(|x| x * scale),
+        };
+        let extent = [1, 2, 3].map(|i| if i <= used { u32::from(header.dim[i].max(1)) } else { 1 });
+        let apart = geometry.affine.distance(&qform, extent);
+        let least = geometry.spacing.iter().copied().fold(f64::INFINITY, f64::min);
+        if apart.is_nan() || apart > CORNER_TOLERANCE * least {
+            warn(format!(
+                "{file} contradicts itself: by its sform and its qform the same voxel lies up to {apart:.3} mm \
+                 apart (origins {} and {}); the sform is taken",
+                point(geometry.affine.origin),
+                point(qform.origin)
+            ));
+        }
+    }
+    if form == Form::Neither {
+        let [i, j, k] = geometry.directions.map(Direction::letter);
+        warn(format!(
+            "{file} says nothing of its orientation (sform_code and qform_code are 0); \
+             i, j, k are taken to run to {i}, {j}, {k}"
+        ));
+    }
+    warnings
+}
+
+fn point(p: [f64; 3]) -> String {
+    format!("({:.2}, {:.2}, {:.2})", p[0], p[1], p[2])
+}
+
+fn linear(header: &NiftiHeader, form: Form) -> Matrix {
+    if form == Form::Sform {
         return [header.srow_x, header.srow_y, header.srow_z].map(|row| [f64::from(row[0]), f64::from(row[1]), f64::from(row[2])]);
     }
-    let zooms = [1, 2, 3].map(|i| f64::from(header.pixdim[i]).abs());
-    if header.qform_code > 0 {
+    let zooms = [1, 2, 3].map(|i| zoom(header, i));
+    if form == Form::Qform {
         let handedness = if header.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
         let mut matrix = rotation([header.quatern_b, header.quatern_c, header.quatern_d].map(f64::from));
         for row in &mut matrix {
@@ -127,7 +238,7 @@ mod tests {
     use super::*;
 
     fn letters(header: &NiftiHeader) -> Option<String> {
-        geometry(header).map(|(d, _)| d.iter().map(|d| d.letter()).collect())
+        geometry(header).map(|g| g.directions.iter().map(|d| d.letter()).collect())
     }
 
     fn sform(rows: [[f32; 4]; 3]) -> NiftiHeader {
@@ -139,7 +250,7 @@ mod tests {
     fn sform_flips_and_permutes() {
         let header = sform([[0., 0., -2., 9.], [3., 0., 0., 9.], [0., -4., 0., 9.]]);
         assert_eq!(letters(&header).as_deref(), Some("AIL"));
-        assert_eq!(geometry(&header).map(|g| g.1), Some([3.0, 4.0, 2.0]));
+        assert_eq!(geometry(&header).map(|g| g.spacing), Some([3.0, 4.0, 2.0]));
     }
 
     #[test]
@@ -180,7 +291,7 @@ mod tests {
         header.dim[0] = 2;
         header.xyzt_units = 1;
         assert_eq!(letters(&header).as_deref(), Some("RAS"));
-        let spacing = geometry(&header).map_or([0.0; 3], |g| g.1);
+        let spacing = geometry(&header).map_or([0.0; 3], |g| g.spacing);
         assert!((spacing[0] - 1.0).abs() < 1e-6 && (spacing[1] - 2.0).abs() < 1e-6);
     }
 }
