@@ -15,7 +15,8 @@ macro_rules! error_type {
 
         impl $name {
             pub(crate) fn new(kind: $kind, message: impl Into<String>) -> Self {
-                Self(Box::new(Detail { kind, node: None, bytes: None, message: message.into(), source: None }))
+                let message = clip(&message.into());
+                Self(Box::new(Detail { kind, node: None, bytes: None, message, source: None }))
             }
 
             #[allow(dead_code, reason = "not every error kind names a node")]
@@ -55,6 +56,22 @@ macro_rules! error_type {
             }
         }
     };
+}
+
+/// The most characters of a message; what comes from a file may be of any length.
+const LONGEST: usize = 1000;
+
+/// A message on one line: control characters escaped, and cut where it is too long.
+pub(crate) fn clip(message: &str) -> String {
+    let mut text = String::new();
+    for (i, c) in message.chars().enumerate() {
+        if i == LONGEST {
+            text.push_str(" ..");
+            break;
+        }
+        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+    }
+    text
 }
 
 #[derive(Debug)]
@@ -191,6 +208,13 @@ pub(crate) fn internal(message: &str) -> RunError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_are_one_line_of_bounded_length() {
+        let error = PlanError::new(PlanErrorKind::Limits, "a\n\u{1b}[31mb\u{e9}");
+        assert_eq!(error.to_string(), "a\\n\\u{1b}[31mb\u{e9}");
+        assert_eq!(clip(&"x".repeat(1 << 20)).len(), LONGEST + 3);
+    }
 
     #[test]
     fn a_small_budget_is_told_once() {

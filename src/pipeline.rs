@@ -1,7 +1,7 @@
 //! From a scan to the network's input and back: axes, spacing, intensity, padding or zooming of slices, and their inverses.
 
 use crate::graph::Op;
-use crate::model::Model;
+use crate::model::{Mode, Model};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::orient::{Axes, reorient};
@@ -56,13 +56,11 @@ impl Prepared {
     pub fn for_slices(model: &Model, scan: &Volume<f32>, slice: Extent) -> Result<Self, VolumeError> {
         let prepared = Self::unpadded(model, scan)?;
         let (v, extent) = (&prepared.volume, Extent { d: prepared.inner.d, ..slice });
-        if extent.axes().map(f64::from).iter().product::<f64>() > resample::MOST_VOXELS {
-            let text = format!("zooming {} slices to {}x{} would make {extent} voxels, too many", extent.d, extent.h, extent.w);
-            return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
-        }
-        let data = spline::zoom_slices(&v.data, plane(v.extent), plane(extent), Order::Cubic);
         let share = |axis: usize| f64::from(v.extent.axes()[axis]) / f64::from(extent.axes()[axis].max(1));
         let spacing = [0, 1, 2].map(|axis| v.spacing[axis] * share(axis));
+        let bytes = bytes_of(v.channels, model);
+        let extent = resample::plausible(extent.axes().map(f64::from), v.spacing, spacing, bytes)?;
+        let data = spline::zoom_slices(&v.data, plane(v.extent), plane(extent), Order::Cubic);
         let volume = Volume::new(v.channels, extent, spacing, v.axes, data)?;
         Ok(Self { volume, zoomed: true, ..prepared })
     }
@@ -91,7 +89,8 @@ impl Prepared {
             && spacing.iter().zip(volume.spacing).any(|(a, b)| (a / b - 1.0).abs() > SPACING_TOLERANCE)
         {
             let extent = resample::extent_for_spacing(&volume, spacing);
-            let extent = resample::plausible(extent.axes().map(f64::from), volume.spacing, spacing)?;
+            let (n, bytes) = (extent.axes().map(f64::from), bytes_of(scan.channels, model));
+            let extent = resample::plausible(n, volume.spacing, spacing, bytes)?;
             volume = resample::resample_linear(&volume, extent);
         }
         if let Some(intensity) = &card.input.intensity {
@@ -168,6 +167,13 @@ impl Prepared {
         }
         Volume::new(channels, extent, spacing, self.volume.axes, values)
     }
+}
+
+/// What so many voxels of a prepared scan take on the host: their values, and labels of 16 bits.
+fn bytes_of(channels: u32, model: &Model) -> impl Fn(f64) -> f64 {
+    let windows = model.card().mode() == Mode::Window;
+    let sums = if windows { 4.0 * f64::from(model.card().classes()) } else { 0.0 };
+    move |voxels| voxels * (4.0 * f64::from(channels) + 2.0 + sums)
 }
 
 fn plane(extent: Extent) -> [usize; 2] {

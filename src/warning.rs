@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::error::clip;
+
 /// What a [`Warning`] is about, for a program to branch on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,7 +38,7 @@ impl Warning {
     /// A warning with this message.
     #[must_use]
     pub fn new(kind: WarningKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: clip(&message.into()) }
     }
 }
 

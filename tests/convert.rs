@@ -83,7 +83,12 @@ fn a_model_file_gets_another_card() {
     let output = desk.out("model.safetensors");
     let value = done_json(&["convert", MODEL, "--output", &output, "--card", &card]);
     assert_eq!((&value["card"]["labels"]["1"], &value["card"]["provenance"]), (&json!("first"), &json!("renamed")));
-    assert_eq!(value["card"]["input"], done_json(&["inspect", MODEL])["card"]["input"]);
+    let own = done_json(&["inspect", MODEL]);
+    assert_eq!(value["card"]["input"], own["card"]["input"]);
+    // volumes are expected of labels by name; the rest stays
+    let expects = &value["card"]["expects"];
+    assert_eq!(expects["values"], own["card"]["expects"]["values"]);
+    assert!(expects.get("volumes_ml").is_none() && own["card"]["expects"].get("volumes_ml").is_some());
     // onto itself, too
     done_json(&["convert", &output, "--output", &output]);
     assert_eq!(done_json(&["inspect", &output])["card"], value["card"]);

@@ -203,7 +203,7 @@ fn scans_and_options_must_fit() {
         c["preprocessing"]["transforms"][3] = json!({"_target_": "Spacingd", "keys": "image", "pixdim": [1e-4, 1e-4, 1e-4]});
     });
     let (code, told) = run(&tiny, &[text(&scan)]);
-    assert!(code == Some(3) && told.contains("spacing and units"), "{told}");
+    assert!(code == Some(5) && told.contains("spacing and units"), "{told}");
 }
 
 #[test]

@@ -146,6 +146,7 @@ fn a_scan_of_another_spacing_comes_back() {
     let mut own = scan.image.clone();
     organum::volume::Intensity::Zscore.apply(&mut own);
     let own = Volume::new(1, own.extent, own.spacing, own.axes, own.data.iter().map(|&v| u16::from(v > 1.0)).collect()).expect("one grid");
+    let own = own.with_affine(*scan.image.affine());
     let overlap = dice(&evaluate(&labels, &own).expect("one grid"))[0];
     println!("thresholds through 1 mm and back: Dice {overlap:.4}");
     assert!(overlap > 0.9, "{overlap}");
@@ -281,6 +282,7 @@ fn thick_slices_are_resampled() {
     let labels = segment(&model, &coarse.image, engine);
     assert_eq!((labels.extent, labels.axes, labels.spacing), (coarse.image.extent, coarse.image.axes, coarse.image.spacing));
     let expected = Volume::new(1, labels.extent, labels.spacing, labels.axes, expected).expect("the values fill the grid");
+    let expected = expected.with_affine(*labels.affine());
     let scores = dice(&evaluate(&labels, &expected).expect("one grid"));
     println!("2 mm planes against 1 mm planes: Dice {scores:.3?}");
     assert!(scores.len() == 2 && scores.iter().all(|&d| d > 0.8), "{scores:?}");

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::architecture::{self, Built};
+use super::expects::Expects;
 use crate::error::{LoadError, LoadErrorKind, PlanError, PlanErrorKind};
 use crate::monai;
 use crate::nnunet::Pipeline;
@@ -30,6 +31,9 @@ pub struct Card {
     /// Names of the classes by their number; 0 is background.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Which scans the model understands, and which results are plausible.
+    #[serde(default, skip_serializing_if = "Expects::is_empty")]
+    pub expects: Expects,
     /// Where the weights come from.
     #[serde(default)]
     pub provenance: String,
@@ -234,6 +238,7 @@ impl Card {
     pub(super) fn build(&mut self) -> Result<Built, LoadError> {
         let (built, filled) = architecture::build(&self.architecture, &self.config)?;
         self.config = filled;
+        self.expects.check(self).map_err(|e| LoadError::new(LoadErrorKind::Card, format!("the card's expects: {e}")))?;
         Ok(built)
     }
 

@@ -26,6 +26,8 @@ pub struct Case {
     invert: Invert,
     nearest: bool,
     largest: Option<Largest>,
+    /// What a voxel of the network's input takes on the host there and back.
+    bytes: f64,
 }
 
 /// A change of space that can be undone.
@@ -57,6 +59,7 @@ impl Case {
             invert: pipeline.invert,
             nearest: pipeline.nearest,
             largest: pipeline.largest.clone(),
+            bytes: 4.0 * f64::from(scan.channels + card.classes()),
         };
         for transform in &pipeline.transforms {
             match transform {
@@ -88,7 +91,7 @@ impl Case {
         let target = [0, 1, 2].map(|axis| if mm[axis] > 0.0 { mm[axis] } else { spacing[axis] });
         let n = sizes(before);
         let exact = [0, 1, 2].map(|axis| ((n[axis] as f64 - 1.0) * spacing[axis] / target[axis] + 1.0).round_ties_even());
-        let to = plausible(exact, spacing, target)?;
+        let to = plausible(exact, spacing, target, |n| n * self.bytes)?;
         let step = [0, 1, 2].map(|axis| target[axis] / spacing[axis]);
         let near = |a: f64, b: f64| (a - b).abs() <= TOLERANCE + 1e-5 * b.abs();
         let equal = (0..3).all(|a| near(spacing[a], target[a])) || (0..3).all(|a| near(step[a], 1.0));

@@ -12,8 +12,11 @@ use crate::error::{LoadError, LoadErrorKind};
 /// Longest chain of references within references.
 const DEEPEST: u32 = 64;
 
-/// Most values that one is resolved to.
-const MOST: u32 = 1 << 20;
+/// The largest file in bytes.
+const LARGEST: u64 = 16 << 20;
+
+/// The most bytes that a value is resolved to: one a value, and those of its texts and keys.
+const MOST: usize = 16 << 20;
 
 /// A config whose references are resolved as values are asked for.
 #[derive(Clone, Debug)]
@@ -25,7 +28,7 @@ impl Config {
     /// # Errors
     /// When it is missing, damaged or no object.
     pub(super) fn read(file: &Path) -> Result<Self, LoadError> {
-        let text = fs::read_to_string(file).map_err(|e| LoadError::io(format!("cannot read {}", file.display()), e))?;
+        let text = text_of(file)?;
         let format = |what: &str| LoadError::new(LoadErrorKind::Format, format!("{} {what}", file.display()));
         let value = if file.extension().is_some_and(|e| e == "yaml" || e == "yml") {
             yaml(&text).map_err(|e| format(&format!("is no YAML: {e}")))?
@@ -54,7 +57,8 @@ impl Config {
 
     fn resolve(&self, value: &Value) -> Result<Value, LoadError> {
         let mut left = MOST;
-        self.resolved(value, 0, &mut left).ok_or_else(|| bad("the config's values refer to each other without end"))
+        self.resolved(value, 0, &mut left)
+            .ok_or_else(|| bad(format!("the config's values refer to each other without end, or make more than {MOST} bytes")))
     }
 
     fn find(&self, id: &str) -> Option<&Value> {
@@ -71,25 +75,31 @@ impl Config {
     }
 
     /// `None` where there is no end to it.
-    fn resolved(&self, value: &Value, depth: u32, left: &mut u32) -> Option<Value> {
+    fn resolved(&self, value: &Value, depth: u32, left: &mut usize) -> Option<Value> {
         *left = left.checked_sub(1)?;
         if depth > DEEPEST {
             return None;
         }
+        let text = |text: &str, left: &mut usize| Some(*left = left.checked_sub(text.len())?);
         Some(match value {
             Value::Array(list) => list.iter().map(|v| self.resolved(v, depth + 1, left)).collect::<Option<_>>()?,
             Value::Object(object) => {
-                object.iter().map(|(key, v)| Some((key.clone(), self.resolved(v, depth + 1, left)?))).collect::<Option<Map<_, _>>>()?.into()
+                let entry = |(key, v): (&String, &Value)| {
+                    text(key, left)?;
+                    Some((key.clone(), self.resolved(v, depth + 1, left)?))
+                };
+                object.iter().map(entry).collect::<Option<Map<_, _>>>()?.into()
             }
-            Value::String(text) => {
-                let whole = text.strip_prefix(['@', '%']).filter(|id| !id.is_empty() && id.chars().all(is_id));
+            Value::String(string) => {
+                text(string, left)?;
+                let whole = string.strip_prefix(['@', '%']).filter(|id| !id.is_empty() && id.chars().all(is_id));
                 if let Some(id) = whole {
                     return match self.find(id) {
                         Some(found) => self.resolved(found, depth + 1, left),
                         None => Some(value.clone()),
                     };
                 }
-                let Some(python) = text.strip_prefix('$') else { return Some(value.clone()) };
+                let Some(python) = string.strip_prefix('$') else { return Some(value.clone()) };
                 // the constants of MONAI that templates name dictionaries' keys by
                 if let Some((_, key)) = python.rsplit_once("CommonKeys.").filter(|(_, key)| ["IMAGE", "LABEL", "PRED"].contains(key)) {
                     return Some(key.to_lowercase().into());
@@ -103,6 +113,7 @@ impl Config {
                 if endless {
                     return None;
                 }
+                *left = left.checked_sub(found.as_ref().map_or(0, bytes))?;
                 found.unwrap_or_else(|| value.clone())
             }
             other => other.clone(),
@@ -110,31 +121,96 @@ impl Config {
     }
 }
 
+/// The text of a regular file of a sensible size.
+fn text_of(file: &Path) -> Result<String, LoadError> {
+    let failed = |e| LoadError::io(format!("cannot read {}", file.display()), e);
+    let about = fs::metadata(file).map_err(failed)?;
+    if !about.is_file() || about.len() > LARGEST {
+        let text = format!("{} is no file of at most {LARGEST} bytes", file.display());
+        return Err(LoadError::new(LoadErrorKind::Format, text));
+    }
+    fs::read_to_string(file).map_err(failed)
+}
+
+/// What a value counts: one, and the bytes of its texts and keys.
+fn bytes(value: &Value) -> usize {
+    1 + match value {
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(bytes).sum(),
+        Value::Object(object) => object.iter().map(|(key, v)| key.len() + bytes(v)).sum(),
+        _ => 0,
+    }
+}
+
+/// The first document of a YAML text. Events of the parser are put together here, so that depth is
+/// bounded before anything is nested: the crate's own tree recurses as it is built, hashed and freed.
 #[cfg(feature = "yaml")]
 fn yaml(text: &str) -> Result<Value, String> {
-    use saphyr::{LoadableYamlNode as _, Scalar, Yaml};
+    use saphyr::Scalar;
+    use saphyr_parser::{Event, Parser};
 
-    fn value(yaml: &Yaml<'_>) -> Result<Value, String> {
-        Ok(match yaml {
-            Yaml::Value(Scalar::Null) => Value::Null,
-            Yaml::Value(Scalar::Boolean(b)) => (*b).into(),
-            Yaml::Value(Scalar::Integer(n)) => (*n).into(),
-            Yaml::Value(Scalar::FloatingPoint(x)) => x.into_inner().into(),
-            Yaml::Value(Scalar::String(s)) => s.as_ref().into(),
-            Yaml::Sequence(list) => list.iter().map(value).collect::<Result<_, _>>()?,
-            Yaml::Mapping(map) => {
-                let entry = |(key, v): (&Yaml<'_>, &Yaml<'_>)| match value(key)? {
-                    Value::String(key) => Ok((key, value(v)?)),
-                    other => Ok((other.to_string(), value(v)?)),
-                };
-                map.iter().map(entry).collect::<Result<Map<_, _>, String>>()?.into()
-            }
-            _ => return Err("an alias or a tag, which configs do not have".into()),
-        })
+    /// A list or object that is not closed yet, with the key that waits for its value.
+    enum Open {
+        List(Vec<Value>),
+        Object(Map<String, Value>, Option<String>),
     }
 
-    let documents = Yaml::load_from_str(text).map_err(|e| e.to_string())?;
-    documents.first().map_or(Ok(Value::Null), value)
+    /// Puts a value where it belongs.
+    fn put(open: &mut [Open], done: &mut Option<Value>, value: Value) -> Result<(), String> {
+        match open.last_mut() {
+            None => *done = Some(value),
+            Some(Open::List(list)) => list.push(value),
+            Some(Open::Object(object, key)) => match (key.take(), value) {
+                (Some(key), value) => {
+                    object.insert(key, value);
+                }
+                (None, Value::String(text)) => *key = Some(text),
+                (None, Value::Array(_) | Value::Object(_)) => {
+                    return Err("a list or an object is the key of another".into());
+                }
+                (None, other) => *key = Some(other.to_string()),
+            },
+        }
+        Ok(())
+    }
+
+    let (mut open, mut done) = (Vec::new(), None);
+    for event in Parser::new_from_str(text) {
+        let (event, _) = event.map_err(|e| e.to_string())?;
+        let foreign = || Err("an alias or a tag, which configs do not have".to_owned());
+        match event {
+            Event::Alias(_) => return foreign(),
+            Event::Scalar(_, _, _, Some(_)) => return foreign(),
+            Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) => return foreign(),
+            Event::Scalar(text, style, _, None) => {
+                let scalar = Scalar::parse_from_cow_and_metadata(text, style, None);
+                let value = match scalar.ok_or("a value that cannot be read")? {
+                    Scalar::Null => Value::Null,
+                    Scalar::Boolean(b) => b.into(),
+                    Scalar::Integer(n) => n.into(),
+                    Scalar::FloatingPoint(x) => x.into_inner().into(),
+                    Scalar::String(s) => s.as_ref().into(),
+                };
+                put(&mut open, &mut done, value)?;
+            }
+            Event::SequenceStart(..) | Event::MappingStart(..) if open.len() >= DEEPEST as usize => {
+                return Err(format!("values are nested more than {DEEPEST} deep"));
+            }
+            Event::SequenceStart(..) => open.push(Open::List(Vec::new())),
+            Event::MappingStart(..) => open.push(Open::Object(Map::new(), None)),
+            Event::SequenceEnd | Event::MappingEnd => {
+                let value = match open.pop() {
+                    Some(Open::List(list)) => Value::Array(list),
+                    Some(Open::Object(object, _)) => Value::Object(object),
+                    None => return Err("an end without a beginning".into()),
+                };
+                put(&mut open, &mut done, value)?;
+            }
+            Event::DocumentEnd => return Ok(done.unwrap_or_default()),
+            _ => {}
+        }
+    }
+    Ok(done.unwrap_or_default())
 }
 
 #[cfg(not(feature = "yaml"))]
@@ -183,6 +259,18 @@ mod tests {
             flood.insert(format!("x{i}"), json!([format!("@x{}", i - 1), format!("@x{}", i - 1)]));
         }
         assert!(Config(flood).get("x39").is_err());
+        // one long text, many times, by references and by sums
+        let mut long = Map::new();
+        long.insert("text".into(), "x".repeat(1 << 20).into());
+        long.insert("list".into(), vec![json!("@text"); 1000].into());
+        long.insert("x0".into(), json!("$@text + @text"));
+        for i in 1..40 {
+            long.insert(format!("x{i}"), format!("$@x{} + @x{0}", i - 1).into());
+        }
+        let long = Config(long);
+        assert!(long.get("text").is_ok());
+        assert!(long.get("list").is_err());
+        assert!(long.get("x39").is_err());
     }
 
     #[cfg(feature = "yaml")]
@@ -192,6 +280,17 @@ mod tests {
         let expected = json!({"dims": 3, "network_def": {"_target_": "VNet", "spatial_dims": "@dims", "act": ["elu", {"alpha": 1.5}],
             "x": "$@dims + 1"}, "ok": true, "1": null});
         assert_eq!(yaml(text)?, expected);
+        for (text, expected) in [
+            ("", json!(null)),
+            ("- 1\n- [a, {b: 'c'}]\n---\n2", json!([1, ["a", {"b": "c"}]])),
+            ("a: true\nb: 'true'\nc: 1.5\nd: |\n  x\n  y\n", json!({"a": true, "b": "true", "c": 1.5, "d": "x\ny\n"})),
+        ] {
+            assert_eq!(yaml(text)?, expected, "{text}");
+        }
+        let keys = "? ".repeat(60) + "1";
+        for text in ["- ".repeat(17_500), "? ".repeat(100_000), "[".repeat(100_000), "{a: ".repeat(90_000), keys] {
+            assert!(yaml(&text).is_err(), "{text:.20}");
+        }
         assert!(yaml("a: [1").is_err());
         assert!(yaml("a: &x 1\nb: !!python/object:os.system 2").is_err());
         Ok(())

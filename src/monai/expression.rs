@@ -79,7 +79,10 @@ impl<'a> Parser<'a, '_> {
 
     fn factor(&mut self) -> Option<Value> {
         if self.take("-") {
-            return arithmetic(&0.into(), &self.factor()?, i64::checked_sub, |a, b| a - b);
+            self.depth += 1;
+            let value = (self.depth <= DEEPEST).then(|| self.factor())??;
+            self.depth -= 1;
+            return arithmetic(&0.into(), &value, i64::checked_sub, |a, b| a - b);
         }
         if self.take("@") {
             let id = self.while_fits(is_id);
@@ -185,6 +188,7 @@ mod tests {
         for (text, expected) in [
             ("1", json!(1)),
             (" -2 * 3 + 1 ", json!(-5)),
+            ("---2", json!(-2)),
             ("len(@names) + 1", json!(3)),
             ("@list + [1, (2, 3,), None, True]", json!([7, 1, [2, 3], null, true])),
             ("@list::0 // 2", json!(3)),
@@ -200,10 +204,21 @@ mod tests {
 
     #[test]
     fn more_python_has_none() {
-        let deep = "(".repeat(100_000);
-        for text in
-            ["", "torch.device('cpu')", "@unknown", "[1", "1 +", "'a", "len(1)", "lambda x: x", "1 2", "9223372036854775807 + 1", &deep]
-        {
+        let (deep, signs) = ("(".repeat(100_000), "-".repeat(29_000) + "1");
+        for text in [
+            "",
+            "torch.device('cpu')",
+            "@unknown",
+            "[1",
+            "1 +",
+            "'a",
+            "len(1)",
+            "lambda x: x",
+            "1 2",
+            "9223372036854775807 + 1",
+            &deep,
+            &signs,
+        ] {
             assert_eq!(value(text), None, "{text:.40}");
         }
     }

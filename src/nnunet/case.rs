@@ -59,7 +59,11 @@ impl Case {
         let mut target = spacing;
         target[3 - pipeline.spacing_mm.len()..].copy_from_slice(&pipeline.spacing_mm);
         let exact = [0, 1, 2].map(|a| (spacing[a] / target[a] * size[a] as f64).round_ties_even());
-        let shape = plausible(exact, spacing, target)?;
+        // the scan and the sums of the windows, then the classes on the cropped scan's grid
+        let (channels, classes) = (f64::from(scan.channels), f64::from(card.classes()));
+        let back = classes * size.iter().product::<usize>() as f64;
+        let bytes = |n: f64| 4.0 * (n * (channels + classes) + back);
+        let shape = plausible(exact, spacing, target, bytes)?;
         let to = sizes(shape);
 
         let voxels = mask.len().max(1);
@@ -226,7 +230,8 @@ mod tests {
         assert_eq!(Case::new(&card, &pipeline, &scan)?.volume.extent, Extent::new(5, 8, 4));
         // what cannot be
         pipeline.spacing_mm = vec![1e-6; 3];
-        assert_eq!(Case::new(&card, &pipeline, &scan).err().map(|e| e.kind()), Some(VolumeErrorKind::Unsupported));
+        let kind = Case::new(&card, &pipeline, &scan).err().map(|e| e.kind());
+        assert_eq!(kind, Some(VolumeErrorKind::TooLarge));
         pipeline.spacing_mm = vec![1e6; 3];
         assert_eq!(Case::new(&card, &pipeline, &scan).err().map(|e| e.kind()), Some(VolumeErrorKind::Unsupported));
         pipeline.channels = vec![];

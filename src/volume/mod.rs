@@ -21,9 +21,10 @@ use std::{io, path::Path};
 
 pub use affine::Affine;
 pub use intensity::Intensity;
-pub use metrics::{LabelScore, evaluate};
+pub use metrics::{LabelScore, Summary, evaluate};
 pub use orient::{Axes, Direction, reorient};
 
+use crate::error::clip;
 use crate::shape::Extent;
 
 /// Voxel values with their grid: `channels` times `extent`, in the layout `[C][D][H][W]`.
@@ -203,6 +204,8 @@ pub enum VolumeErrorKind {
     GridMismatch,
     /// The content is sound but of a sort that is not handled.
     Unsupported,
+    /// What would be made of it does not fit into the machine.
+    TooLarge,
 }
 
 /// A failure to read, write or combine volumes. The message names the file and what to try.
@@ -215,7 +218,7 @@ pub struct VolumeError {
 
 impl VolumeError {
     pub(crate) fn new(kind: VolumeErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: clip(&message.into()), source: None }
     }
 
     #[cfg(any(feature = "nifti", feature = "cli"))]

@@ -61,10 +61,18 @@ pub fn read(path: impl AsRef<Path>) -> Result<Scan, VolumeError> {
             ),
         ));
     }
-    let warnings = stored.warnings();
+    let warnings = warnings(&stored.header, &stored.path);
     let Grid { channels, extent, spacing, axes, affine } = stored.grid;
     let image = Volume::new(channels, extent, spacing, axes, data)?.with_affine(affine);
     Ok(Scan { header: stored.header, image, warnings })
+}
+
+/// Where the header of a file contradicts itself (pixdim, sform, qform) or says nothing of its
+/// orientation, and how it is read; the file's name is for the messages.
+#[must_use]
+pub fn warnings(header: &NiftiHeader, file: &Path) -> Vec<Warning> {
+    let name = file.display().to_string();
+    affine::geometry(header).map_or_else(Vec::new, |g| affine::contradictions(header, &g, &name))
 }
 
 /// Reads a scan whose channels lie in files of their own, in this order, on one grid. The header is that of the first.

@@ -7,6 +7,7 @@
 use rayon::prelude::*;
 
 use super::{Volume, VolumeError, VolumeErrorKind, sizes};
+use crate::host::available_memory;
 use crate::shape::Extent;
 
 /// The two source voxels of a target voxel along one axis, and the weight of the second.
@@ -118,22 +119,50 @@ fn whole(x: f64) -> u32 {
     x.round().clamp(1.0, f64::from(u32::MAX)) as u32
 }
 
-/// Most voxels of a resampled channel: 8 GiB of f32. More is a header in metres, not a scan.
-pub(crate) const MOST_VOXELS: f64 = 2_147_483_648.0;
+/// The most voxels of a resampled channel: 8 GiB of f32. More is a header in metres, not a scan.
+const MOST_VOXELS: f64 = 2_147_483_648.0;
 
-/// The extent of so many whole voxels along D, H, W, which bringing a scan from one spacing (mm) to another takes.
+/// The extent that resampling from one spacing (mm) to another makes, checked before anything of it
+/// is allocated.
+///
+/// `voxels` are whole numbers along D, H and W; `bytes` says what so many voxels take on the host on
+/// the way to the network and back.
 ///
 /// # Errors
-/// When there are none along an axis or absurdly many.
-pub(crate) fn plausible(voxels: [f64; 3], from: [f64; 3], to: [f64; 3]) -> Result<Extent, VolumeError> {
-    let [d, h, w] = voxels;
-    if voxels.contains(&0.0) || d * h * w > MOST_VOXELS {
+/// [`VolumeErrorKind::Unsupported`] if an axis has no voxel left; [`VolumeErrorKind::TooLarge`] if
+/// there are absurdly many voxels, or they take more bytes than the machine has available.
+pub(crate) fn plausible(voxels: [f64; 3], from: [f64; 3], to: [f64; 3], bytes: impl Fn(f64) -> f64) -> Result<Extent, VolumeError> {
+    plausible_within(voxels, from, to, bytes, available_memory())
+}
+
+fn plausible_within(
+    voxels: [f64; 3],
+    from: [f64; 3],
+    to: [f64; 3],
+    bytes: impl Fn(f64) -> f64,
+    available: Option<u64>,
+) -> Result<Extent, VolumeError> {
+    let ([d, h, w], all) = (voxels, voxels.iter().product::<f64>());
+    let refused = |kind, what: String| {
         let text = format!(
-            "bringing the scan's spacing of {from:?} mm to the model's {to:?} mm would make {d}x{h}x{w} voxels; are the spacing and units in its header right?"
+            "resampling the scan from {from:?} mm to the model's {to:?} mm makes {d}x{h}x{w} voxels{what}; \
+             are the spacing and units in its header right?"
         );
-        return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
+        Err(VolumeError::new(kind, text))
+    };
+    if voxels.contains(&0.0) {
+        return refused(VolumeErrorKind::Unsupported, ", which is nothing".into());
     }
-    Ok(voxels.map(whole).into())
+    let needed = bytes(all);
+    let takes = format!(", which take {needed:.0} bytes ({:.1} GiB)", needed / 1_073_741_824.0);
+    match available {
+        _ if !(all <= MOST_VOXELS) => refused(VolumeErrorKind::TooLarge, takes),
+        Some(there) if !(needed <= there as f64) => {
+            let there = crate::shape::format_bytes(there);
+            refused(VolumeErrorKind::TooLarge, format!("{takes}, but the machine has {there} available"))
+        }
+        _ => Ok(voxels.map(whole).into()),
+    }
 }
 
 /// Pads every axis to the next multiple of `multiple` (0 counts as 1), the smaller half in front, with `value`.
@@ -249,6 +278,23 @@ mod tests {
         assert_eq!(extent_for_spacing(&v, [1.0, 2.0, 1.0]), Extent::new(8, 3, 3));
         assert_eq!(extent_for_spacing(&v, [1e9, f64::NAN, 0.0]), Extent::new(1, 5, 6));
         Ok(())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_its_bytes() {
+        let of = |voxels, available| {
+            plausible_within(voxels, [3.0; 3], [1.0; 3], |n| 12.0 * n, available).map_err(|e| (e.kind(), e.to_string()))
+        };
+        assert_eq!(of([3.0, 4.0, 5.0], Some(720)), Ok(Extent::new(3, 4, 5)));
+        assert_eq!(of([3.0, 4.0, 5.0], None), Ok(Extent::new(3, 4, 5)));
+        let kind = |r: Result<Extent, (VolumeErrorKind, String)>| r.err().map(|e| e.0);
+        assert_eq!(kind(of([0.0, 4.0, 5.0], None)), Some(VolumeErrorKind::Unsupported));
+        assert_eq!(kind(of([2e3, 2e3, 2e3], None)), Some(VolumeErrorKind::TooLarge));
+        assert_eq!(kind(of([f64::NAN, 4.0, 5.0], None)), Some(VolumeErrorKind::TooLarge));
+        let told = of([3.0, 4.0, 5.0], Some(719)).err().map(|e| e.1).unwrap_or_default();
+        for part in ["[3.0, 3.0, 3.0] mm", "[1.0, 1.0, 1.0] mm", "3x4x5 voxels", "720 bytes", "719 B"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
     }
 
     #[test]

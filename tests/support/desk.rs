@@ -50,12 +50,16 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("the program speaks UTF-8")
 }
 
-/// Standard output of a run that must succeed and have nothing to say on stderr.
+/// Standard output of a run that must succeed and have nothing to say on stderr but that the small
+/// crops are not what the bundled models are for.
 pub(crate) fn done(args: &[&str]) -> String {
     let output = run(args);
     let err = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{args:?}: {err}");
-    assert_eq!(err, "", "{args:?} notes something");
+    let expected = ["is not what the model is for", "is not plausible: the model's card expects"];
+    let small = |line: &&str| line.starts_with("organum: warning: ") && expected.iter().any(|part| line.contains(part));
+    let more: Vec<&str> = err.lines().filter(|line| !small(line)).collect();
+    assert_eq!(more, [""; 0], "{args:?} notes something");
     text(&output.stdout)
 }
 

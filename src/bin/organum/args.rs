@@ -244,6 +244,9 @@ pub(crate) struct Evaluate {
     pub(crate) prediction: PathBuf,
     /// Label map to judge by
     pub(crate) reference: PathBuf,
+    /// End with exit code 3 where there would be a warning
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -288,6 +291,7 @@ fn size(text: &str) -> Result<u64, String> {
             clippy::cast_precision_loss,
             reason = "a size like 1.5 GiB; the cast saturates"
         )]
+        Ok(n) if n.is_finite() && n * unit as f64 >= 18_446_744_073_709_551_615.0 => Err("too large".into()),
         Ok(n) if n.is_finite() => Ok((n * unit as f64) as u64),
         _ => Err("not a size: a number, or with a suffix KiB MiB GiB kB MB GB".into()),
     }
@@ -315,6 +319,8 @@ mod tests {
         assert!(size("12 parsecs").is_err());
         assert!(size("").is_err());
         assert!(size("99999999999GiB").is_err());
+        assert!(size("1000000000000000000000000000000GiB").is_err());
+        assert!(size("1.5e30").is_err());
     }
 
     #[test]

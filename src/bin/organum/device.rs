@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use organum::{
     Cancel, DeviceCaps, Engine, EngineErrorKind, Extent, Input, Model, OutputVolume, Plan, PlanOptions, RunError, RunErrorKind, RunOptions,
-    Session, format_bytes, smaller_budget,
+    Session, available_memory, format_bytes, smaller_budget,
 };
 use serde_json::{Value, json};
 
 use crate::args::Run;
 use crate::fail::Failure;
-use crate::output::{note, progress_bar, seconds};
+use crate::output::{note, progress_bar, say_waiting, seconds};
 
 /// Where to run.
 pub(crate) enum Device {
@@ -64,17 +64,6 @@ impl Device {
 /// Whether an adapter of this kind has no memory of its own.
 fn in_host_memory(kind: &str) -> bool {
     matches!(kind, "cpu" | "integratedgpu")
-}
-
-/// `MemAvailable` of Linux in bytes.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    parse_available(&text)
-}
-
-fn parse_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// What a run brought back and what it took.
@@ -171,6 +160,7 @@ pub(crate) fn run_with<T>(
             note(&format!("the device ran out of memory: running within {bytes} bytes ({})", format_bytes(bytes)));
         }
 
+        say_waiting();
         let started = Instant::now();
         let bar = progress_bar();
         let mut show = |p: organum::Progress| {
@@ -216,11 +206,5 @@ mod tests {
         assert_eq!(device(299), (None, vec![None, Some(700), Some(490), Some(343), Some(300)]));
         let other = fitted(Some(7), |_| Err::<(), _>(Failure::usage("something else").into()));
         assert_eq!(other.expect_err("it failed").code, 2);
-    }
-
-    #[test]
-    fn available_memory_is_read() {
-        assert_eq!(parse_available("MemTotal: 10 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
-        assert_eq!(parse_available("MemTotal: 10 kB\n"), None);
     }
 }

@@ -34,7 +34,8 @@ impl Failure {
 
 impl From<VolumeError> for Failure {
     fn from(e: VolumeError) -> Self {
-        Self::input(e.to_string())
+        let code = if e.kind() == VolumeErrorKind::TooLarge { 5 } else { 3 };
+        Self { code, message: e.to_string() }
     }
 }
 

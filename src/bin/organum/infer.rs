@@ -15,7 +15,7 @@ use crate::args;
 use crate::device::{self, Device};
 use crate::fail::Failure;
 use crate::nnunet::Networks;
-use crate::output::{need_folder, say, say_json, write_npy};
+use crate::output::{need_different, need_folder, say, say_json, write_npy};
 use crate::segment::summary;
 
 /// An array of f32 in C order.
@@ -150,6 +150,7 @@ pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
         return Err(Failure::usage(format!("{} must end in .npy", a.output.display())));
     }
     need_folder(&a.output)?;
+    need_different(&[("--output", a.output.as_path())], &[&a.input, &a.model])?;
     let array = read(&a.input)?;
     let dims = model.card().dims();
     let (channels, extent) = interpret(&array.shape, dims)?;

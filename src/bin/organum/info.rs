@@ -1,14 +1,16 @@
 //! `organum plan`, `inspect`, `devices` and `evaluate`.
 
+use std::path::Path;
+
 use organum::model::{Checkpoint, CheckpointFormat, Weights};
-use organum::volume::{evaluate as score, nifti};
+use organum::volume::{LabelScore, Summary, Volume, evaluate as score, nifti};
 use organum::{DeviceCaps, Engine, Model, format_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::args;
 use crate::fail::Failure;
 use crate::nnunet::Networks;
-use crate::output::{say, say_json};
+use crate::output::{Warnings, say, say_json};
 
 /// `organum plan`.
 pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
@@ -245,26 +247,47 @@ pub(crate) fn devices(a: &args::Devices) -> Result<(), Failure> {
 
 /// `organum evaluate`.
 pub(crate) fn evaluate(a: &args::Evaluate) -> Result<(), Failure> {
-    let (_, prediction) = nifti::read_labels(&a.prediction)?;
-    let (_, reference) = nifti::read_labels(&a.reference)?;
-    let scores = score(&prediction, &reference)?;
-    let mean = |values: Vec<f64>| {
-        #[expect(clippy::cast_precision_loss, reason = "a handful of labels")]
-        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    let mut warnings = Warnings::new(a.strict);
+    let mut read = |path: &Path| -> Result<Volume<u16>, Failure> {
+        let (header, labels) = nifti::read_labels(path)?;
+        warnings.add(&nifti::warnings(&header, path))?;
+        Ok(labels)
     };
-    let dice = mean(scores.iter().filter_map(|s| s.dice).collect());
-    let hd95 = mean(scores.iter().filter_map(|s| s.hd95_mm).collect());
+    let (prediction, reference) = (read(&a.prediction)?, read(&a.reference)?);
+    let scores = score(&prediction, &reference)?;
+    let summary = Summary::of(&scores);
     if a.json {
-        let labels: Map<String, Value> =
-            scores.iter().map(|s| (s.label.to_string(), json!({"dice": s.dice, "hd95_mm": s.hd95_mm}))).collect();
-        say_json(&json!({"labels": labels, "mean": {"dice": dice, "hd95_mm": hd95}}));
+        let one = |s: &LabelScore| {
+            let score = json!({
+                "dice": s.dice,
+                "hd95_mm": s.hd95_mm,
+                "voxels_prediction": s.voxels_prediction,
+                "voxels_reference": s.voxels_reference,
+            });
+            (s.label.to_string(), score)
+        };
+        let labels: Map<String, Value> = scores.iter().map(one).collect();
+        say_json(&json!({"labels": labels, "mean": summary, "warnings": warnings.json()}));
         return Ok(());
     }
     let show = |x: Option<f64>| x.map_or_else(|| "-".into(), |v| format!("{v:.4}"));
+    let side = |s: &LabelScore| match (s.voxels_prediction, s.voxels_reference) {
+        (0, _) => "   missed: in the reference alone",
+        (_, 0) => "   false: in the prediction alone",
+        _ => "",
+    };
     say("label      Dice   HD95 mm");
     for s in &scores {
-        say(&format!("{:<6} {:>8} {:>9}", s.label, show(s.dice), show(s.hd95_mm)));
+        say(&format!("{:<6} {:>8} {:>9}{}", s.label, show(s.dice), show(s.hd95_mm), side(s)));
     }
-    say(&format!("{:<6} {:>8} {:>9}", "mean", show(dice), show(hd95)));
+    let (dice, hd95) = (show(summary.dice), show(summary.hd95_mm));
+    say(&format!(
+        "{:<6} {dice:>8} {hd95:>9}   Dice of {} labels, HD95 of the {} that both have; {} missed, {} false",
+        "mean",
+        summary.dice_labels,
+        summary.hd95_labels,
+        summary.missed.len(),
+        summary.false_labels.len()
+    ));
     Ok(())
 }

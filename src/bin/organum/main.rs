@@ -34,7 +34,10 @@ fn main() -> ExitCode {
         Command::Bench(a) => bench::run(a),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            output::say_waiting();
+            ExitCode::SUCCESS
+        }
         Err(failure) => {
             output::note(&format!("organum: {}", failure.message));
             ExitCode::from(failure.code)

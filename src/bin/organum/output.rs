@@ -1,7 +1,8 @@
 //! What people and programs see: stdout for data, stderr for the rest, files written whole or not at all.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,12 +18,24 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
-/// A line that is not data.
+/// A line that is not data, on one line whatever a file puts into it.
 pub(crate) fn note(text: &str) {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let text: String = text.chars().take(2000).map(escape).collect();
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// The warnings of a command: told on stderr as they come, and listed in its JSON.
+/// Lines that wait until something runs, or is done: a command that is refused says why, and no more.
+static WAITING: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Says the lines that wait.
+pub(crate) fn say_waiting() {
+    let lines = WAITING.lock().map_or_else(|_| Vec::new(), |mut lines| std::mem::take(&mut *lines));
+    lines.iter().for_each(|line| note(line));
+}
+
+/// The warnings of a command: told on stderr before something runs and at the end, and listed in its
+/// JSON.
 pub(crate) struct Warnings {
     strict: bool,
     list: Vec<Warning>,
@@ -41,9 +54,11 @@ impl Warnings {
     pub(crate) fn add(&mut self, warnings: &[Warning]) -> Result<(), Failure> {
         if self.strict && !warnings.is_empty() {
             let text: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-            return Err(Failure::input(format!("--strict: {}", text.join("\norganum: --strict: "))));
+            return Err(Failure::input(format!("--strict: {}", text.join("; and "))));
         }
-        warnings.iter().for_each(|w| note(&format!("organum: warning: {w}")));
+        if let Ok(mut lines) = WAITING.lock() {
+            lines.extend(warnings.iter().map(|w| format!("organum: warning: {w}")));
+        }
         self.list.extend_from_slice(warnings);
         Ok(())
     }
@@ -79,6 +94,30 @@ pub(crate) fn need_folder(path: &Path) -> Result<(), Failure> {
         Some(folder) => Err(Failure::usage(format!("the folder {} is not there", folder.display()))),
         None => Ok(()),
     }
+}
+
+/// Refuses outputs that are the same file, or one that is read; options name them.
+pub(crate) fn need_different(outputs: &[(&str, &Path)], inputs: &[&Path]) -> Result<(), Failure> {
+    for (i, (option, path)) in outputs.iter().enumerate() {
+        if let Some(input) = inputs.iter().find(|input| place(input) == place(path)) {
+            let (path, input) = (path.display(), input.display());
+            return Err(Failure::usage(format!("{option} {path} would overwrite the input {input}")));
+        }
+        if let Some((other, _)) = outputs[..i].iter().find(|(_, other)| place(other) == place(path)) {
+            let path = path.display();
+            return Err(Failure::usage(format!("{other} and {option} are the same file {path}; name two")));
+        }
+    }
+    Ok(())
+}
+
+/// Where a path leads: links followed, as far as it is there.
+fn place(path: &Path) -> PathBuf {
+    let folder = || {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Some(parent.canonicalize().ok()?.join(path.file_name()?))
+    };
+    path.canonicalize().ok().or_else(folder).unwrap_or_else(|| path.to_owned())
 }
 
 /// Writes a `.npy` of f32 in C order.

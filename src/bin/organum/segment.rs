@@ -15,7 +15,7 @@ use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
 use crate::monai;
 use crate::nnunet::{self, Networks};
-use crate::output::{Warnings, need_folder, say, say_json};
+use crate::output::{Warnings, need_different, need_folder, say, say_json};
 
 /// What to write besides the label map.
 #[derive(Default)]
@@ -228,17 +228,23 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
             return Err(Failure::usage(format!("{name} must end in .nii or .nii.gz")));
         }
     }
-    for path in [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()].into_iter().flatten() {
-        need_folder(path)?;
-    }
+    let attention = a.attention.as_ref().map(|folder| folder.join("attention.png"));
+    let outputs: Vec<(&str, &Path)> = [
+        Some(("--output", a.output.as_path())),
+        a.probabilities.as_deref().map(|path| ("--probabilities", path)),
+        a.overlay.as_deref().map(|path| ("--overlay", path)),
+        attention.as_deref().map(|path| ("--attention", path)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    // the folder of --attention is made
+    outputs.iter().filter(|o| o.0 != "--attention").try_for_each(|(_, path)| need_folder(path))?;
     let mut networks = Networks::open(&a.model, a.fold.as_deref())?;
     let model = &networks.first;
     let inputs = channel_files(&a.input, model.card().in_channels());
-    for path in [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()].into_iter().flatten() {
-        if let Some(scan) = inputs.iter().find(|scan| same_file(path, scan)) {
-            return Err(Failure::usage(format!("an output would overwrite the scan {}", scan.display())));
-        }
-    }
+    let read: Vec<&Path> = inputs.iter().chain([&a.model]).map(PathBuf::as_path).collect();
+    need_different(&outputs, &read)?;
     let mode = a.mode.map_or_else(|| model.card().mode(), Mode::from);
     if a.attention.is_some() && model.card().input.monai.is_some() {
         return Err(Failure::usage("--attention: pictures of attention are not drawn for models with MONAI's pipeline"));
@@ -252,6 +258,7 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     warnings.add(networks.warnings())?;
     let scan = nifti::read_channels(&inputs)?;
     warnings.add(&scan.warnings)?;
+    warnings.add(&model.card().expects.check_scan(model.card(), &scan.image))?;
     if scan.image.channels == 1 && model.card().takes(1) {
         networks.first = networks.first.for_grey_input()?;
     }
@@ -261,7 +268,6 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     if let Some(folder) = &a.attention {
         std::fs::create_dir_all(folder).map_err(|e| Failure::usage(format!("cannot create {}: {e}", folder.display())))?;
     }
-    let attention = a.attention.as_ref().map(|folder| folder.join("attention.png"));
     let wanted = Wanted {
         labels: Some(&a.output),
         overlay: a.overlay.as_deref(),
@@ -275,6 +281,7 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         (None, None) => segment(&device, model, &scan, &a.run, mode, &wanted)?,
     };
     let volumes = result.volumes(model);
+    warnings.add(&model.card().expects.check_labels(model.card(), &result.labels))?;
     result.write(&scan, &wanted)?;
     if a.run.json {
         let mut report = result.ran.json(&device, load, started.elapsed());
@@ -300,10 +307,6 @@ fn channel_files(told: &[PathBuf], channels: u32) -> Vec<PathBuf> {
         Some((case, ending)) if channels > 1 => (0..channels).map(|c| only.with_file_name(format!("{case}_{c:04}{ending}"))).collect(),
         _ => told.to_vec(),
     }
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Volumes as lines.

@@ -202,7 +202,7 @@ impl Checkpoint {
     }
 
     /// The network. `given` is the JSON of a card or of a part of one, which goes before what the file says itself, and that before
-    /// what names and shapes tell; of `config`, key by key.
+    /// what names and shapes tell; of `config`, key by key. Given labels take the file's expected volumes away.
     ///
     /// # Errors
     /// When `given` is no card, the architecture or a part of its config remains untold, or the tensors do not fit.
@@ -227,6 +227,11 @@ impl Checkpoint {
         let other = given.get("architecture").is_some_and(|a| card.get("architecture").is_some_and(|own| own != a));
         if other {
             card.remove("config");
+            card.remove("expects");
+        }
+        // expected volumes are those of labels by name
+        if let (Some(expects), Some(_)) = (card.get_mut("expects"), given.get("labels")) {
+            expects.as_object_mut().map(|expects| expects.remove("volumes_ml"));
         }
         if let (Some(Value::Object(own)), Some(Value::Object(more))) = (card.get_mut("config"), given.get_mut("config")) {
             own.append(more);

@@ -10,9 +10,7 @@ use ::nifti::{Endianness, NiftiHeader, NiftiType};
 use rayon::prelude::*;
 
 use super::Grid;
-use super::affine::{contradictions, geometry};
 use crate::volume::{VolumeError, VolumeErrorKind};
-use crate::warning::Warning;
 
 /// The length of a NIfTI-1 header.
 pub(super) const HEADER_BYTES: u64 = 348;
@@ -59,12 +57,6 @@ impl Stored {
         }
         let bytes = read_voxels(source, &data_path, skip, &grid, kind)?;
         Ok(Self { path, header, grid, kind, bytes })
-    }
-
-    /// Where the header contradicts itself or leaves its geometry open.
-    pub(super) fn warnings(&self) -> Vec<Warning> {
-        let file = self.path.display().to_string();
-        geometry(&self.header).map_or_else(Vec::new, |g| contradictions(&self.header, &g, &file))
     }
 
     /// The voxels in storage order, slope and intercept applied.
