@@ -28,7 +28,7 @@ mod fitting;
 pub mod graph;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 pub mod harness;
-mod host;
+pub mod host;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 #[path = "../kernels/mod.rs"]
 pub mod kernels;
@@ -59,7 +59,6 @@ pub use caps::DeviceCaps;
 pub use engine::Engine;
 pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanError, PlanErrorKind, RunError, RunErrorKind};
 pub use fitting::{FitError, smaller_budget};
-pub use host::available_memory;
 pub use model::{Card, Model};
 pub use plan::{Occupancy, OutputMode, Plan, PlanOptions, Report};
 pub use run::{Cancel, Progress, RunOptions};

@@ -89,7 +89,11 @@ impl Prepared {
             && spacing.iter().zip(volume.spacing).any(|(a, b)| (a / b - 1.0).abs() > SPACING_TOLERANCE)
         {
             let extent = resample::extent_for_spacing(&volume, spacing);
-            let (n, bytes) = (extent.axes().map(f64::from), bytes_of(scan.channels, model));
+            // a thin axis keeps a voxel, but a scan that is a voxel as a whole is none
+            let shrunk = |a: usize| f64::from(volume.extent.axes()[a]) * volume.spacing[a] < 0.5 * spacing[a];
+            let gone = (0..3).all(shrunk);
+            let n = if gone { [0.0; 3] } else { extent.axes().map(f64::from) };
+            let bytes = bytes_of(scan.channels, model);
             let extent = resample::plausible(n, volume.spacing, spacing, bytes)?;
             volume = resample::resample_linear(&volume, extent);
         }

@@ -241,13 +241,13 @@ fn volume(desk: &Desk, name: &str, n: [u32; 3], value: impl Fn(u32) -> f32) -> S
 #[test]
 fn a_spacing_far_too_large_is_refused_with_its_bytes() {
     let desk = Desk::new();
-    for factor in [200f32, 4000.0] {
+    for (factor, code) in [(90f32, 5), (4000.0, 3)] {
         let header = Header::crop(&desk).codes(0, 1);
         let rows: Vec<f32> = (0..12).map(|i| header.float(SROW_X + 4 * i) * factor).collect();
         let header = header.set(SROW_X, &rows).set(PIXDIM, &[factor; 3]);
         let input = desk.file("huge.nii", &header.0);
         let spacing = format!("{factor:.0}");
-        desk.segment_fails(5, &[&spacing, "voxels", "bytes", "GiB", "header"], &input);
+        desk.segment_fails(code, &[&spacing, "voxels", "bytes", "GiB", "header"], &input);
     }
 }
 

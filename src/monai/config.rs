@@ -1,6 +1,5 @@
 //! A bundle's config: JSON or YAML whose values refer to each other.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -8,6 +7,7 @@ use serde_json::{Map, Value};
 use super::bad;
 use super::expression::{evaluate, is_id};
 use crate::error::{LoadError, LoadErrorKind};
+use crate::host::read_text;
 
 /// Longest chain of references within references.
 const DEEPEST: u32 = 64;
@@ -28,7 +28,7 @@ impl Config {
     /// # Errors
     /// When it is missing, damaged or no object.
     pub(super) fn read(file: &Path) -> Result<Self, LoadError> {
-        let text = text_of(file)?;
+        let text = read_text(file, LARGEST).map_err(|e| LoadError::io(format!("cannot read {}", file.display()), e))?;
         let format = |what: &str| LoadError::new(LoadErrorKind::Format, format!("{} {what}", file.display()));
         let value = if file.extension().is_some_and(|e| e == "yaml" || e == "yml") {
             yaml(&text).map_err(|e| format(&format!("is no YAML: {e}")))?
@@ -119,17 +119,6 @@ impl Config {
             other => other.clone(),
         })
     }
-}
-
-/// The text of a regular file of a sensible size.
-fn text_of(file: &Path) -> Result<String, LoadError> {
-    let failed = |e| LoadError::io(format!("cannot read {}", file.display()), e);
-    let about = fs::metadata(file).map_err(failed)?;
-    if !about.is_file() || about.len() > LARGEST {
-        let text = format!("{} is no file of at most {LARGEST} bytes", file.display());
-        return Err(LoadError::new(LoadErrorKind::Format, text));
-    }
-    fs::read_to_string(file).map_err(failed)
 }
 
 /// What a value counts: one, and the bytes of its texts and keys.

@@ -122,6 +122,9 @@ fn whole(x: f64) -> u32 {
 /// The most voxels of a resampled channel: 8 GiB of f32. More is a header in metres, not a scan.
 const MOST_VOXELS: f64 = 2_147_483_648.0;
 
+/// A spacing in mm that no scan has along all axes.
+const NO_SPACING: f64 = 100.0;
+
 /// The extent that resampling from one spacing (mm) to another makes, checked before anything of it
 /// is allocated.
 ///
@@ -130,7 +133,8 @@ const MOST_VOXELS: f64 = 2_147_483_648.0;
 ///
 /// # Errors
 /// [`VolumeErrorKind::Unsupported`] if an axis has no voxel left; [`VolumeErrorKind::TooLarge`] if
-/// there are absurdly many voxels, or they take more bytes than the machine has available.
+/// there are absurdly many voxels, or they take more bytes than the machine has available, and
+/// [`VolumeErrorKind::Format`] if that is so because the scan's spacing is none.
 pub(crate) fn plausible(voxels: [f64; 3], from: [f64; 3], to: [f64; 3], bytes: impl Fn(f64) -> f64) -> Result<Extent, VolumeError> {
     plausible_within(voxels, from, to, bytes, available_memory())
 }
@@ -153,13 +157,16 @@ fn plausible_within(
     if voxels.contains(&0.0) {
         return refused(VolumeErrorKind::Unsupported, ", which is nothing".into());
     }
+    // a scan whose voxels are this large does not exist: its header is wrong, whatever would fit
+    let header = from.iter().all(|&s| s >= NO_SPACING);
+    let kind = if header { VolumeErrorKind::Format } else { VolumeErrorKind::TooLarge };
     let needed = bytes(all);
     let takes = format!(", which take {needed:.0} bytes ({:.1} GiB)", needed / 1_073_741_824.0);
     match available {
-        _ if !(all <= MOST_VOXELS) => refused(VolumeErrorKind::TooLarge, takes),
+        _ if !(all <= MOST_VOXELS) => refused(kind, takes),
         Some(there) if !(needed <= there as f64) => {
             let there = crate::shape::format_bytes(there);
-            refused(VolumeErrorKind::TooLarge, format!("{takes}, but the machine has {there} available"))
+            refused(kind, format!("{takes}, but the machine has {there} available"))
         }
         _ => Ok(voxels.map(whole).into()),
     }

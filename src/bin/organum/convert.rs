@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use organum::host::read_text;
 use organum::model::Checkpoint;
 use organum::monai::Bundle;
 use organum::nnunet::Folder;
@@ -11,12 +12,12 @@ use serde_json::{Map, Value, json};
 
 use crate::args;
 use crate::fail::Failure;
-use crate::output::{Warnings, need_folder, note, say, say_json};
+use crate::output::{LARGEST_JSON, Warnings, need_folder, note, say, say_json};
 
 /// A JSON object of a file that an option names.
 fn object(option: &str, path: &Path) -> Result<Map<String, Value>, Failure> {
     let bad = |e: &dyn std::fmt::Display| Failure::input(format!("{option}: cannot read {}: {e}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|e| bad(&e))?;
+    let text = read_text(path, LARGEST_JSON).map_err(|e| bad(&e))?;
     match serde_json::from_str(&text).map_err(|e| bad(&e))? {
         Value::Object(object) => Ok(object),
         _ => Err(bad(&"it is no JSON object")),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use organum::{
     Cancel, DeviceCaps, Engine, EngineErrorKind, Extent, Input, Model, OutputVolume, Plan, PlanOptions, RunError, RunErrorKind, RunOptions,
-    Session, available_memory, format_bytes, smaller_budget,
+    Session, format_bytes, host::available_memory, smaller_budget,
 };
 use serde_json::{Value, json};
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use half::f16;
 use organum::graph::{Node, Op};
+use organum::host::{available_memory, read_file};
 use organum::model::Layout;
 use organum::{Extent, Input, Model, OutputData, OutputMode, OutputVolume, PlanOptions};
 use safetensors::{Dtype, SafeTensors};
@@ -27,7 +28,7 @@ struct Array {
 fn read(path: &Path) -> Result<Array, Failure> {
     let bad = |e: &dyn std::fmt::Display| Failure::input(format!("cannot read {}: {e}", path.display()));
     if path.extension().is_some_and(|e| e == "safetensors") {
-        let bytes = std::fs::read(path).map_err(|e| bad(&e))?;
+        let bytes = read_file(path, available_memory().unwrap_or(u64::MAX) / 2).map_err(|e| bad(&e))?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| bad(&e))?;
         let t = tensors.tensor("input").map_err(|_| bad(&"it holds no tensor `input`"))?;
         let data = t.data();
@@ -37,6 +38,9 @@ fn read(path: &Path) -> Result<Array, Failure> {
             other => return Err(bad(&format!("`input` is {other:?}, must be f32 or f16"))),
         };
         return Ok(Array { shape: t.shape().iter().map(|&n| n as u64).collect(), values });
+    }
+    if !path.metadata().map_err(|e| bad(&e))?.is_file() {
+        return Err(bad(&"it is no regular file"));
     }
     let file = File::open(path).map_err(|e| bad(&e))?;
     let npy = npyz::NpyFile::new(BufReader::new(file)).map_err(|e| bad(&e))?;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use organum::host::read_text;
 use organum::model::{Checkpoint, CheckpointFormat, Weights};
 use organum::volume::{LabelScore, Summary, Volume, evaluate as score, nifti};
 use organum::{DeviceCaps, Engine, Model, format_bytes};
@@ -10,12 +11,12 @@ use serde_json::{Map, Value, json};
 use crate::args;
 use crate::fail::Failure;
 use crate::nnunet::Networks;
-use crate::output::{Warnings, say, say_json};
+use crate::output::{LARGEST_JSON, Warnings, say, say_json};
 
 /// `organum plan`.
 pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
     let (card, graph) = if a.model.extension().is_some_and(|e| e == "json") {
-        let text = std::fs::read_to_string(&a.model)
+        let text = read_text(&a.model, LARGEST_JSON)
             .map_err(|e| Failure { code: 4, message: format!("cannot read {}: {e}", a.model.display()) })?;
         organum::model::architecture(&text)?
     } else {
@@ -26,7 +27,7 @@ pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
         "default" => DeviceCaps::default(),
         "desktop" => DeviceCaps::desktop(),
         file => {
-            let text = std::fs::read_to_string(file).map_err(|e| Failure::input(format!("cannot read {file}: {e}")))?;
+            let text = read_text(Path::new(file), LARGEST_JSON).map_err(|e| Failure::input(format!("cannot read {file}: {e}")))?;
             serde_json::from_str(&text).map_err(|e| Failure::input(format!("{file} is not a list of limits: {e}")))?
         }
     };

@@ -12,6 +12,9 @@ use crate::fail::Failure;
 use organum::Warning;
 use organum::volume::write_whole;
 
+/// The largest JSON file that is read, in bytes.
+pub(crate) const LARGEST_JSON: u64 = 16 << 20;
+
 /// A line of data.
 pub(crate) fn say(text: &str) {
     // a reader that has gone away is no reason to fail

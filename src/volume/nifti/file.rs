@@ -1,7 +1,7 @@
 //! The bytes of a NIfTI file: opening it, checking its header, fetching and decoding its voxels.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use ::nifti::header::MAGIC_CODE_NIP1;
@@ -10,6 +10,8 @@ use ::nifti::{Endianness, NiftiHeader, NiftiType};
 use rayon::prelude::*;
 
 use super::Grid;
+use crate::host::{available_memory, open_file};
+use crate::shape::format_bytes;
 use crate::volume::{VolumeError, VolumeErrorKind};
 
 /// The length of a NIfTI-1 header.
@@ -145,7 +147,7 @@ enum Source {
 
 impl Source {
     fn open(path: &Path) -> Result<Self, VolumeError> {
-        let file = File::open(path).map_err(|e| trouble(path, "opened", e))?;
+        let file = open_file(path).map_err(|e| trouble(path, "opened", e))?;
         let mut file = BufReader::with_capacity(1 << 16, file);
         let gzip = file.fill_buf().map_err(|e| trouble(path, "read", e))?.starts_with(&[0x1f, 0x8b]);
         Ok(if gzip { Self::Gzip(Some(GzDecodedFile::new(file))) } else { Self::Plain(file) })
@@ -257,6 +259,38 @@ fn read_voxels(mut source: Source, path: &Path, skip: u64, grid: &Grid, kind: Ni
         )
     };
     let expected = expected.ok_or_else(too_large)?;
+    let cut = |there: u64| {
+        VolumeError::new(
+            VolumeErrorKind::Format,
+            format!(
+                "{} is cut short: its header announces {expected} bytes of voxels, but there are {there}; \
+                 copy or download it again",
+                path.display()
+            ),
+        )
+    };
+    if let Source::Plain(file) = &mut source {
+        let at = file.stream_position().map_err(|e| trouble(path, "read", e))?;
+        let length = file.get_ref().metadata().map_err(|e| trouble(path, "read", e))?.len();
+        let there = length.saturating_sub(at).saturating_sub(skip);
+        if there < expected {
+            return Err(cut(there));
+        }
+    }
+    // the bytes as stored, and as f32
+    let values = expected / kind.size_of() as u64 * 4;
+    let needed = expected.saturating_add(values);
+    if let Some(there) = available_memory().filter(|there| needed > *there) {
+        let text = format!(
+            "{}: {} channels of {} voxels take {needed} bytes ({}), but the machine has {} available",
+            path.display(),
+            grid.channels,
+            grid.extent,
+            format_bytes(needed),
+            format_bytes(there)
+        );
+        return Err(VolumeError::new(VolumeErrorKind::TooLarge, text));
+    }
     let mut bytes = Vec::new();
     let reserve = usize::try_from(expected.min(RESERVE_AT_MOST)).map_err(|_| too_large())?;
     bytes.try_reserve_exact(reserve).map_err(|e| too_large().caused(e))?;
@@ -264,14 +298,7 @@ fn read_voxels(mut source: Source, path: &Path, skip: u64, grid: &Grid, kind: Ni
     io::copy(&mut source.by_ref().take(skip), &mut io::sink()).map_err(short)?;
     source.by_ref().take(expected).read_to_end(&mut bytes).map_err(short)?;
     if bytes.len() as u64 != expected {
-        return Err(VolumeError::new(
-            VolumeErrorKind::Format,
-            format!(
-                "{} is cut short: its header announces {expected} bytes of voxels, but there are {}; copy or download it again",
-                path.display(),
-                bytes.len()
-            ),
-        ));
+        return Err(cut(bytes.len() as u64));
     }
     // A gzip checksum is compared only when the end is reached.
     if matches!(source, Source::Gzip(_)) {
