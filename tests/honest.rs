@@ -120,7 +120,8 @@ fn sheared_voxels_have_their_true_volume() {
     let (volume, spacing) = ml(&sheared);
     assert!((volume - 0.001).abs() < 1e-9, "{volume}: the determinant, not the product of the spacings");
     assert!((spacing - f64::from(1.0 / 20f32.to_radians().cos())).abs() < 1e-6, "{spacing}");
-    let (report, _) = segmented(&desk, &sheared, &[]);
+    let (report, err) = segmented(&desk, &sheared, &[]);
+    assert!(err.contains("15.9 degrees off a right angle"), "{err}");
     for label in report["labels"].as_object().expect("labels").values() {
         let voxels = label["voxels"].as_f64().expect("a count");
         assert!((label["ml"].as_f64().expect("a volume") - voxels * 0.001).abs() < 1e-6, "{label}");

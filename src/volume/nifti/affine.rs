@@ -18,6 +18,8 @@ pub(super) struct Geometry {
 
 /// Spacings that differ by more than this share contradict each other.
 const SPACING_TOLERANCE: f64 = 1e-3;
+/// Axes are told as sheared from this deviation from a right angle in degrees.
+const SHEAR_TOLERANCE: f64 = 0.5;
 /// Grids whose corners lie further apart than this share of a voxel contradict each other.
 const CORNER_TOLERANCE: f64 = 1e-2;
 
@@ -136,6 +138,13 @@ pub(super) fn contradictions(header: &NiftiHeader, geometry: &Geometry, file: &s
                 point(qform.origin)
             ));
         }
+    }
+    let shear = geometry.affine.shear_degrees();
+    if shear > SHEAR_TOLERANCE {
+        warn(format!(
+            "{file} is sheared: its axes are {shear:.1} degrees off a right angle (gantry tilt?); \
+             networks see its voxels as if they were at right angles"
+        ));
     }
     if form == Form::Neither {
         let [i, j, k] = geometry.directions.map(Direction::letter);
