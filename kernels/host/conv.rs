@@ -69,16 +69,34 @@ pub(super) struct Store<'a, 'o> {
 
 impl Sink for Store<'_, '_> {
     #[inline(always)]
-    fn store<I: Isa, const N: usize>(&mut self, at: usize, first: usize, sums: &[f32; N]) {
-        let Some(count) = self.stride.checked_sub(first).filter(|&n| n > 0).map(|n| n.min(N)) else { return };
-        let mut sums = *sums;
+    fn store<I: Isa>(&mut self, at: usize, first: usize, sums: &[f32]) {
         let place = self.begin + at / self.columns * self.step + at % self.columns * self.stride;
+        let count = sums.len().min(self.stride - first.min(self.stride));
+        // of a known length where that is the usual one
+        match sums.first_chunk::<32>() {
+            Some(sums) if count == 32 => self.finish::<I, 32>(place + first, first, sums),
+            _ => {
+                for (i, part) in sums[..count].chunks(4).enumerate() {
+                    let mut four = [0.0; 4];
+                    four.copy_from_slice(part);
+                    self.finish::<I, 4>(place + first + 4 * i, first + 4 * i, &four);
+                }
+            }
+        }
+    }
+}
+
+impl Store<'_, '_> {
+    /// Finishes and stores sums of output channels from `first` on, as element `place` and the following.
+    #[inline(always)]
+    fn finish<I: Isa, const N: usize>(&mut self, place: usize, first: usize, sums: &[f32; N]) {
+        let mut sums = *sums;
         if let Some((source, offset)) = &self.added {
             let mut room = [0.0; N];
             let mut values = [0.0; N];
-            values[..count].copy_from_slice(source.slabs[0].view(offset + place + first, count, &mut room));
+            values.copy_from_slice(source.slabs[0].view(offset + place, N, &mut room));
             if source.load.norm.is_some() {
-                let (scale, shift) = (&source.norm[first..][..count], &source.norm[self.stride + first..][..count]);
+                let (scale, shift) = (&source.norm[first..][..N], &source.norm[self.stride + first..][..N]);
                 for ((v, &a), &b) in values.iter_mut().zip(scale).zip(shift) {
                     *v = isa::fma::<I>(*v, a, b);
                 }
@@ -87,11 +105,7 @@ impl Sink for Store<'_, '_> {
             sums.iter_mut().zip(&values).for_each(|(s, v)| *s += v);
         }
         activate::<I>(self.activation, &mut sums);
-        if count == N {
-            self.out.store(place + first, &sums);
-        } else {
-            self.out.store(place + first, &sums[..count]);
-        }
+        self.out.store(place, &sums);
     }
 }
 
@@ -201,7 +215,7 @@ impl Work for Task<'_, '_> {
             });
             let (out, stride, step) = (&mut self.out, g.out_stride, width * g.out_stride);
             let mut store = Store { out, stride, activation: g.activation, added, columns: block.columns, step, begin };
-            multiply::<I, _>(Rows { panel, begins: &begins, runs: &runs }, g.weights, g.bias, &mut store);
+            multiply::<I>(Rows { panel, begins: &begins, runs: &runs }, g.weights, g.bias, &mut store);
             x += block.columns;
         }
     }
@@ -443,7 +457,7 @@ impl<'a> Points<'a> {
             let begin = ((z - source.window.first as usize) * self.plane + at) * source.stride;
             let begins: Vec<usize> = (0..count).map(|v| v * source.stride).collect();
             let panel = &source.slabs[0].floats()[begin..];
-            multiply::<I, _>(Rows { panel, begins: &begins, runs: &run }, self.weights, self.bias, sink);
+            multiply::<I>(Rows { panel, begins: &begins, runs: &run }, self.weights, self.bias, sink);
             return;
         }
         let (panel, room) = room.split_at_mut(count * self.channels);
@@ -460,7 +474,7 @@ impl<'a> Points<'a> {
             done += end - x;
         }
         let begins: Vec<usize> = (0..count).map(|v| v * self.channels).collect();
-        multiply::<I, _>(Rows { panel, begins: &begins, runs: &run }, self.weights, self.bias, sink);
+        multiply::<I>(Rows { panel, begins: &begins, runs: &run }, self.weights, self.bias, sink);
     }
 }
 
@@ -550,10 +564,10 @@ struct Logits<'a> {
 
 impl Sink for Logits<'_> {
     #[inline(always)]
-    fn store<I: Isa, const N: usize>(&mut self, at: usize, first: usize, sums: &[f32; N]) {
-        let mut sums = *sums;
-        activate::<I>(self.activation, &mut sums);
-        self.values[at * self.stride + first..][..N].copy_from_slice(&sums);
+    fn store<I: Isa>(&mut self, at: usize, first: usize, sums: &[f32]) {
+        let logits = &mut self.values[at * self.stride + first..][..sums.len()];
+        logits.copy_from_slice(sums);
+        activate::<I>(self.activation, logits);
     }
 }
 

@@ -5,7 +5,7 @@
 //! of its voxels, each value for all of its channels (Goto & van de Geijn, "Anatomy of high-performance matrix multiplication",
 //! ACM TOMS 34(3), 2008, without packing the values: rows of a panel are read where they lie).
 
-use super::isa::{Isa, Tile, fma};
+use super::isa::{self, Isa, Tile, Work, fma};
 
 /// Output channels of a block of packed weights; the last blocks may have 16 or 8.
 const WIDEST: usize = 32;
@@ -44,8 +44,8 @@ pub(super) struct Run {
 
 /// Takes the sums of a voxel.
 pub(super) trait Sink {
-    /// Sums of output channels `first..first + N` of voxel `at`, by its number among those of the product.
-    fn store<I: Isa, const N: usize>(&mut self, at: usize, first: usize, sums: &[f32; N]);
+    /// Sums of output channels from `first` on of voxel `at`, by its number among those of the product.
+    fn store<I: Isa>(&mut self, at: usize, first: usize, sums: &[f32]);
 }
 
 /// Values of voxels, and which of them are summed.
@@ -57,91 +57,99 @@ pub(super) struct Rows<'a> {
     pub runs: &'a [Run],
 }
 
+/// Voxels whose sums are held before they are stored: 30 KiB with 32 channels.
+const HELD: usize = 240;
+
 /// Sums the products of every voxel with every column, beginning with `bias` where there is one.
 #[inline(always)]
-pub(super) fn multiply<I: Isa, S: Sink>(rows: Rows<'_>, weights: Weights<'_>, bias: &[f32], sink: &mut S) {
+pub(super) fn multiply<I: Isa>(rows: Rows<'_>, weights: Weights<'_>, bias: &[f32], sink: &mut impl Sink) {
+    let mut held = [0.0; HELD * WIDEST];
     let mut first = 0;
     while first < weights.columns {
         let width = width(weights.columns - first);
         let block = &weights.values[first * weights.rows..][..width * weights.rows];
         let bias = bias.get(first..first + width).unwrap_or(&[0.0; WIDEST]);
-        match (width, I::TILE) {
-            (32, Tile::Wide) => voxels::<I, S, 12, 32, 32>(rows, block, bias, [first, 0], sink),
-            (16, Tile::Wide) => voxels::<I, S, 12, 16, 16>(rows, block, bias, [first, 0], sink),
-            (32, Tile::Middle) => {
-                voxels::<I, S, 6, 16, 32>(rows, block, bias, [first, 0], sink);
-                voxels::<I, S, 6, 16, 32>(rows, block, bias, [first, 16], sink);
+        for (i, begins) in rows.begins.chunks(HELD).enumerate() {
+            let sums = &mut held[..begins.len() * width];
+            // not inlined: the tiles are compiled once, not for every kernel
+            isa::run(Product { rows: Rows { begins, ..rows }, block, width, bias, sums });
+            for (v, sums) in sums.chunks_exact(width).enumerate() {
+                sink.store::<I>(i * HELD + v, first, sums);
             }
-            (16, Tile::Middle) => voxels::<I, S, 6, 16, 16>(rows, block, bias, [first, 0], sink),
-            (32, Tile::Narrow) => {
-                for part in [0, 8, 16, 24] {
-                    voxels::<I, S, 4, 8, 32>(rows, block, bias, [first, part], sink);
-                }
-            }
-            (16, Tile::Narrow) => {
-                voxels::<I, S, 4, 8, 16>(rows, block, bias, [first, 0], sink);
-                voxels::<I, S, 4, 8, 16>(rows, block, bias, [first, 8], sink);
-            }
-            (_, Tile::Narrow) => voxels::<I, S, 4, 8, 8>(rows, block, bias, [first, 0], sink),
-            _ => voxels::<I, S, 12, 8, 8>(rows, block, bias, [first, 0], sink),
         }
         first += width;
     }
 }
 
-/// The product of all voxels with `N` columns of a block of `B`, from column `part` of the block on.
-#[inline(always)]
-fn voxels<I: Isa, S: Sink, const M: usize, const N: usize, const B: usize>(
-    rows: Rows<'_>,
-    block: &[f32],
-    bias: &[f32],
-    [first, part]: [usize; 2],
-    sink: &mut S,
-) {
-    let bias: [f32; N] = std::array::from_fn(|n| bias[part + n]);
-    let mut at = 0;
-    while at < rows.begins.len() {
-        let left = rows.begins.len() - at;
-        let at_once = if M == 12 && left <= 4 {
-            tile::<I, S, 4, N, B>(rows, at, block, &bias, [first, part], sink)
-        } else if M == 12 && left <= 8 {
-            tile::<I, S, 8, N, B>(rows, at, block, &bias, [first, part], sink)
-        } else {
-            tile::<I, S, M, N, B>(rows, at, block, &bias, [first, part], sink)
-        };
-        at += at_once;
+/// The product with one block of weights.
+struct Product<'a, 's> {
+    rows: Rows<'a>,
+    /// `[rows][width]`.
+    block: &'a [f32],
+    width: usize,
+    bias: &'a [f32],
+    /// `[voxels][width]`.
+    sums: &'s mut [f32],
+}
+
+impl Work for Product<'_, '_> {
+    #[inline(always)]
+    fn run<I: Isa>(mut self) {
+        match (self.width, I::TILE) {
+            (32, Tile::Wide) => self.voxels::<I, 12, 32, 32>(0),
+            (16, Tile::Wide) => self.voxels::<I, 12, 16, 16>(0),
+            (32, Tile::Middle) => [0, 16].into_iter().for_each(|part| self.voxels::<I, 6, 16, 32>(part)),
+            (16, Tile::Middle) => self.voxels::<I, 6, 16, 16>(0),
+            (32, Tile::Narrow) => [0, 8, 16, 24].into_iter().for_each(|part| self.voxels::<I, 4, 8, 32>(part)),
+            (16, Tile::Narrow) => [0, 8].into_iter().for_each(|part| self.voxels::<I, 4, 8, 16>(part)),
+            (_, Tile::Narrow) => self.voxels::<I, 4, 8, 8>(0),
+            (_, Tile::Wide) => self.voxels::<I, 12, 8, 8>(0),
+            (_, Tile::Middle) => self.voxels::<I, 6, 8, 8>(0),
+        }
     }
 }
 
-/// The product of up to `M` voxels from `at` on with `N` columns; where there are fewer, the last is computed again. Tells of
-/// how many.
-#[inline(always)]
-fn tile<I: Isa, S: Sink, const M: usize, const N: usize, const B: usize>(
-    rows: Rows<'_>,
-    at: usize,
-    block: &[f32],
-    bias: &[f32; N],
-    [first, part]: [usize; 2],
-    sink: &mut S,
-) -> usize {
-    let begins = &rows.begins[at..];
-    let count = begins.len().min(M);
-    let begins: [usize; M] = std::array::from_fn(|m| begins[m.min(count - 1)]);
-    let mut sums = [*bias; M];
-    for run in rows.runs {
-        let values: [&[f32]; M] = std::array::from_fn(|m| &rows.panel[begins[m] + run.at..][..run.len]);
-        let weights = block[run.row * B..][..run.len * B].as_chunks::<B>().0;
-        for (i, row) in weights.iter().enumerate().take(run.len) {
-            for m in 0..M {
-                let value = values[m][i];
-                for n in 0..N {
-                    sums[m][n] = fma::<I>(value, row[part + n], sums[m][n]);
+impl Product<'_, '_> {
+    /// The product of all voxels with `N` columns of a block of `B`, from column `part` of the block on.
+    #[inline(always)]
+    fn voxels<I: Isa, const M: usize, const N: usize, const B: usize>(&mut self, part: usize) {
+        let mut at = 0;
+        while at < self.rows.begins.len() {
+            let left = self.rows.begins.len() - at;
+            at += if M == 12 && left <= 4 {
+                self.tile::<I, 4, N, B>(at, part)
+            } else if M == 12 && left <= 8 {
+                self.tile::<I, 8, N, B>(at, part)
+            } else {
+                self.tile::<I, M, N, B>(at, part)
+            };
+        }
+    }
+
+    /// The product of up to `M` voxels from `at` on with `N` columns; where there are fewer, the last is computed again. Tells
+    /// of how many.
+    #[inline(always)]
+    fn tile<I: Isa, const M: usize, const N: usize, const B: usize>(&mut self, at: usize, part: usize) -> usize {
+        let begins = &self.rows.begins[at..];
+        let count = begins.len().min(M);
+        let begins: [usize; M] = std::array::from_fn(|m| begins[m.min(count - 1)]);
+        let bias: [f32; N] = std::array::from_fn(|n| self.bias[part + n]);
+        let mut sums = [bias; M];
+        for run in self.rows.runs {
+            let values: [&[f32]; M] = std::array::from_fn(|m| &self.rows.panel[begins[m] + run.at..][..run.len]);
+            let weights = self.block[run.row * B..][..run.len * B].as_chunks::<B>().0;
+            for (i, row) in weights.iter().enumerate().take(run.len) {
+                for m in 0..M {
+                    let value = values[m][i];
+                    for n in 0..N {
+                        sums[m][n] = fma::<I>(value, row[part + n], sums[m][n]);
+                    }
                 }
             }
         }
+        for (sums, stored) in sums.iter().zip(self.sums[at * B..].chunks_exact_mut(B)) {
+            stored[part..part + N].copy_from_slice(sums);
+        }
+        count
     }
-    for (m, sums) in sums.iter().enumerate().take(count) {
-        sink.store::<I, N>(at + m, first + part, sums);
-    }
-    count
 }

@@ -82,7 +82,7 @@ impl Work for TileTask<'_, '_> {
                 voxel: kw * stride,
                 begin: j * row + k * stride,
             };
-            multiply::<I, _>(Rows { panel, begins: &begins, runs: &runs }, self.weights, self.bias, &mut store);
+            multiply::<I>(Rows { panel, begins: &begins, runs: &runs }, self.weights, self.bias, &mut store);
         }
     }
 }
@@ -99,9 +99,9 @@ struct Spread<'a, 'o> {
 
 impl super::product::Sink for Spread<'_, '_> {
     #[inline(always)]
-    fn store<I: Isa, const N: usize>(&mut self, at: usize, first: usize, sums: &[f32; N]) {
+    fn store<I: Isa>(&mut self, at: usize, first: usize, sums: &[f32]) {
         self.store.begin = self.begin + at / self.columns * self.row + at % self.columns * self.voxel;
-        self.store.store::<I, N>(0, first, sums);
+        self.store.store::<I>(0, first, sums);
     }
 }
 
@@ -204,7 +204,7 @@ impl Work for PhaseTask<'_, '_> {
                 voxel: sw * stride,
                 begin: (rows_of[0] * width + columns[0]) * stride,
             };
-            multiply::<I, _>(Rows { panel, begins: &begins, runs: &runs }, self.weights, self.bias, &mut store);
+            multiply::<I>(Rows { panel, begins: &begins, runs: &runs }, self.weights, self.bias, &mut store);
         }
     }
 }
