@@ -11,6 +11,9 @@ use rayon::prelude::*;
 
 use super::Target;
 
+mod attend;
+mod attention;
+mod by_rows;
 mod conv;
 mod isa;
 mod math;
