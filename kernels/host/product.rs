@@ -133,23 +133,44 @@ impl Product<'_, '_> {
         let begins = &self.rows.begins[at..];
         let count = begins.len().min(M);
         let begins: [usize; M] = std::array::from_fn(|m| begins[m.min(count - 1)]);
-        let bias: [f32; N] = std::array::from_fn(|n| self.bias[part + n]);
-        let mut sums = [bias; M];
-        for run in self.rows.runs {
-            let values: [&[f32]; M] = std::array::from_fn(|m| &self.rows.panel[begins[m] + run.at..][..run.len]);
-            let weights = self.block[run.row * B..][..run.len * B].as_chunks::<B>().0;
-            for (i, row) in weights.iter().enumerate().take(run.len) {
-                for m in 0..M {
-                    let value = values[m][i];
-                    for n in 0..N {
-                        sums[m][n] = fma::<I>(value, row[part + n], sums[m][n]);
-                    }
-                }
-            }
-        }
+        let mut sums = [array(&self.bias[part..]); M];
+        sum::<I, M, N, B>(self.rows, &begins, self.block, part, &mut sums);
         for (sums, stored) in sums.iter().zip(self.sums[at * B..].chunks_exact_mut(B)) {
             stored[part..part + N].copy_from_slice(sums);
         }
         count
     }
+}
+
+/// The first values of a slice; zeros where it has fewer.
+#[inline(always)]
+fn array<const N: usize>(values: &[f32]) -> [f32; N] {
+    values.first_chunk().copied().unwrap_or([0.0; N])
+}
+
+/// Adds the products of `M` voxels with `N` columns. Compilers keep the sums in registers because they are a copy, and rows of
+/// the weights arrays.
+#[inline(always)]
+fn sum<I: Isa, const M: usize, const N: usize, const B: usize>(
+    Rows { panel, runs, .. }: Rows<'_>,
+    begins: &[usize; M],
+    block: &[f32],
+    part: usize,
+    sums: &mut [[f32; N]; M],
+) {
+    let mut held = *sums;
+    for run in runs {
+        let values: [&[f32]; M] = std::array::from_fn(|m| &panel[begins[m] + run.at..][..run.len]);
+        let weights = &block[run.row * B..][..run.len * B];
+        for (i, row) in weights.chunks_exact(B).enumerate().take(run.len) {
+            let Some(row) = row[part..].first_chunk::<N>() else { continue };
+            for m in 0..M {
+                let value = values[m][i];
+                for n in 0..N {
+                    held[m][n] = fma::<I>(value, row[n], held[m][n]);
+                }
+            }
+        }
+    }
+    *sums = held;
 }
