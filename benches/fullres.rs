@@ -1,12 +1,12 @@
 //! A whole volume through a 3D U-Net of five levels with random weights, within a budget: the promise, run for real.
 //!
-//! `cargo bench --bench fullres -- [--extent DxHxW] [--base C] [--memory BYTES] [--precision f32|f16] [--device D]`; see fullres.sh.
+//! `cargo bench --bench fullres -- [--extent DxHxW] [--base C] [--memory BYTES] [--precision f32|f16] [--device D|cpu]`; see fullres.sh.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use organum::{Elem, Engine, Extent, Input, Model, OutputData, Plan, PlanOptions, RunOptions, Session};
+use organum::{DeviceCaps, Elem, Engine, Extent, Input, Model, OutputData, Plan, PlanOptions, RunOptions, Session};
 
 /// Progress is counted in so many FLOPs.
 const MEGA: u64 = 1_000_000;
@@ -31,11 +31,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     let model = Model::random(&card, 1)?;
     let device = value("--device", "");
-    let engine = pollster::block_on(Engine::request(Some(device.as_str()).filter(|d| !d.is_empty())))?;
-    let plan = Plan::new(&model, extent, engine.caps(), &PlanOptions::default().with_budget(budget).with_precision(elem))?;
-    eprintln!("{} [{}]\n{plan}", engine.summary().name, engine.summary().driver);
+    let host = device == "cpu";
+    let engine = if host { None } else { Some(pollster::block_on(Engine::request(Some(device.as_str()).filter(|d| !d.is_empty())))?) };
+    let caps = engine.as_ref().map_or_else(DeviceCaps::host, |engine| engine.caps().clone());
+    let (name, driver) = engine.as_ref().map_or_else(
+        || ("cpu".to_owned(), format!("{} threads, {}", caps.threads, organum::kernels::host::instructions())),
+        |engine| (engine.summary().name.clone(), engine.summary().driver.clone()),
+    );
+    let plan = Plan::new(&model, extent, &caps, &PlanOptions::default().with_budget(budget).with_precision(elem))?;
+    eprintln!("{name} [{driver}]\n{plan}");
     let report = plan.report().clone();
-    let mut session = pollster::block_on(Session::new(&engine, &model, plan))?;
+    let mut session = match &engine {
+        Some(engine) => pollster::block_on(Session::new(engine, &model, plan))?,
+        None => Session::on_host(&model, plan)?,
+    };
     assert_eq!(session.allocated_bytes(), report.peak_bytes);
     let data: Vec<f32> = (0..extent.voxels()).map(|i| ((i.wrapping_mul(0x9E37_79B9) >> 7) % 2001) as f32 / 1000.0 - 1.0).collect();
     let started = Instant::now();
@@ -56,7 +65,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seconds = started.elapsed().as_secs_f64();
     bar.finish_and_clear();
     // what a CPU driver allocates as device memory is resident too
-    let device = if engine.caps().cpu { report.peak_bytes } else { 0 };
+    let device = if caps.cpu { report.peak_bytes } else { 0 };
     let bound = report.host_bytes + device + HOST_SLACK;
     let resident = peak_rss().unwrap_or(0);
     assert!(resident <= bound, "{resident} resident bytes, of which {bound} are accounted for");
@@ -66,7 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!(
         "{}",
         serde_json::json!({
-            "plan": report, "device": engine.summary().name, "driver": engine.summary().driver, "allocated_bytes": session.allocated_bytes(),
+            "plan": report, "device": name, "driver": driver, "allocated_bytes": session.allocated_bytes(),
             "seconds": seconds, "gflops": report.flops as f64 / seconds / 1e9, "labels_fnv1a": format!("{hash:016x}"), "peak_rss_bytes": peak_rss(), "host_bytes_bound": bound,
         })
     );

@@ -1,11 +1,11 @@
 //! Every architecture in its published size, with random weights: what a forward takes, as a table.
 //!
-//! `cargo bench --bench fullsize -- [PART OF A NAME] [--memory BYTES] [--precision f32|f16] [--device D]`
+//! `cargo bench --bench fullsize -- [PART OF A NAME] [--memory BYTES] [--precision f32|f16] [--device D|cpu]`
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 use std::time::Instant;
 
-use organum::{Elem, Engine, Extent, Input, Model, OutputData, Plan, PlanOptions, RunOptions, Session};
+use organum::{DeviceCaps, Elem, Engine, Extent, Input, Model, OutputData, Plan, PlanOptions, RunOptions, Session};
 
 /// Architecture, what its config says beyond its defaults, and the extent (D, H, W).
 const NETWORKS: &[(&str, &str, [u32; 3])] = &[
@@ -50,8 +50,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let elem = if value("--precision").as_deref() == Some("f16") { Elem::F16 } else { Elem::F32 };
     let mut options = PlanOptions::default().with_precision(elem);
     options.budget = value("--memory").map(|bytes| bytes.parse()).transpose()?;
-    let engine = pollster::block_on(Engine::request(value("--device").as_deref()))?;
-    println!("{} [{}], {}", engine.summary().name, engine.summary().driver, elem.name());
+    let device = value("--device");
+    let host = device.as_deref() == Some("cpu");
+    let engine = if host { None } else { Some(pollster::block_on(Engine::request(device.as_deref()))?) };
+    let caps = engine.as_ref().map_or_else(DeviceCaps::host, |engine| engine.caps().clone());
+    match &engine {
+        Some(engine) => println!("{} [{}], {}", engine.summary().name, engine.summary().driver, elem.name()),
+        None => println!("cpu [{} threads, {}], {}", caps.threads, organum::kernels::host::instructions(), elem.name()),
+    }
     println!(
         "| network | extent | parameters | GFLOP | planned bytes | of them weights | smallest budget | open s | run s | GFLOP/s | labels |"
     );
@@ -59,10 +65,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (name, config, axes) in NETWORKS.iter().filter(|(name, ..)| name.contains(&part)) {
         let model = Model::random(&format!(r#"{{"architecture":"{name}","config":{{{config}}}}}"#), 1)?;
         let extent = Extent::from(*axes);
-        let plan = Plan::new(&model, extent, engine.caps(), &options)?;
+        let plan = Plan::new(&model, extent, &caps, &options)?;
         let report = plan.report().clone();
         let started = Instant::now();
-        let mut session = pollster::block_on(Session::new(&engine, &model, plan))?;
+        let mut session = match &engine {
+            Some(engine) => pollster::block_on(Session::new(engine, &model, plan))?,
+            None => Session::on_host(&model, plan)?,
+        };
         let opened = started.elapsed().as_secs_f64();
         assert_eq!(session.allocated_bytes(), report.peak_bytes, "{name}");
         let channels = model.card().in_channels();

@@ -7,7 +7,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements, workgroup_size};
+use super::{Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements, workgroup_size};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
 
@@ -88,7 +88,7 @@ impl Attention {
     }
 
     /// Keys of a source that a query attends to.
-    fn tokens(&self, keys: Extent) -> u64 {
+    pub(super) fn tokens(&self, keys: Extent) -> u64 {
         if self.per_plane { keys.plane() } else { keys.voxels() }
     }
 
@@ -260,6 +260,10 @@ impl Kernel for Attention {
                 }
             });
         });
+    }
+
+    fn host(&self) -> Option<&dyn HostHalf> {
+        Some(self)
     }
 
     fn stored_as(mut self, elem: Elem) -> Self {

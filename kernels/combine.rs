@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::load::{LOAD_A, LOAD_B};
 use super::{
-    Activation, Binding, BindingSizes, Cost, HostSlice, Kernel, Load, Reach, Scope, Source, Target, Variant, Window, elements,
+    Activation, Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Load, Reach, Scope, Source, Target, Variant, Window, elements,
     workgroup_size,
 };
 use crate::caps::DeviceCaps;
@@ -82,7 +82,7 @@ pub struct Params {
 }
 
 impl Combine {
-    fn second(&self) -> Map {
+    pub(super) fn second(&self) -> Map {
         self.spread.second(self.map)
     }
 
@@ -92,7 +92,7 @@ impl Combine {
         Some(2 + usize::from(map == 1 && self.loads[0].norm.is_some()))
     }
 
-    fn norm_window(&self, map: usize) -> Window {
+    pub(super) fn norm_window(&self, map: usize) -> Window {
         self.norm_slot(map).map_or(Window::whole(0), |slot| self.windows[slot])
     }
 }
@@ -200,6 +200,10 @@ impl Kernel for Combine {
                 }
             }
         });
+    }
+
+    fn host(&self) -> Option<&dyn HostHalf> {
+        Some(self)
     }
 
     fn stored_as(mut self, elem: Elem) -> Self {

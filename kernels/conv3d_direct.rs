@@ -6,8 +6,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Interpolation, Kernel, Load, Reach, Scope, Source, Target, Through,
-    Variant, Window, workgroup_size,
+    Activation, Binding, BindingSizes, ConvShape, Cost, HostHalf, HostSlice, Interpolation, Kernel, Load, Reach, Scope, Source, Target,
+    Through, Variant, Window, workgroup_size,
 };
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
@@ -123,6 +123,10 @@ impl Kernel for Conv3dDirect {
 
     fn reference(&self, inputs: &[&[f32]], mut output: HostSlice<'_>) {
         self.0.reference(inputs, output.floats());
+    }
+
+    fn host(&self) -> Option<&dyn HostHalf> {
+        Some(self)
     }
 
     fn stored_as(mut self, elem: Elem) -> Self {

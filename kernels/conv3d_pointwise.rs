@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Load, Reach, Scope, Source, Target, Variant, Window,
+    Activation, Binding, BindingSizes, ConvShape, Cost, HostHalf, HostSlice, Kernel, Load, Reach, Scope, Source, Target, Variant, Window,
     workgroup_size,
 };
 use crate::caps::DeviceCaps;
@@ -100,6 +100,10 @@ impl Kernel for Conv3dPointwise {
         if let [a, b, a_norm, b_norm, weight] = inputs {
             self.0.reference(&[a, a, b, b, a_norm, b_norm, weight], output.floats());
         }
+    }
+
+    fn host(&self) -> Option<&dyn HostHalf> {
+        Some(self)
     }
 
     fn stored_as(mut self, elem: Elem) -> Self {

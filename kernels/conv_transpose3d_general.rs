@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    Activation, Binding, BindingSizes, ConvTransposeShape, Cost, HostSlice, Kernel, Load, Scope, Source, Target, Variant, Window,
+    Activation, Binding, BindingSizes, ConvTransposeShape, Cost, HostHalf, HostSlice, Kernel, Load, Scope, Source, Target, Variant, Window,
     workgroup_size,
 };
 use crate::caps::DeviceCaps;
@@ -107,6 +107,10 @@ impl Kernel for ConvTranspose3dGeneral {
         if let &[lo, hi, norm, weight] = inputs {
             self.0.reference([lo, hi, norm, weight], output.floats());
         }
+    }
+
+    fn host(&self) -> Option<&dyn HostHalf> {
+        Some(self)
     }
 
     fn stored_as(mut self, elem: Elem) -> Self {

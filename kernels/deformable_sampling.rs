@@ -6,7 +6,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements, workgroup_size};
+use super::{Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements, workgroup_size};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
 
@@ -54,7 +54,7 @@ const VALUES: u32 = 16;
 
 impl DeformableSampling {
     /// Places of a query, all heads.
-    fn places(&self) -> u32 {
+    pub(super) fn places(&self) -> u32 {
         self.heads * self.points * u32::try_from(self.levels.len()).unwrap_or(u32::MAX)
     }
 
@@ -202,6 +202,10 @@ impl Kernel for DeformableSampling {
                 }
             });
         });
+    }
+
+    fn host(&self) -> Option<&dyn HostHalf> {
+        Some(self)
     }
 
     fn stored_as(mut self, elem: Elem) -> Self {

@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::argmax::{labels_per_word, plane_words};
 use super::{
-    Activation, Binding, BindingSizes, ConvShape, Cost, HostSlice, Kernel, Load, Reach, Scope, Source, Target, Variant, Window,
+    Activation, Binding, BindingSizes, ConvShape, Cost, HostHalf, HostSlice, Kernel, Load, Reach, Scope, Source, Target, Variant, Window,
     workgroup_size,
 };
 use crate::caps::DeviceCaps;
@@ -119,6 +119,10 @@ impl Kernel for HeadArgmax {
                 plane[(at / lanes) as usize] |= best << (at % lanes * (32 / lanes));
             }
         });
+    }
+
+    fn host(&self) -> Option<&dyn HostHalf> {
+        Some(self)
     }
 
     fn stored_as(mut self, elem: Elem) -> Self {

@@ -5,7 +5,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::load::LOAD_A;
-use super::{Activation, Binding, BindingSizes, Cost, HostSlice, Kernel, Load, Reach, Source, Target, Variant, Window, elements, rows};
+use super::{
+    Activation, Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Load, Reach, Source, Target, Variant, Window, elements, rows,
+};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent, Map};
 
@@ -111,6 +113,10 @@ impl Kernel for LayerNorm {
                 }
             }
         });
+    }
+
+    fn host(&self) -> Option<&dyn HostHalf> {
+        Some(self)
     }
 
     fn stored_as(mut self, elem: Elem) -> Self {

@@ -25,6 +25,7 @@ pub mod conv_transpose3d_general;
 pub mod deformable_sampling;
 pub mod gather_tokens;
 pub mod head_argmax;
+pub mod host;
 pub mod layer_norm;
 pub mod norm_scale;
 pub mod normalise;
@@ -54,6 +55,7 @@ pub use combine::Spread;
 pub use conv::{ConvShape, Through, pack_weights, packed_len};
 pub use conv_transpose::ConvTransposeShape;
 pub use conv3d_general::{Grouping, pack_grouped};
+pub use host::HostHalf;
 pub use load::{Load, Scope};
 pub use patch_merge::MOST_PATCH_PARTS;
 pub use position_add::Angles;
@@ -260,6 +262,10 @@ pub trait Kernel: Clone {
     /// The same arithmetic on the host, accumulated in f64; `inputs` are the `Read` bindings in order. A destination that is
     /// an [`Binding::Update`] holds what is added to.
     fn reference(&self, inputs: &[&[f32]], output: HostSlice<'_>);
+    /// The host half, where there is one.
+    fn host(&self) -> Option<&dyn HostHalf> {
+        None
+    }
     /// The same dispatch on elements of another storage type; what is always f32 stays as it is.
     #[must_use]
     fn stored_as(self, _elem: Elem) -> Self {
@@ -370,6 +376,9 @@ macro_rules! catalogue {
             pub fn bind<T: Copy>(&self, sources: &[[T; 2]], constants: &[T]) -> Vec<T> {
                 match self { $(Self::$variant(k) => k.bind(sources, constants)),+ }
             }
+            /// The host half, where there is one.
+            #[must_use]
+            pub fn host(&self) -> Option<&dyn HostHalf> { match self { $(Self::$variant(k) => k.host()),+ } }
             /// Runs the scalar twin.
             pub fn reference(&self, inputs: &[&[f32]], output: HostSlice<'_>) { match self { $(Self::$variant(k) => k.reference(inputs, output)),+ } }
         }

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::load::LOAD_A;
 use super::{
-    Activation, Binding, BindingSizes, Cost, HostSlice, Kernel, Load, Reach, Scope, Source, Target, Variant, Window, elements,
+    Activation, Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Load, Reach, Scope, Source, Target, Variant, Window, elements,
     workgroup_size,
 };
 use crate::caps::DeviceCaps;
@@ -44,7 +44,7 @@ pub struct Params {
 
 impl Normalise {
     /// A constant scale and shift are those of the volume.
-    fn scaled(&self) -> Load {
+    pub(super) fn scaled(&self) -> Load {
         Load { norm: self.load.norm.or(Some(Scope::Volume)), ..self.load }
     }
 }
@@ -124,6 +124,10 @@ impl Kernel for Normalise {
                 out.iter_mut().zip(&voxel).for_each(|(y, &v)| *y = v as f32);
             }
         });
+    }
+
+    fn host(&self) -> Option<&dyn HostHalf> {
+        Some(self)
     }
 
     fn stored_as(mut self, elem: Elem) -> Self {

@@ -2,7 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Taps, Target, Variant, Window, elements, workgroup_size};
+use super::{
+    Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Reach, Source, Taps, Target, Variant, Window, elements, workgroup_size,
+};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent, Map};
 
@@ -51,7 +53,7 @@ impl Pool3d {
         [0, 1, 2].map(|a| (n[a] + 2 * self.padding[a]).saturating_sub(self.kernel[a]) / self.stride[a] + 1).into()
     }
 
-    fn map(&self) -> Map {
+    pub(super) fn map(&self) -> Map {
         Map::new(self.output(), self.channels)
     }
 }
@@ -140,6 +142,10 @@ impl Kernel for Pool3d {
                 }
             }
         });
+    }
+
+    fn host(&self) -> Option<&dyn HostHalf> {
+        Some(self)
     }
 
     fn stored_as(mut self, elem: Elem) -> Self {

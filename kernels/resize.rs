@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements, workgroup_size};
+use super::{Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements, workgroup_size};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
 
@@ -177,6 +177,10 @@ impl Kernel for Resize {
                 }
             }
         });
+    }
+
+    fn host(&self) -> Option<&dyn HostHalf> {
+        Some(self)
     }
 
     fn stored_as(mut self, elem: Elem) -> Self {

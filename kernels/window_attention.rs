@@ -6,7 +6,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Binding, BindingSizes, Cost, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements};
+use super::{Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Reach, Source, Target, Variant, Window, elements};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};
 
@@ -70,7 +70,7 @@ impl WindowShape {
         (biases + u64::from(self.qk_channels) + u64::from(self.v_channels)).next_multiple_of(4)
     }
 
-    fn queries_of_window(&self) -> u64 {
+    pub(super) fn queries_of_window(&self) -> u64 {
         if self.token_queries { self.tokens.into() } else { Self::voxels(self.q_window) }
     }
 
@@ -78,11 +78,11 @@ impl WindowShape {
         u64::from(self.tokens) + Self::voxels(self.k_window)
     }
 
-    fn q_dim(&self) -> u32 {
+    pub(super) fn q_dim(&self) -> u32 {
         self.qk_channels / self.heads
     }
 
-    fn v_dim(&self) -> u32 {
+    pub(super) fn v_dim(&self) -> u32 {
         self.v_channels / self.heads
     }
 
@@ -92,7 +92,7 @@ impl WindowShape {
         (blocks.min(MOST_V), blocks.div_ceil(MOST_V))
     }
 
-    fn shifted(&self) -> bool {
+    pub(super) fn shifted(&self) -> bool {
         self.shift != [0; 3]
     }
 }
@@ -197,20 +197,20 @@ impl WindowAttention {
 }
 
 /// A key of a window: a window token by its number, a voxel, or padding.
-enum Key {
+pub(super) enum Key {
     Token(usize),
     Voxel([usize; 3]),
     Padding,
 }
 
 /// One axis of a window: `i` of window `n` in the rolled map, and where that was before; beyond the map where it is padding.
-fn axis(shape: &WindowShape, grid: [u32; 3], window: [u32; 3], axis: usize, n: usize, i: usize) -> (usize, usize) {
+pub(super) fn axis(shape: &WindowShape, grid: [u32; 3], window: [u32; 3], axis: usize, n: usize, i: usize) -> (usize, usize) {
     let rolled = n * window[axis] as usize + i;
     (rolled, (rolled + shape.shift[axis] as usize) % (grid[axis] * window[axis]) as usize)
 }
 
 /// The parts of an axis of the rolled map that did not touch before: the end of the last window came from the begin.
-fn region(shape: &WindowShape, grid: [u32; 3], window: [u32; 3], rolled: [usize; 3]) -> [u32; 3] {
+pub(super) fn region(shape: &WindowShape, grid: [u32; 3], window: [u32; 3], rolled: [usize; 3]) -> [u32; 3] {
     [0, 1, 2].map(|a| {
         let n = (grid[a] * window[a]) as usize;
         u32::from(rolled[a] >= n - window[a] as usize) + u32::from(rolled[a] >= n - shape.shift[a] as usize)
@@ -428,6 +428,10 @@ impl Kernel for WindowAttention {
                 }
             });
         });
+    }
+
+    fn host(&self) -> Option<&dyn HostHalf> {
+        Some(self)
     }
 
     fn stored_as(mut self, elem: Elem) -> Self {

@@ -30,6 +30,8 @@ pub struct DeviceCaps {
     pub f16: bool,
     /// The device is a CPU: small workgroups suit it.
     pub cpu: bool,
+    /// Threads of the host where the host itself is the device, without a driver; else 0.
+    pub threads: u32,
 }
 
 /// Rates that rank plans against each other; only their ratios matter.
@@ -56,15 +58,27 @@ impl Default for DeviceCaps {
             max_storage_buffers: 8,
             f16: true,
             cpu: false,
+            threads: 0,
         }
     }
 }
 
 impl DeviceCaps {
-    /// Without a device and without its limits: the reference executor on the host.
+    /// The host as a device: the kernels' host halves on all threads that rayon has.
     #[must_use]
     pub fn host() -> Self {
+        Self { threads: u32::try_from(rayon::current_num_threads()).unwrap_or(1).max(1), ..Self::reference() }
+    }
+
+    /// The host without the limits of a device: the kernels' scalar twins, which sum in f64.
+    #[must_use]
+    pub fn reference() -> Self {
         Self { max_buffer: 1 << 40, max_binding: (1 << 31) - 4, cpu: true, ..Self::default() }
+    }
+
+    /// Whether the device computes in the memory of the host and takes its data from there.
+    pub(crate) fn is_host(&self) -> bool {
+        self.threads > 0
     }
 
     /// A desktop GPU under wgpu: bindings of 2 GiB, buffers without a bound of their own.
@@ -90,7 +104,10 @@ impl DeviceCaps {
 
     /// Rates of a middling GPU behind PCIe 4, or of a few CPU cores: nobody tells those of a device.
     pub(crate) fn rates(&self) -> Rates {
-        if self.cpu {
+        if self.is_host() {
+            let threads = f64::from(self.threads);
+            Rates { flops: 100e9 * threads, bytes: 8e9 * threads.min(8.0), host_bytes: 4e9, dispatch_seconds: 10e-6 }
+        } else if self.cpu {
             Rates { flops: 20e9, bytes: 8e9, host_bytes: 4e9, dispatch_seconds: 50e-6 }
         } else {
             Rates { flops: 8e12, bytes: 300e9, host_bytes: 12e9, dispatch_seconds: 20e-6 }

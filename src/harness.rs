@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use half::f16;
+
+use crate::caps::DeviceCaps;
 use crate::engine::{Engine, GpuMemory, Pipeline};
 use crate::error::{EngineError, EngineErrorKind, RunError};
+use crate::kernels::host::{Scratch, Slab, SlabMut};
 use crate::kernels::{Binding, Call, HostSlice};
 use crate::record::{Command, Recording, Region};
 use crate::shape::Elem;
@@ -154,6 +158,44 @@ pub fn source_sizes(call: &Call) -> Vec<u64> {
         sizes.pop();
     }
     sizes
+}
+
+/// The result of the kernel's host half for the same inputs, those of the shader; none where it has none. The destination is
+/// poisoned or filled as the twin's is.
+#[must_use]
+pub fn host_half(call: &Call, inputs: &[Vec<f32>]) -> Option<KernelOutput> {
+    let half = call.host()?;
+    let elem = call.variant(&DeviceCaps::default()).elem();
+    let mut inputs = inputs.to_vec();
+    let filled = if updates(call) { inputs.pop() } else { None };
+    let arranged = inputs.last().and_then(|weights| half.arrange(weights));
+    let narrow: Vec<Vec<f16>> = inputs.iter().map(|values| values.iter().map(|&v| f16::from_f32(v)).collect()).collect();
+    let (storage, count) = (&call.bindings()[1..], inputs.len());
+    let slab = |i: usize| match &arranged {
+        Some(weights) if i + 1 == count => Slab::F32(weights),
+        _ if stored(storage[i], elem) == Elem::F16 => Slab::F16(&narrow[i]),
+        _ => Slab::F32(&inputs[i]),
+    };
+    let slabs: Vec<Slab<'_>> = (0..count).map(slab).collect();
+    let scratch = Scratch::new(half.scratch(), 1);
+    let n = call.sizes().last().copied().unwrap_or(0) as usize;
+    Some(match storage.last() {
+        Some(Binding::WriteWords) => {
+            let mut out = vec![POISON.to_bits(); n];
+            half.run(&slabs, SlabMut::Words(&mut out), &scratch);
+            KernelOutput::Words(out)
+        }
+        Some(Binding::Write) if elem == Elem::F16 => {
+            let mut out = vec![f16::from_f32(POISON); n];
+            half.run(&slabs, SlabMut::F16(&mut out), &scratch);
+            KernelOutput::Floats(out.iter().map(|v| v.to_f32()).collect())
+        }
+        _ => {
+            let mut out = filled.unwrap_or_else(|| vec![POISON; n]);
+            half.run(&slabs, SlabMut::F32(&mut out), &scratch);
+            KernelOutput::Floats(out)
+        }
+    })
 }
 
 /// The twin's result for the same inputs; the destination is poisoned or filled alike.

@@ -64,6 +64,11 @@ pub enum ConstantSource {
 }
 
 impl ConstantSource {
+    /// Whether it is the weights of a product.
+    pub(crate) const fn is_weights(&self) -> bool {
+        matches!(self, Self::Conv { .. })
+    }
+
     /// The type the constant is stored in where maps and weights are stored in `elem`.
     #[must_use]
     pub const fn elem(&self, elem: Elem) -> Elem {
@@ -181,6 +186,10 @@ pub struct Recording {
     pub upload_staging: u64,
     /// Bytes of the buffer through which results leave it.
     pub download_staging: u64,
+    /// Threads where the host is the device, else 0; there are neither uniforms nor staging then.
+    pub threads: u32,
+    /// f32 numbers that each of the threads needs besides the chunks.
+    pub scratch: u64,
 }
 
 /// Bytes from one block of uniform parameters to the next.
@@ -201,9 +210,17 @@ impl Recording {
         (self.dispatches().count().max(1) as u64) * UNIFORM_STRIDE
     }
 
+    /// The type in which a constant is stored: weights of products are f32 on the host whatever maps are.
+    pub(crate) fn constant_elem(&self, source: &ConstantSource) -> Elem {
+        if self.threads > 0 && source.is_weights() { Elem::F32 } else { source.elem(self.elem) }
+    }
+
     /// Every device byte of a run.
     #[must_use]
     pub fn device_bytes(&self) -> u64 {
+        if self.threads > 0 {
+            return self.chunks.iter().sum::<u64>() + u64::from(self.threads) * self.scratch * 4;
+        }
         self.chunks.iter().sum::<u64>() + self.uniform_bytes() + self.upload_staging + self.download_staging
     }
 }

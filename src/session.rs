@@ -1,14 +1,16 @@
 //! A model and a plan on a device, ready to run again and again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::caps::DeviceCaps;
 use crate::engine::{Engine, GpuMemory, Pipeline};
 use crate::error::{EngineError, EngineErrorKind, RunError, RunErrorKind};
 use crate::graph::Op;
+use crate::kernels::Call;
 use crate::model::Model;
 use crate::plan::Plan;
-use crate::record::ConstantSource;
+use crate::record::{ConstantSource, Recording, Region};
 use crate::reference::HostMemory;
 use crate::run::{Run, RunOptions};
 use crate::shape::Elem;
@@ -54,24 +56,31 @@ impl Session {
         memory.write_uniforms(&uniforms).await.map_err(failed)?;
         for constant in &recording.constants {
             let values = constant_values(model, &plan, &constant.source)?;
-            let bytes = encode(&values, constant.source.elem(recording.elem));
+            let bytes = encode(&values, recording.constant_elem(&constant.source));
             memory.write(constant.dst, 0, &bytes).await.map_err(failed)?;
         }
         memory.flush().await.map_err(failed)?;
         Ok(Self { memory: Memory::Gpu { memory, pipelines }, plan, grey: model.card().takes(1) })
     }
 
-    /// The same on the host: the kernels' scalar twins, no driver needed. Plan with [`crate::DeviceCaps::host`].
+    /// The same on the host, no driver needed. A plan for [`crate::DeviceCaps::host`] runs the kernels' host halves, any other,
+    /// as of [`crate::DeviceCaps::reference`], their scalar twins.
     ///
     /// # Errors
     /// When the model's weights are not those of the plan.
     pub fn on_host(model: &Model, plan: Plan) -> Result<Self, EngineError> {
-        let mut memory = HostMemory::new(plan.recording());
-        for constant in &plan.recording().constants {
-            let values = constant_values(model, &plan, &constant.source)?;
-            let bytes = encode(&values, constant.source.elem(plan.recording().elem));
-            memory.write(constant.dst, 0, &bytes);
+        let recording = plan.recording();
+        let mut memory = HostMemory::new(recording);
+        let readers = host_readers(recording);
+        for constant in &recording.constants {
+            let mut values = constant_values(model, &plan, &constant.source)?;
+            let half = readers.get(&constant.dst).and_then(|call| call.host()).filter(|_| constant.source.is_weights());
+            if let Some(arranged) = half.and_then(|half| half.arrange(&values)) {
+                values = arranged;
+            }
+            memory.write(constant.dst, 0, &encode(&values, recording.constant_elem(&constant.source)));
         }
+
         Ok(Self { memory: Memory::Host(memory), plan, grey: model.card().takes(1) })
     }
 
@@ -138,7 +147,7 @@ impl Session {
             }
             let values = constant_values(model, &self.plan, &constant.source)
                 .map_err(|e| RunError::new(RunErrorKind::InputMismatch, "the model is not that of the session").caused_by(e))?;
-            let bytes = encode(&values, constant.source.elem(recording.elem));
+            let bytes = encode(&values, recording.constant_elem(&constant.source));
             match &mut self.memory {
                 Memory::Gpu { memory, .. } => memory.write(constant.dst, 0, &bytes).await?,
                 Memory::Host(memory) => memory.write(constant.dst, 0, &bytes),
@@ -159,10 +168,19 @@ impl Session {
     }
 }
 
+/// The kernel that binds a region, of all regions that kernels with a host half bind; none where the host is not the device.
+fn host_readers(recording: &Recording) -> HashMap<Region, &Call> {
+    let dispatches = recording.dispatches().filter(|(call, _)| recording.threads > 0 && call.host().is_some());
+    dispatches.flat_map(|(call, regions)| regions.iter().map(move |region| (*region, call))).collect()
+}
+
 /// A plan made for another device may ask for what this one does not have.
 fn check_caps(plan: &Plan, caps: &DeviceCaps) -> Result<(), EngineError> {
     let recording = plan.recording();
     let unfit = |what: String| Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan was made for another device: {what}")));
+    if recording.threads > 0 {
+        return unfit("the host; run it with Session::on_host".into());
+    }
     if recording.elem == Elem::F16 && !caps.f16 && recording.dispatches().any(|(call, _)| !call.packs()) {
         return unfit("this one has no 16-bit floats".into());
     }

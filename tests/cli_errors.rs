@@ -214,7 +214,7 @@ fn devices_that_are_not_there_are_named() {
         desk.fails(6, &["nosuchthing", "there are"], &[segment.as_slice(), &["--device", "nosuchthing"]].concat());
         desk.fails(6, &["99"], &[segment.as_slice(), &["--device", "99"]].concat());
     } else {
-        desk.fails(6, &["no GPU adapter"], &segment);
+        desk.fails(6, &["no GPU adapter"], &[segment.as_slice(), &["--device", "0"]].concat());
     }
 }
 
@@ -223,8 +223,9 @@ fn devices_that_are_not_there_are_named() {
 fn without_any_driver_the_message_says_what_to_type() {
     let desk = Desk::new();
     let labels = desk.out("labels.nii.gz");
+    let args = ["segment", SCAN, "--model", MODEL, "--output", &labels, "--overlay", &desk.out("o.png")];
     let output = program()
-        .args(["segment", SCAN, "--model", MODEL, "--output", &labels, "--overlay", &desk.out("o.png")])
+        .args([&args[..], &["--device", "llvmpipe"]].concat())
         .env("VK_DRIVER_FILES", "/nonexistent")
         .env("VK_ICD_FILENAMES", "/nonexistent")
         .output()
@@ -241,7 +242,11 @@ fn without_any_driver_the_message_says_what_to_type() {
         .output()
         .expect("the program starts");
     assert_eq!(list.status.code(), Some(0));
-    assert_eq!(serde_json::from_slice::<Value>(&list.stdout).expect("it is JSON"), json!({"devices": []}));
+    assert_eq!(serde_json::from_slice::<Value>(&list.stdout).expect("it is JSON"), json!({"devices": [], "default": "cpu"}));
+    // the host needs none
+    let output = program().args(args).env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent").output();
+    let output = output.expect("the program starts");
+    assert!(output.status.success() && text(&output.stdout).contains("cpu"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -217,5 +217,6 @@ fn caps_of(limits: &wgpu::Limits, features: wgpu::Features, info: &wgpu::Adapter
         max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
         f16: features.contains(wgpu::Features::SHADER_F16),
         cpu: info.device_type == wgpu::DeviceType::Cpu,
+        threads: 0,
     }
 }

@@ -16,7 +16,7 @@ use super::slab;
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{Graph, NodeId, Op, pass};
-use crate::kernels::Call;
+use crate::kernels::HostHalf;
 use crate::record::{Constant, ConstantSource, Recording, Region, UNIFORM_STRIDE};
 use crate::shape::Extent;
 
@@ -44,18 +44,27 @@ struct Form {
     once: u64,
     /// Bytes that kernels read and write.
     traffic: u64,
+    /// f32 numbers that a thread of the host needs for its kernels.
+    scratch: u64,
 }
 
 impl Form {
     fn new(net: Rc<Network>, outputs: Vec<NodeId>) -> Self {
-        let mut form = Self { outputs, flops: 0, once: 0, traffic: 0, net };
+        let mut form = Self { outputs, flops: 0, once: 0, traffic: 0, scratch: 0, net };
         for id in form.net.graph.ids() {
-            let Some(cost) = form.net.call(id).map(Call::cost) else { continue };
+            let Some(call) = form.net.call(id) else { continue };
+            let cost = call.cost();
+            form.scratch = form.scratch.max(call.host().map_or(0, HostHalf::scratch));
             form.flops = form.flops.saturating_add(cost.flops);
             form.traffic = form.traffic.saturating_add(cost.bytes);
         }
         form.once = form.flops;
         form
+    }
+
+    /// What the threads of the host need for their kernels.
+    fn scratch_bytes(&self, caps: &DeviceCaps) -> u64 {
+        u64::from(caps.threads) * self.scratch * 4
     }
 }
 
@@ -160,7 +169,8 @@ fn enumerate_form(request: &Request<'_>, form: &Rc<Form>, list: &mut Vec<Candida
         let uses = uses(&schedule);
         let order = waiting(&schedule, &uses);
         let mut lowest = u64::MAX;
-        let most = if request.options.without_spill { 0 } else { order.len() };
+        // memory of the host is what a slab would be spilled to
+        let most = if request.options.without_spill || request.caps.is_host() { 0 } else { order.len() };
         for spilled in SPILLED.into_iter().filter(|&n| n <= most) {
             let lifetimes = Lifetimes::new(&schedule, &uses, &order[..spilled], request.caps);
             let max_live = place::max_live(&lifetimes.lives);
@@ -169,7 +179,8 @@ fn enumerate_form(request: &Request<'_>, form: &Rc<Form>, list: &mut Vec<Candida
             }
             lowest = max_live;
             let computed = schedule.tasks.iter().filter(|t| !net.is_input(t.node)).count() as u64;
-            let least = max_live + constants + computed * UNIFORM_STRIDE;
+            let besides = if request.caps.is_host() { form.scratch_bytes(request.caps) } else { computed * UNIFORM_STRIDE };
+            let least = max_live + constants + besides;
             let seconds = seconds(form, &lifetimes, schedule.tasks.len(), request.caps);
             let (form, schedule) = (Rc::clone(form), Rc::clone(&schedule));
             list.push(Candidate { form, schedule, lifetimes, max_live, least, seconds, placement: OnceCell::new() });
@@ -205,6 +216,8 @@ fn constants(net: &Network, caps: &DeviceCaps) -> Result<Vec<Needed>, PlanError>
     let mut list: Vec<Needed> = Vec::new();
     for node in net.graph.ids() {
         let Some((source, bytes)) = net.constant(node) else { continue };
+        let wide = caps.is_host() && source.is_weights();
+        let bytes = if wide { bytes / net.elem.bytes() * 4 } else { bytes };
         if bytes > most {
             let text = format!("weights of {bytes} bytes must lie in one storage binding, the device binds at most {most}");
             return Err(PlanError::new(PlanErrorKind::Limits, text).at(net.node(node).name.clone()));
@@ -304,8 +317,11 @@ fn assemble(c: &Candidate, placement: &Placement, caps: &DeviceCaps, staging: u6
         chunks,
         upload_staging: largest(&|n| s.net.is_input(n)).max(constant).max(spilled).min(staging),
         download_staging: largest(&|n| outputs.contains(&n)).max(spilled).min(staging),
+        threads: caps.threads,
+        scratch: c.form.scratch,
         ..Recording::default()
     };
+    let base = if caps.is_host() { Recording { upload_staging: 0, download_staging: 0, ..base } } else { base };
     let lowering = lower::Lowering { schedule: s, lifetimes: &c.lifetimes, placement, constants: by_node, outputs: outputs.clone(), caps };
     let recording = lowering.record(base, regions)?;
     let mut report = Report::new(s, &recording, weights_bytes, c.max_live, &c.lifetimes);

@@ -93,11 +93,11 @@ pub(crate) fn has_adapter() -> bool {
     any
 }
 
-/// The devices to test on: the host, and the default adapter where there is one.
+/// The devices to test on: the host, its twins, and the first adapter where there is one.
 pub(crate) fn devices() -> Vec<Vec<&'static str>> {
-    let mut all = vec![vec!["--device", "cpu"]];
+    let mut all = vec![vec!["--device", "cpu"], vec!["--device", "reference"]];
     if has_adapter() {
-        all.push(vec![]);
+        all.push(vec!["--device", "0"]);
     }
     all
 }

@@ -42,7 +42,7 @@ pub(crate) struct Run {
     /// memory on a software adapter, an integrated GPU or `cpu`; on other GPUs what they have memory for
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) memory: Option<u64>,
-    /// Index or part of a name from `organum devices`, or `cpu`
+    /// Index or part of a name from `organum devices`, `cpu` (this host) or `reference`. Not given: a GPU if there is one, else the host
     #[arg(long, value_name = "D")]
     pub(crate) device: Option<String>,
     /// Storage type of activations and weights
@@ -180,8 +180,8 @@ pub(crate) struct Plan {
     /// Also draw the bytes alive over time
     #[arg(long, value_name = "P.png")]
     pub(crate) plot: Option<PathBuf>,
-    /// `default` (what every WebGPU device guarantees), `desktop` (bindings of 2 GiB) or a JSON file of limits
-    #[arg(long, default_value = "default", value_name = "default|desktop|FILE.json")]
+    /// `default` (what every WebGPU device guarantees), `desktop` (bindings of 2 GiB), `host` (this one) or a JSON file of limits
+    #[arg(long, default_value = "default", value_name = "default|desktop|host|FILE.json")]
     pub(crate) caps: String,
     /// A table of plans from no budget to 0.5 GB, in both precisions
     #[arg(long, conflicts_with_all = ["memory", "plot", "json"])]

@@ -1,12 +1,11 @@
 //! `organum bench`: the kernels at the shapes of real networks, against two ceilings of the device.
 
-use organum::Elem;
 use organum::harness::measure;
 use organum::kernels::{Call, bench};
+use organum::{Elem, Engine};
 use serde_json::{Value, json};
 
 use crate::args;
-use crate::device::Device;
 use crate::fail::Failure;
 use crate::output::{note, say, say_json};
 
@@ -15,9 +14,10 @@ const SAMPLES: usize = 7;
 
 /// `organum bench`.
 pub(crate) fn run(a: &args::Bench) -> Result<(), Failure> {
-    let Device::Gpu(engine) = Device::open(a.device.as_deref())? else {
-        return Err(Failure::usage("the reference executor is not made to be fast; bench an adapter"));
-    };
+    if matches!(a.device.as_deref(), Some("cpu" | "reference")) {
+        return Err(Failure::usage("shaders are benched on an adapter; time the host by `organum infer --device cpu`"));
+    }
+    let engine = pollster::block_on(Engine::request(a.device.as_deref()))?;
     let small = a.small || engine.caps().cpu;
     let filter = a.filter.as_deref().unwrap_or("");
     let seconds = |call: &Call| -> Result<f64, Failure> { Ok(pollster::block_on(measure(&engine, call, SAMPLES))?[SAMPLES / 2]) };

@@ -1,4 +1,4 @@
-//! The device of a run: an adapter or the host's reference executor.
+//! The device of a run: an adapter, the host, or the host with the kernels' twins.
 
 use std::time::{Duration, Instant};
 
@@ -16,20 +16,30 @@ use crate::output::{note, progress_bar, say_waiting, seconds};
 pub(crate) enum Device {
     Gpu(Engine),
     Host,
+    /// The kernels' scalar twins on the host.
+    Reference,
+}
+
+/// Whether a run without `--device` takes the adapter of this kind: not one that is software, as the host is faster.
+fn is_hardware(kind: &str) -> bool {
+    kind != "cpu"
 }
 
 impl Device {
     pub(crate) fn open(pattern: Option<&str>) -> Result<Self, Failure> {
-        if pattern == Some("cpu") {
-            return Ok(Self::Host);
+        match pattern {
+            Some("cpu") => Ok(Self::Host),
+            Some("reference") => Ok(Self::Reference),
+            None if !pollster::block_on(Engine::adapters()).iter().any(|adapter| is_hardware(&adapter.kind)) => Ok(Self::Host),
+            _ => Ok(Self::Gpu(pollster::block_on(Engine::request(pattern))?)),
         }
-        Ok(Self::Gpu(pollster::block_on(Engine::request(pattern))?))
     }
 
     pub(crate) fn caps(&self) -> DeviceCaps {
         match self {
             Self::Gpu(engine) => engine.caps().clone(),
             Self::Host => DeviceCaps::host(),
+            Self::Reference => DeviceCaps::reference(),
         }
     }
 
@@ -37,6 +47,7 @@ impl Device {
         match self {
             Self::Gpu(engine) => engine.summary().name.clone(),
             Self::Host => "cpu".into(),
+            Self::Reference => "reference".into(),
         }
     }
 
@@ -45,7 +56,7 @@ impl Device {
     fn default_budget(&self) -> Option<u64> {
         let kind = match self {
             Self::Gpu(engine) => engine.summary().kind.as_str(),
-            Self::Host => "cpu",
+            Self::Host | Self::Reference => "cpu",
         };
         if !in_host_memory(kind) {
             return None;
@@ -56,7 +67,8 @@ impl Device {
     pub(crate) fn backend(&self) -> String {
         match self {
             Self::Gpu(engine) => engine.summary().backend.clone(),
-            Self::Host => "reference".into(),
+            Self::Host => format!("host, {}", organum::kernels::host::instructions()),
+            Self::Reference => "host, f64".into(),
         }
     }
 }
@@ -153,7 +165,7 @@ pub(crate) fn run_with<T>(
                 let smaller = smaller.filter(|_| e.kind() == EngineErrorKind::OutOfMemory);
                 Stopped { failure: e.into(), smaller }
             })?,
-            Device::Host => Session::on_host(model, plan)?,
+            Device::Host | Device::Reference => Session::on_host(model, plan)?,
         };
         let compiled = started.elapsed();
         if let Some(bytes) = budget.filter(|_| budget != first) {
@@ -185,6 +197,11 @@ mod tests {
     fn integrated_gpus_share_the_hosts_memory() {
         assert!(["cpu", "integratedgpu"].into_iter().all(in_host_memory));
         assert!(!["discretegpu", "virtualgpu", "other"].into_iter().any(in_host_memory));
+    }
+
+    #[test]
+    fn software_adapters_are_not_chosen() {
+        assert!(["discretegpu", "integratedgpu", "virtualgpu", "other"].into_iter().all(is_hardware) && !is_hardware("cpu"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use organum::{DeviceCaps, Engine, Model, format_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::args;
+use crate::device::Device;
 use crate::fail::Failure;
 use crate::nnunet::Networks;
 use crate::output::{LARGEST_JSON, Warnings, say, say_json};
@@ -26,6 +27,7 @@ pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
     let caps = match a.caps.as_str() {
         "default" => DeviceCaps::default(),
         "desktop" => DeviceCaps::desktop(),
+        "host" => DeviceCaps::host(),
         file => {
             let text = read_text(Path::new(file), LARGEST_JSON).map_err(|e| Failure::input(format!("cannot read {file}: {e}")))?;
             serde_json::from_str(&text).map_err(|e| Failure::input(format!("{file} is not a list of limits: {e}")))?
@@ -227,7 +229,7 @@ pub(crate) fn devices(a: &args::Devices) -> Result<(), Failure> {
             .enumerate()
             .map(|(i, d)| json!({"index": i, "name": d.name, "backend": d.backend, "kind": d.kind, "driver": d.driver, "caps": d.caps}))
             .collect();
-        say_json(&json!({ "devices": list }));
+        say_json(&json!({ "devices": list, "default": Device::open(None)?.name() }));
         return Ok(());
     }
     for (i, d) in adapters.iter().enumerate() {
@@ -242,7 +244,10 @@ pub(crate) fn devices(a: &args::Devices) -> Result<(), Failure> {
             if d.caps.f16 { ", f16" } else { "" }
         ));
     }
-    say("cpu  the reference executor on the host, no driver needed");
+    let threads = DeviceCaps::host().threads;
+    say(&format!("cpu  this host, {threads} threads, {}; no driver needed", organum::kernels::host::instructions()));
+    say("reference  the kernels' scalar twins on this host, which sum in f64: slow");
+    say(&format!("without --device: {}", Device::open(None)?.name()));
     Ok(())
 }
 

@@ -1,0 +1,662 @@
+//! Host halves of the convolutions: rows of the sources, padded and normalised, make a panel that the product reads in place.
+
+use super::isa::{self, Isa, Work};
+use super::math::activate;
+use super::product::{Rows, Run, Sink, Weights, multiply, width};
+use super::rows::Source;
+use super::{HostHalf, Scratch, Slab, SlabMut, each, tasks_wanted};
+use crate::kernels::argmax::{labels_per_word, plane_words};
+use crate::kernels::conv::OUT_BLOCK;
+use crate::kernels::conv3d_direct::Conv3dDirect;
+use crate::kernels::conv3d_general::Conv3dGeneral;
+use crate::kernels::conv3d_pointwise::Conv3dPointwise;
+use crate::kernels::head_argmax::HeadArgmax;
+use crate::kernels::{Activation, ConvShape, Kernel, Load, Scope, Window};
+use crate::shape::{Elem, Extent};
+
+/// Numbers of a panel: as much as a core's second-level cache holds beside the weights.
+const PANEL: usize = 1 << 18;
+
+/// Brings packed weights, `[O/8][taps][I padded][8]` and biases, into the order of [`Weights`]: `[O/32][taps][I][32]`, the last
+/// blocks of 16 or 8, and without the channels that pad.
+pub(super) fn arrange(packed: &[f32], in_channels: [u32; 2], out_channels: u32, taps: usize) -> Vec<f32> {
+    let [a, b] = in_channels.map(|c| c as usize);
+    let (padded_a, block) = (a.next_multiple_of(4), OUT_BLOCK as usize);
+    let padded = padded_a + b.next_multiple_of(4);
+    let columns = (out_channels as usize).next_multiple_of(block);
+    let rows = taps * (a + b);
+    let mut arranged = vec![0.0; packed.len()];
+    let mut first = 0;
+    while first < columns {
+        let width = width(columns - first);
+        let to = &mut arranged[first * rows..][..width * rows];
+        for (row, to) in to.chunks_exact_mut(width).enumerate() {
+            let (tap, c) = (row / (a + b), row % (a + b));
+            let c = if c < a { c } else { padded_a + c - a };
+            for (o, to) in to.chunks_exact_mut(block).enumerate() {
+                let from = (((first / block + o) * taps + tap) * padded + c) * block;
+                to.copy_from_slice(&packed[from..from + block]);
+            }
+        }
+        first += width;
+    }
+    arranged[columns * rows..][..columns].copy_from_slice(&packed[columns * taps * padded..][..columns]);
+    arranged
+}
+
+/// Weights and biases of [`arrange`].
+pub(super) fn weights(arranged: &[f32], in_channels: [u32; 2], out_channels: u32, taps: usize) -> (Weights<'_>, &[f32]) {
+    let columns = out_channels.next_multiple_of(OUT_BLOCK) as usize;
+    let rows = taps * (in_channels[0] + in_channels[1]) as usize;
+    let (values, bias) = arranged.split_at(columns * rows);
+    (Weights { values, rows, columns }, &bias[..columns])
+}
+
+/// What becomes of the sums of a convolution: a second map is added, the activation follows, they are stored.
+pub(super) struct Store<'a, 'o> {
+    pub out: &'o mut SlabMut<'a>,
+    /// Elements of a stored voxel.
+    pub stride: usize,
+    pub activation: Activation,
+    /// What is added, and the row and plane of its first voxel: voxels of the product are neighbours there.
+    pub added: Option<(Source<'o>, usize)>,
+    /// Columns of a run of voxels that are neighbours, and elements from run to run.
+    pub columns: usize,
+    pub step: usize,
+    /// Element of the first voxel.
+    pub begin: usize,
+}
+
+impl Sink for Store<'_, '_> {
+    #[inline(always)]
+    fn store<I: Isa>(&mut self, at: usize, first: usize, sums: &[f32]) {
+        let place = self.begin + at / self.columns * self.step + at % self.columns * self.stride;
+        let count = sums.len().min(self.stride - first.min(self.stride));
+        // of a known length where that is the usual one
+        match sums.first_chunk::<32>() {
+            Some(sums) if count == 32 => self.finish::<I, 32>(place + first, first, sums),
+            _ => {
+                for (i, part) in sums[..count].chunks(4).enumerate() {
+                    let mut four = [0.0; 4];
+                    four.copy_from_slice(part);
+                    self.finish::<I, 4>(place + first + 4 * i, first + 4 * i, &four);
+                }
+            }
+        }
+    }
+}
+
+impl Store<'_, '_> {
+    /// Finishes and stores sums of output channels from `first` on, as element `place` and the following.
+    #[inline(always)]
+    fn finish<I: Isa, const N: usize>(&mut self, place: usize, first: usize, sums: &[f32; N]) {
+        let mut sums = *sums;
+        if let Some((source, offset)) = &self.added {
+            let mut room = [0.0; N];
+            let mut values = [0.0; N];
+            values.copy_from_slice(source.slabs[0].view(offset + place, N, &mut room));
+            if source.load.norm.is_some() {
+                let (scale, shift) = (&source.norm[first..][..N], &source.norm[self.stride + first..][..N]);
+                for ((v, &a), &b) in values.iter_mut().zip(scale).zip(shift) {
+                    *v = isa::fma::<I>(*v, a, b);
+                }
+            }
+            activate::<I>(source.load.activation, &mut values);
+            sums.iter_mut().zip(&values).for_each(|(s, v)| *s += v);
+        }
+        activate::<I>(self.activation, &mut sums);
+        self.out.store(place, &sums);
+    }
+}
+
+/// A convolution over one map or two, as rows of a panel.
+struct Geometry<'a> {
+    sources: [Option<Source<'a>>; 2],
+    /// Extents at which it reads and writes.
+    input: Extent,
+    output: Extent,
+    kernel: [usize; 3],
+    stride: [usize; 3],
+    padding: [usize; 3],
+    dilation: [usize; 3],
+    /// Channels of both maps.
+    channels: usize,
+    weights: Weights<'a>,
+    bias: &'a [f32],
+    activation: Activation,
+    added: Option<Source<'a>>,
+    /// Elements of a stored voxel of the output.
+    out_stride: usize,
+}
+
+/// Rows and columns of the output that are computed from one panel.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    planes: usize,
+    rows: usize,
+    columns: usize,
+}
+
+/// Source voxels along an axis behind `n` neighbouring voxels of the output.
+fn behind(n: usize, kernel: usize, stride: usize, dilation: usize) -> usize {
+    (n - 1) * stride + (kernel - 1) * dilation + 1
+}
+
+/// Numbers of the panel of a block.
+fn panel_len(block: Block, kernel: [usize; 3], stride: [usize; 3], dilation: [usize; 3], channels: usize) -> usize {
+    [block.planes, block.rows, block.columns]
+        .iter()
+        .enumerate()
+        .map(|(a, &n)| behind(n, kernel[a], stride[a], dilation[a]))
+        .product::<usize>()
+        * channels
+}
+
+/// The block for so many planes of an output of `rows` x `columns`: as many columns as a panel holds, then rows, then planes, but
+/// no more than leave every thread its tasks, and `at_once` planes.
+fn block([planes, rows, columns]: [usize; 3], at_once: usize, len: impl Fn(Block) -> usize) -> Block {
+    let fits = |b: Block| len(b) <= PANEL;
+    let mut b = Block { planes: 1, rows: 1, columns };
+    while b.columns > 12 && !fits(b) {
+        b.columns = (b.columns / 2).next_multiple_of(12).min(b.columns - 1);
+    }
+    let most = (planes * rows).div_ceil(tasks_wanted(planes * rows * columns));
+    while b.rows < rows.min(most) && fits(Block { rows: b.rows + 1, ..b }) {
+        b.rows += 1;
+    }
+    b.rows = rows.div_ceil(rows.div_ceil(b.rows));
+    if b.rows == rows {
+        while b.planes < planes.min(at_once) && (b.planes + 1) * rows <= most && fits(Block { planes: b.planes + 1, ..b }) {
+            b.planes += 1;
+        }
+    }
+    b
+}
+
+/// A task: planes and rows of the output from `z`, `y` on.
+struct Task<'a, 'g> {
+    geometry: &'g Geometry<'a>,
+    block: Block,
+    at: [usize; 2],
+    out: SlabMut<'g>,
+    room: &'g mut [f32],
+}
+
+impl Work for Task<'_, '_> {
+    #[inline(always)]
+    fn run<I: Isa>(mut self) {
+        let g = self.geometry;
+        let [z, y] = self.at;
+        let width = g.output.w as usize;
+        let rows = self.out.len() / (width * g.out_stride);
+        let (planes, rows) = if rows > g.output.h as usize { (rows / g.output.h as usize, g.output.h as usize) } else { (1, rows) };
+        let mut begins = Vec::with_capacity(planes * rows * self.block.columns);
+        let mut runs = Vec::with_capacity(g.kernel.iter().product());
+        let mut x = 0;
+        while x < width {
+            let block = Block { planes, rows, columns: self.block.columns.min(width - x) };
+            let len = panel_len(block, g.kernel, g.stride, g.dilation, g.channels);
+            let (panel, room) = self.room.split_at_mut(len);
+            let of = |a: usize, n: usize| behind(n, g.kernel[a], g.stride[a], g.dilation[a]);
+            let (panel_rows, line) = (of(1, rows), of(2, block.columns) * g.channels);
+            for (at, line) in panel.chunks_exact_mut(line).enumerate() {
+                let source = [z * g.stride[0] + at / panel_rows, y * g.stride[1] + at % panel_rows];
+                g.fill::<I>(source, x * g.stride[2], line, room);
+            }
+            begins.clear();
+            for p in 0..planes {
+                for r in 0..rows {
+                    let row = (p * g.stride[0] * panel_rows + r * g.stride[1]) * line;
+                    begins.extend((0..block.columns).map(|c| row + c * g.stride[2] * g.channels));
+                }
+            }
+            g.runs(panel_rows, line, &mut runs);
+            let begin = x * g.out_stride;
+            let added = g.added.map(|source| {
+                let plane = g.output.plane() as usize * g.out_stride;
+                let own = Source { norm: source.load.table(source.norm, source.norm_window, z, g.out_stride), ..source };
+                (own, (z - source.window.first as usize) * plane + y * width * g.out_stride)
+            });
+            let (out, stride, step) = (&mut self.out, g.out_stride, width * g.out_stride);
+            let mut store = Store { out, stride, activation: g.activation, added, columns: block.columns, step, begin };
+            multiply::<I>(Rows { panel, begins: &begins, runs: &runs }, g.weights, g.bias, &mut store);
+            x += block.columns;
+        }
+    }
+}
+
+impl Geometry<'_> {
+    /// The stretches of a panel that a voxel sums over: neighbouring taps of a row are one, unless the taps are apart.
+    fn runs(&self, panel_rows: usize, line: usize, runs: &mut Vec<Run>) {
+        runs.clear();
+        let [kd, kh, kw] = self.kernel;
+        let (apart, together) = if self.dilation[2] > 1 { (kw, 1) } else { (1, kw) };
+        for (i, j, k) in (0..kd).flat_map(|i| (0..kh).flat_map(move |j| (0..apart).map(move |k| (i, j, k)))) {
+            let at = (i * self.dilation[0] * panel_rows + j * self.dilation[1]) * line + k * self.dilation[2] * self.channels;
+            runs.push(Run { at, row: ((i * kh + j) * kw + k) * self.channels, len: together * self.channels });
+        }
+    }
+
+    /// A row of the panel: row `y` of plane `z` from column `x` on, all counted from the begin of the padding.
+    #[inline(always)]
+    fn fill<I: Isa>(&self, [z, y]: [usize; 2], x: usize, line: &mut [f32], room: &mut [f32]) {
+        let inside = |at: usize, axis: usize| at.checked_sub(self.padding[axis]).filter(|&at| at < self.input.axes()[axis] as usize);
+        let (Some(z), Some(y)) = (inside(z, 0), inside(y, 1)) else {
+            line.fill(0.0);
+            return;
+        };
+        let (voxels, left) = (line.len() / self.channels, self.padding[2].saturating_sub(x));
+        let begin = (x + left) - self.padding[2];
+        let end = (x + voxels).saturating_sub(self.padding[2]).clamp(begin, (self.input.w as usize).max(begin));
+        let left = left.min(voxels);
+        line[..left * self.channels].fill(0.0);
+        line[(left + end - begin).min(voxels) * self.channels..].fill(0.0);
+        if begin == end {
+            line.fill(0.0);
+            return;
+        }
+        let own = &mut line[left * self.channels..][..(end - begin) * self.channels];
+        let mut lane = 0;
+        for source in self.sources.iter().flatten() {
+            source.row::<I>([z, y], begin..end, room, own, self.channels, lane);
+            lane += source.channels;
+        }
+    }
+
+    /// Computes the planes of a target whose elements `out` are.
+    fn compute(&self, first: usize, out: SlabMut<'_>, flops: u64, scratch: &Scratch) {
+        let [h, w] = [self.output.h as usize, self.output.w as usize];
+        let row = w * self.out_stride;
+        let planes = out.len() / (h * row);
+        let len = |b: Block| panel_len(b, self.kernel, self.stride, self.dilation, self.channels);
+        // the scale of what is added is that of one plane
+        let one = self.added.is_some_and(|source| source.load.norm == Some(Scope::Plane));
+        let block = block([planes, h, w], if one { 1 } else { planes }, len);
+        let mut tasks = Vec::new();
+        for (i, planes) in out.parts(block.planes * h * row).into_iter().enumerate() {
+            let z = first + i * block.planes;
+            if block.rows == h {
+                tasks.push((z, 0, planes));
+            } else {
+                tasks.extend(planes.parts(block.rows * row).into_iter().enumerate().map(|(j, rows)| (z, j * block.rows, rows)));
+            }
+        }
+        each(tasks, flops, scratch, |(z, y, out), room| isa::run(Task { geometry: self, block, at: [z, y], out, room }));
+    }
+}
+
+/// Numbers of scratch of a convolution whose panel is `least` at one column of one row, and `whole` at all of them.
+fn panel_scratch(output: Extent, len: impl Fn(Block) -> usize) -> usize {
+    let least = len(Block { planes: 1, rows: 1, columns: 12.min(output.w as usize) });
+    let whole = len(Block { planes: output.d as usize, rows: output.h as usize, columns: output.w as usize });
+    least.max(whole.min(PANEL))
+}
+
+impl ConvShape {
+    fn host_taps(&self) -> usize {
+        self.kernel.iter().map(|&k| k as usize).product()
+    }
+
+    fn host_channels(&self) -> usize {
+        (self.in_channels[0] + self.in_channels[1]) as usize
+    }
+
+    /// Numbers that reading a row of a source takes.
+    fn row_scratch(&self) -> usize {
+        let of = |slot: usize| {
+            let stored = self.upsampled[slot].map_or(self.input, |through| through.stored);
+            let stride = self.in_channels[slot].next_multiple_of(4) as usize;
+            Source::scratch(stored, stride, self.upsampled[slot].is_some(), self.elem)
+        };
+        of(0).max(of(1))
+    }
+
+    fn host_source<'a>(&self, slot: usize, slabs: [Slab<'a>; 2], norm: Slab<'a>) -> Source<'a> {
+        let added = slot == 1 && self.residual;
+        let channels = if added { self.out_channels } else { self.in_channels[slot] };
+        Source {
+            slabs,
+            window: self.window(slot),
+            extent: if added { self.output() } else { self.input },
+            through: self.upsampled[slot],
+            channels: channels as usize,
+            stride: channels.next_multiple_of(4) as usize,
+            load: self.loads[slot],
+            norm: norm.floats(),
+            norm_window: self.norm_window(slot),
+            elem: self.elem,
+        }
+    }
+
+    fn geometry<'a>(&self, inputs: &[Slab<'a>; 7]) -> Geometry<'a> {
+        let [a_lo, a_hi, b_lo, b_hi, a_norm, b_norm, weight] = *inputs;
+        let (weights, bias) = weights(weight.floats(), self.in_channels, self.out_channels, self.host_taps());
+        let second = self.host_source(1, [b_lo, b_hi], b_norm);
+        Geometry {
+            sources: [Some(self.host_source(0, [a_lo, a_hi], a_norm)), (self.in_channels[1] > 0).then_some(second)],
+            input: self.input,
+            output: self.output(),
+            kernel: self.kernel.map(|k| k as usize),
+            stride: self.stride.map(|s| s as usize),
+            padding: self.padding.map(|p| p as usize),
+            dilation: [1; 3],
+            channels: self.host_channels(),
+            weights,
+            bias,
+            activation: self.activation,
+            added: self.residual.then_some(second),
+            out_stride: self.map().blocks() as usize * 4,
+        }
+    }
+}
+
+impl HostHalf for Conv3dDirect {
+    fn scratch(&self) -> u64 {
+        let s = &self.0;
+        let [kernel, stride] = [s.kernel, s.stride].map(|a| a.map(|n| n as usize));
+        let panel = panel_scratch(s.output(), |b| panel_len(b, kernel, stride, [1; 3], s.host_channels()));
+        (panel + s.row_scratch()) as u64
+    }
+
+    fn arrange(&self, weights: &[f32]) -> Option<Vec<f32>> {
+        Some(arrange(weights, self.0.in_channels, self.0.out_channels, self.0.host_taps()))
+    }
+
+    fn run(&self, inputs: &[Slab<'_>], output: SlabMut<'_>, scratch: &Scratch) {
+        let s = &self.0;
+        let Some(inputs) = inputs.first_chunk() else { return };
+        let g = s.geometry(inputs);
+        let out = output.planes_of(&s.target, g.output.plane() as usize * g.out_stride);
+        g.compute(s.target.begin as usize, out, s.cost().flops, scratch);
+    }
+}
+
+impl HostHalf for Conv3dGeneral {
+    fn scratch(&self) -> u64 {
+        let [kernel, stride, dilation] = [self.kernel, self.stride, self.dilation].map(|a| a.map(|n| n as usize));
+        let channels = self.grouping.inputs;
+        let panel = panel_scratch(self.output(), |b| panel_len(b, kernel, stride, dilation, channels as usize));
+        (panel + Source::scratch(self.input, channels.next_multiple_of(4) as usize, false, self.elem)) as u64
+    }
+
+    fn arrange(&self, weights: &[f32]) -> Option<Vec<f32>> {
+        Some(arrange(weights, [self.grouping.inputs, 0], self.grouping.outputs, self.kernel.iter().map(|&k| k as usize).product()))
+    }
+
+    fn run(&self, inputs: &[Slab<'_>], output: SlabMut<'_>, scratch: &Scratch) {
+        let &[lo, hi, norm, weight] = inputs else { return };
+        let channels = self.grouping.inputs;
+        let taps = self.kernel.iter().map(|&k| k as usize).product();
+        let (weights, bias) = weights(weight.floats(), [channels, 0], self.grouping.outputs, taps);
+        let source = Source {
+            slabs: [lo, hi],
+            window: self.windows[0],
+            extent: self.input,
+            through: None,
+            channels: channels as usize,
+            stride: channels.next_multiple_of(4) as usize,
+            load: self.load,
+            norm: norm.floats(),
+            norm_window: self.windows[1],
+            elem: self.elem,
+        };
+        let g = Geometry {
+            sources: [Some(source), None],
+            input: self.input,
+            output: self.output(),
+            kernel: self.kernel.map(|k| k as usize),
+            stride: self.stride.map(|s| s as usize),
+            padding: self.padding.map(|p| p as usize),
+            dilation: self.dilation.map(|d| d as usize),
+            channels: channels as usize,
+            weights,
+            bias,
+            activation: self.activation,
+            added: None,
+            out_stride: self.grouping.outputs.next_multiple_of(4) as usize,
+        };
+        let out = output.planes_of(&self.target, g.output.plane() as usize * g.out_stride);
+        g.compute(self.target.begin as usize, out, self.cost().flops, scratch);
+    }
+}
+
+/// Voxels of a task of a pointwise convolution of so many voxels and channels: a multiple of the tile's.
+fn chunk(voxels: usize, channels: usize) -> usize {
+    let most = (PANEL / channels.max(1) / 12).max(1) * 12;
+    voxels.div_ceil(tasks_wanted(voxels)).next_multiple_of(12).min(most)
+}
+
+/// What pointwise convolutions of a shape share: voxels of all planes, one after the other.
+struct Points<'a> {
+    sources: [Option<Source<'a>>; 2],
+    plane: usize,
+    channels: usize,
+    weights: Weights<'a>,
+    bias: &'a [f32],
+}
+
+impl<'a> Points<'a> {
+    fn new(shape: &ConvShape, inputs: &[Slab<'a>; 5]) -> (Self, Option<Source<'a>>) {
+        let [a, b, a_norm, b_norm, weight] = *inputs;
+        let g = shape.geometry(&[a, a, b, b, a_norm, b_norm, weight]);
+        // a plane is one row
+        let flat = |source: Source<'a>| Source { extent: Extent::new(source.extent.d, 1, shape.plane_voxels()), ..source };
+        let points = Self {
+            sources: g.sources.map(|source| source.map(flat)),
+            plane: shape.input.plane() as usize,
+            channels: g.channels,
+            weights: g.weights,
+            bias: g.bias,
+        };
+        (points, g.added)
+    }
+
+    /// Sums of `count` voxels from voxel `at` of plane `z` on.
+    #[inline(always)]
+    fn sums<I: Isa, S: Sink>(&self, z: usize, at: usize, count: usize, room: &mut [f32], sink: &mut S) {
+        let run = [Run { at: 0, row: 0, len: self.channels }];
+        if let [Some(source), None] = &self.sources
+            && source.is_plain()
+        {
+            let begin = ((z - source.window.first as usize) * self.plane + at) * source.stride;
+            let begins: Vec<usize> = (0..count).map(|v| v * source.stride).collect();
+            let panel = &source.slabs[0].floats()[begin..];
+            multiply::<I>(Rows { panel, begins: &begins, runs: &run }, self.weights, self.bias, sink);
+            return;
+        }
+        let (panel, room) = room.split_at_mut(count * self.channels);
+        let mut done = 0;
+        while done < count {
+            let (z, x) = (z + (at + done) / self.plane, (at + done) % self.plane);
+            let end = (x + count - done).min(self.plane);
+            let own = &mut panel[done * self.channels..][..(end - x) * self.channels];
+            let mut lane = 0;
+            for source in self.sources.iter().flatten() {
+                source.row::<I>([z, 0], x..end, room, own, self.channels, lane);
+                lane += source.channels;
+            }
+            done += end - x;
+        }
+        let begins: Vec<usize> = (0..count).map(|v| v * self.channels).collect();
+        multiply::<I>(Rows { panel, begins: &begins, runs: &run }, self.weights, self.bias, sink);
+    }
+}
+
+impl ConvShape {
+    #[expect(clippy::cast_possible_truncation, reason = "the planner refuses planes above u32")]
+    fn plane_voxels(&self) -> u32 {
+        self.input.plane() as u32
+    }
+
+    /// Numbers of scratch of a pointwise convolution by chunks of so many voxels.
+    fn points_scratch(&self, chunk: usize) -> usize {
+        let wide =
+            if self.elem == Elem::F16 { chunk * self.in_channels[0].max(self.in_channels[1]).next_multiple_of(4) as usize } else { 0 };
+        chunk * self.host_channels() + wide
+    }
+
+    fn most_points(&self) -> usize {
+        let most = (PANEL / self.host_channels().max(1) / 12).max(1) * 12;
+        most.min((self.input.voxels() as usize).next_multiple_of(12))
+    }
+}
+
+struct PointTask<'a, 'g> {
+    points: &'g Points<'a>,
+    shape: &'g ConvShape,
+    added: Option<Source<'g>>,
+    /// Number of the first voxel among those of the target.
+    at: usize,
+    out: SlabMut<'g>,
+    room: &'g mut [f32],
+}
+
+impl Work for PointTask<'_, '_> {
+    #[inline(always)]
+    fn run<I: Isa>(mut self) {
+        let stride = self.shape.map().blocks() as usize * 4;
+        let (plane, mut done, count) = (self.points.plane, 0, self.out.len() / stride);
+        while done < count {
+            let at = self.at + done;
+            let z = self.shape.target.begin as usize + at / plane;
+            // the scale of what is added is that of one plane
+            let most = if self.added.is_some() { plane - at % plane } else { usize::MAX };
+            let n = (count - done).min(most);
+            let added = self.added.map(|source| {
+                let own = Source { norm: source.load.table(source.norm, source.norm_window, z, stride), ..source };
+                (own, ((z - source.window.first as usize) * plane + at % plane) * stride - done * stride)
+            });
+            let (out, activation) = (&mut self.out, self.shape.activation);
+            let mut store = Store { out, stride, activation, added, columns: n, step: 0, begin: done * stride };
+            self.points.sums::<I, _>(z, at % plane, n, self.room, &mut store);
+            done += n;
+        }
+    }
+}
+
+impl HostHalf for Conv3dPointwise {
+    fn scratch(&self) -> u64 {
+        self.0.points_scratch(self.0.most_points()) as u64
+    }
+
+    fn arrange(&self, weights: &[f32]) -> Option<Vec<f32>> {
+        Some(arrange(weights, self.0.in_channels, self.0.out_channels, 1))
+    }
+
+    fn run(&self, inputs: &[Slab<'_>], output: SlabMut<'_>, scratch: &Scratch) {
+        let s = &self.0;
+        let Some(inputs) = inputs.first_chunk() else { return };
+        let (points, added) = Points::new(s, inputs);
+        let stride = s.map().blocks() as usize * 4;
+        let out = output.planes_of(&s.target, points.plane * stride);
+        let chunk = chunk(out.len() / stride, points.channels);
+        let tasks = out.parts(chunk * stride).into_iter().enumerate().collect();
+        each(tasks, s.cost().flops, scratch, |(i, out), room| {
+            isa::run(PointTask { points: &points, shape: s, added, at: i * chunk, out, room });
+        });
+    }
+}
+
+/// Voxels of a task of the head: logits of as many are held.
+const HEAD_VOXELS: usize = 240;
+
+/// Sums are logits, kept for a few voxels.
+struct Logits<'a> {
+    values: &'a mut [f32],
+    stride: usize,
+    activation: Activation,
+}
+
+impl Sink for Logits<'_> {
+    #[inline(always)]
+    fn store<I: Isa>(&mut self, at: usize, first: usize, sums: &[f32]) {
+        let logits = &mut self.values[at * self.stride + first..][..sums.len()];
+        logits.copy_from_slice(sums);
+        activate::<I>(self.activation, logits);
+    }
+}
+
+struct HeadTask<'a, 'g> {
+    points: &'g Points<'a>,
+    shape: &'g ConvShape,
+    z: usize,
+    /// First voxel in the plane, and how many.
+    voxels: [usize; 2],
+    out: &'g mut [u32],
+    room: &'g mut [f32],
+}
+
+impl Work for HeadTask<'_, '_> {
+    #[inline(always)]
+    fn run<I: Isa>(self) {
+        let (classes, lanes) = (self.shape.out_channels, labels_per_word(self.shape.out_channels));
+        let (stride, [at, count]) = (self.points.weights.columns, self.voxels);
+        let (values, room) = self.room.split_at_mut(HEAD_VOXELS * stride);
+        let mut logits = Logits { values, stride, activation: self.shape.activation };
+        self.points.sums::<I, _>(self.z, at, count, room, &mut logits);
+        self.out.fill(0);
+        for (v, x) in (0u32..).zip(values.chunks_exact(stride).take(count)) {
+            let mut best = 0;
+            for c in 1..classes {
+                if x[c as usize] > x[best as usize] {
+                    best = c;
+                }
+            }
+            self.out[(v / lanes) as usize] |= best << (v % lanes * (32 / lanes));
+        }
+    }
+}
+
+impl HostHalf for HeadArgmax {
+    fn scratch(&self) -> u64 {
+        let logits = HEAD_VOXELS * self.0.out_channels.next_multiple_of(OUT_BLOCK) as usize;
+        (logits + self.0.points_scratch(HEAD_VOXELS)) as u64
+    }
+
+    fn arrange(&self, weights: &[f32]) -> Option<Vec<f32>> {
+        Some(arrange(weights, self.0.in_channels, self.0.out_channels, 1))
+    }
+
+    fn run(&self, inputs: &[Slab<'_>], output: SlabMut<'_>, scratch: &Scratch) {
+        let s = &self.0;
+        let Some(inputs) = inputs.first_chunk() else { return };
+        let (points, _) = Points::new(s, inputs);
+        let words = plane_words(s.input, s.out_channels) as usize;
+        let lanes = labels_per_word(s.out_channels) as usize;
+        let planes = output.planes_of(&s.target, words).words();
+        let mut tasks = Vec::new();
+        for (i, plane) in planes.chunks_mut(words).enumerate() {
+            let z = s.target.begin as usize + i;
+            for (j, out) in plane.chunks_mut(HEAD_VOXELS / lanes).enumerate() {
+                let at = j * HEAD_VOXELS;
+                tasks.push((z, [at, HEAD_VOXELS.min(points.plane - at)], out));
+            }
+        }
+        each(tasks, s.cost().flops, scratch, |(z, voxels, out), room| {
+            isa::run(HeadTask { points: &points, shape: s, z, voxels, out, room });
+        });
+    }
+}
+
+/// What a kernel with one map and no second reads.
+pub(super) fn one_source<'a>(
+    slabs: [Slab<'a>; 2],
+    extent: Extent,
+    channels: u32,
+    (load, norm): (Load, Slab<'a>),
+    windows: [Window; 2],
+    elem: Elem,
+) -> Source<'a> {
+    Source {
+        slabs,
+        window: windows[0],
+        extent,
+        through: None,
+        channels: channels as usize,
+        stride: channels.next_multiple_of(4) as usize,
+        load,
+        norm: norm.floats(),
+        norm_window: windows[1],
+        elem,
+    }
+}
