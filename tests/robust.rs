@@ -127,7 +127,8 @@ fn a_dropped_run_does_no_harm() {
         // as few bytes as possible: slabs wait on the host
         let smallest = open(&model, engine, SMALL, &logits()).plan().report().smallest_budget;
         let mut session = open(&model, engine, SMALL, &logits().with_budget(smallest));
-        assert!(session.plan().report().spilled_bytes > 0);
+        // the host has nowhere to spill to
+        assert_eq!(session.plan().report().spilled_bytes > 0, engine.is_some());
         let expected = run(&mut session, &data);
         assert!(run(&mut open(&model, engine, SMALL, &logits()), &data) == expected, "other bits within the smallest budget");
         for polls in [0, 1, 2, 3, 4, 5, 8, 13, 21, 34, 55, 89] {
