@@ -184,7 +184,7 @@ fn folders_that_are_none_are_refused() {
     refused(&model, &["--fold", "3"], 4, "fold_3 has no checkpoint_final.pth or checkpoint_final.safetensors");
     fs::create_dir(model.join("fold_3")).expect("a folder");
     fs::write(model.join("fold_3/checkpoint_final.safetensors"), "weights").expect("written");
-    refused(&model, &["--fold", "3"], 4, "not a safetensors file");
+    refused(&model, &["--fold", "3"], 4, "checkpoint_final.safetensors is not a model file");
     refused(&model, &[], 2, "has the folds 0, 3");
     fs::rename(model.join("fold_3/checkpoint_final.safetensors"), model.join("fold_3/checkpoint_final.pth")).expect("renamed");
     refused(&model, &["--fold", "3"], 4, "checkpoint_final.pth is not a model file");

@@ -48,6 +48,22 @@ impl Bundle {
         Ok(Self { path, config, metadata })
     }
 
+    /// The bundle whose `models` folder a file of weights lies in, if there is one.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn of_weights(file: &Path) -> Result<Option<Self>, LoadError> {
+        let absolute = std::path::absolute(file).map_err(|e| LoadError::io(format!("cannot read {}", file.display()), e))?;
+        // the folder is the one that the file was told in, before that which a link leads to
+        let places = [Some(absolute), file.canonicalize().ok()];
+        let bundle = |file: PathBuf| {
+            let models = file.parent().filter(|folder| folder.ends_with("models"))?;
+            let path = models.parent()?;
+            CONFIGS.iter().any(|name| path.join("configs").join(name).is_file()).then(|| path.to_owned())
+        };
+        places.into_iter().flatten().find_map(bundle).map(Self::open).transpose()
+    }
+
     /// What its configs say as the JSON of a card; config keys that the tensors tell may be left out.
     ///
     /// # Errors

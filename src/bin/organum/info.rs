@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args;
 use crate::fail::Failure;
-use crate::nnunet::Networks;
+use crate::nnunet;
 use crate::output::{say, say_json};
 
 /// `organum plan`.
@@ -17,7 +17,7 @@ pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
             .map_err(|e| Failure { code: 4, message: format!("cannot read {}: {e}", a.model.display()) })?;
         organum::model::architecture(&text)?
     } else {
-        let model = Networks::open(&a.model, None)?.first;
+        let model = nnunet::network(&a.model)?;
         (model.card().clone(), model.graph().clone())
     };
     let caps = match a.caps.as_str() {
@@ -150,7 +150,7 @@ fn unrecognised(checkpoint: &Checkpoint, found: Value, why: &str, json: bool) ->
 /// `organum inspect`.
 pub(crate) fn inspect(a: &args::Inspect) -> Result<(), Failure> {
     if a.model.is_dir() {
-        let model = Networks::open(&a.model, None)?.first;
+        let model = nnunet::network(&a.model)?;
         let tensors = model.weights().list().len();
         let found = json!({"format": "folder", "wrapper": [], "prefix": "", "tensors": tensors, "card": true});
         return recognised(&model, found, a.json);

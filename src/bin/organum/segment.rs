@@ -14,7 +14,7 @@ use crate::args;
 use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
 use crate::monai;
-use crate::nnunet::{self, Networks};
+use crate::nnunet;
 use crate::output::{Warnings, need_folder, say, say_json};
 
 /// What to write besides the label map.
@@ -231,7 +231,10 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     for path in [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()].into_iter().flatten() {
         need_folder(path)?;
     }
-    let mut networks = Networks::open(&a.model, a.fold.as_deref())?;
+    let mut networks = nnunet::open(&a.model, a.fold.as_deref())?;
+    if !a.raw {
+        networks.check_input()?;
+    }
     let model = &networks.first;
     let inputs = channel_files(&a.input, model.card().in_channels());
     for path in [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()].into_iter().flatten() {

@@ -55,8 +55,9 @@ pub struct Checkpoint {
     told: Map<String, Value>,
 }
 
-/// Keys beside the tensors that are read: nnU-Net's.
-const TOLD: [&str; 2] = ["init_args", "inference_allowed_mirroring_axes"];
+/// Keys beside the tensors that are read: nnU-Net's. Of a safetensors file they are keys of its
+/// metadata, and `configuration` is one of them instead of a part of the first.
+const TOLD: [&str; 3] = ["init_args", "inference_allowed_mirroring_axes", "trainer_name"];
 
 fn format_error(message: impl Into<String>) -> LoadError {
     LoadError::new(LoadErrorKind::Format, message)
@@ -96,7 +97,12 @@ impl Checkpoint {
             ));
         }
         let weights = Weights::of_safetensors(bytes)?;
-        Ok(Self { weights, format: CheckpointFormat::Safetensors, wrapper: Vec::new(), prefix: String::new(), told: Map::new() })
+        let json = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| text.into());
+        let mut told = Map::new();
+        told.extend(weights.said("configuration").map(|name| (TOLD[0].to_owned(), json!({ "configuration": name }))));
+        told.extend(weights.said(TOLD[1]).map(|axes| (TOLD[1].to_owned(), json(axes))));
+        told.extend(weights.said(TOLD[2]).map(|name| (TOLD[2].to_owned(), name.into())));
+        Ok(Self { weights, format: CheckpointFormat::Safetensors, wrapper: Vec::new(), prefix: String::new(), told })
     }
 
     fn of_archive(bytes: Bytes) -> Result<Self, LoadError> {
@@ -129,7 +135,7 @@ impl Checkpoint {
             };
             format_error(format!("{e}{hint}"))
         })?;
-        let beside = |key: &str| Some((key.to_owned(), pickle.json(pickle.get(pickle.root, key)?, 3)));
+        let beside = |key: &str| Some((key.to_owned(), plain::value(&pickle, pickle.get(pickle.root, key)?).unwrap_or_default()));
         let told = TOLD.into_iter().filter_map(beside).collect();
         let (mut names, tensors): (Vec<String>, Vec<tensor::Found>) = found.tensors.into_iter().unzip();
         let prefix = state::plain(&mut names);
@@ -156,7 +162,8 @@ impl Checkpoint {
         Ok(Self { weights: Weights::of_tensors(bytes, stored), format, wrapper: found.wrapper, prefix, told })
     }
 
-    /// What nnU-Net saved beside the tensors under a key of the outermost dict: `init_args`, `inference_allowed_mirroring_axes`.
+    /// What nnU-Net saved beside the tensors under a key of the outermost dict: `init_args`,
+    /// `inference_allowed_mirroring_axes`, `trainer_name`.
     pub(crate) fn told(&self, key: &str) -> Option<&Value> {
         self.told.get(key)
     }
