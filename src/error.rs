@@ -99,6 +99,8 @@ error_type! {
         Undetermined,
         /// Tensors are missing, extra, mis-shaped or of an unsupported type; the message lists them.
         Tensors,
+        /// A tensor that the network uses holds NaN or infinite values; the message names it.
+        NonFinite,
     }
 }
 
@@ -170,7 +172,8 @@ error_type! {
     RunErrorKind {
         /// The input does not have the planned shape.
         InputMismatch,
-        /// The input holds a value that is not finite.
+        /// The input holds a value that is not finite, or the network makes one of a finite input; then
+        /// [`RunError::node`] is the output that holds it.
         NonFinite,
         /// [`crate::Cancel`] was raised; the session can run again.
         Cancelled,

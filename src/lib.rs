@@ -60,7 +60,7 @@ pub use engine::Engine;
 pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanError, PlanErrorKind, RunError, RunErrorKind};
 pub use fitting::{FitError, smaller_budget};
 pub use model::{Card, Model};
-pub use networks::{Carried, Networks};
+pub use networks::{Carried, LoadOptions, Networks};
 pub use plan::{Occupancy, OutputMode, Plan, PlanOptions, Report};
 pub use run::{Cancel, Progress, RunOptions};
 pub use session::Session;

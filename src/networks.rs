@@ -19,6 +19,33 @@ pub struct Networks {
     warnings: Vec<Warning>,
     /// The file, if the model is one.
     file: Option<PathBuf>,
+    allow_non_finite: bool,
+}
+
+/// How [`Networks`] are opened.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// The only fold to take of an nnU-Net folder: a number, or `all`.
+    pub fold: Option<String>,
+    /// Whether weights may be NaN or infinite.
+    pub allow_non_finite: bool,
+}
+
+impl LoadOptions {
+    /// With this fold of an nnU-Net folder alone.
+    #[must_use]
+    pub fn with_fold(mut self, fold: impl Into<String>) -> Self {
+        self.fold = Some(fold.into());
+        self
+    }
+
+    /// With NaN and infinite weights taken as they are.
+    #[must_use]
+    pub fn with_non_finite(mut self) -> Self {
+        self.allow_non_finite = true;
+        self
+    }
 }
 
 /// The pipeline of a checkpoint without a card of organum's.
@@ -57,30 +84,28 @@ impl Networks {
     ///
     /// # Errors
     /// When the model cannot be loaded, or `fold` is told of what has no folds.
-    pub fn open(path: impl AsRef<Path>, fold: Option<&str>) -> Result<Self, LoadError> {
+    pub fn open(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self, LoadError> {
         let path = path.as_ref();
+        let (fold, allowed) = (options.fold.as_deref(), options.allow_non_finite);
         if path.is_dir() && !Bundle::is_one(path) {
             let folder = Folder::open(path)?;
             let folds = fold.map_or_else(|| folder.folds(), |fold| Ok(vec![fold.to_owned()]))?;
-            let first = folder.model(&folds[0])?;
+            let first = folder.model_with(&folds[0], allowed)?;
             let warnings = folder.warnings(&folds[0])?;
-            return Ok(Self { first, folder: Some(folder), folds, warnings, file: None });
+            return Ok(Self { first, folder: Some(folder), folds, warnings, file: None, allow_non_finite: allowed });
         }
         if fold.is_some() {
             let text = format!("{} has no folds; folders of nnU-Net models have", path.display());
             return Err(LoadError::new(LoadErrorKind::NotFound, text));
         }
-        let one = |first, folds, warnings, file: Option<&Path>| Self {
-            first,
-            folder: None,
-            folds,
-            warnings,
-            file: file.map(Path::to_owned),
+        let one = |first, folds, warnings, file: Option<&Path>| {
+            let file = file.map(Path::to_owned);
+            Self { first, folder: None, folds, warnings, file, allow_non_finite: allowed }
         };
         if path.is_dir() {
-            return Ok(one(Bundle::open(path)?.model()?, Vec::new(), Vec::new(), None));
+            return Ok(one(Bundle::open(path)?.model_with(allowed)?, Vec::new(), Vec::new(), None));
         }
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = Checkpoint::open(path)?.allow_non_finite(allowed);
         if checkpoint.card().is_none()
             && let Some(carried) = Carried::of(path)?
         {
@@ -99,7 +124,7 @@ impl Networks {
     /// The networks of the folds behind the first, each loaded as it is asked for, with its fold.
     pub fn others(&self) -> impl Iterator<Item = (&str, Result<Model, LoadError>)> {
         let others = self.folder.iter().flat_map(|folder| self.folds.iter().skip(1).map(move |fold| (folder, fold)));
-        others.map(|(folder, fold)| (fold.as_str(), folder.model(fold)))
+        others.map(|(folder, fold)| (fold.as_str(), folder.model_with(fold, self.allow_non_finite)))
     }
 
     /// What the results lack of the reference implementation's, and what is assumed.

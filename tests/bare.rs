@@ -156,7 +156,11 @@ fn a_folder_counts_before_what_its_checkpoint_carries() {
 fn what_says_nothing_of_the_input_is_refused_unless_it_is_taken_raw() {
     let desk = Desk::new();
     let at = |name: &str| PathBuf::from(desk.path("in", name));
-    refused_but_for_raw(&desk, &text_of(&vectors("checkpoints/network.safetensors")), &["network.safetensors", "axes, spacing_mm, intensity"]);
+    refused_but_for_raw(
+        &desk,
+        &text_of(&vectors("checkpoints/network.safetensors")),
+        &["network.safetensors", "axes, spacing_mm, intensity"],
+    );
     for name in ["wrapped.pth", "nested.pth", "module.pth"] {
         refused_but_for_raw(&desk, &text_of(&vectors("checkpoints").join(name)), &[name]);
         let renamed = copy(&vectors("checkpoints").join(name), &at("renamed.ckpt"));

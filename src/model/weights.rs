@@ -286,6 +286,25 @@ impl Weights {
         ))
     }
 
+    /// Refuses NaN and infinite values in tensors that an output needs, and what f32 does not hold.
+    ///
+    /// # Errors
+    /// Names the tensor, and how many of its values it are.
+    pub(super) fn check_finite(&self, needed: &[(String, Vec<usize>)]) -> Result<(), LoadError> {
+        use rayon::prelude::*;
+        let broken = needed.par_iter().find_map_first(|(name, _)| {
+            let tensor = self.tensor(name).ok()?;
+            let count = tensor.non_finite();
+            (count > 0).then(|| (name, count, tensor.len()))
+        });
+        let Some((name, count, of)) = broken else { return Ok(()) };
+        let text = format!(
+            "{count} of the {of} values of the tensor {name} are NaN or infinite, so that the network's results would be; \
+             take another checkpoint, or say that they are allowed (--allow-non-finite)"
+        );
+        Err(LoadError::new(LoadErrorKind::NonFinite, text))
+    }
+
     /// A tensor's elements in row-major order, as f64.
     ///
     /// # Errors
@@ -318,6 +337,22 @@ impl Tensor<'_> {
     /// Elements.
     pub(super) fn len(&self) -> usize {
         self.data.len() * 8 / self.dtype.bitsize().max(8)
+    }
+
+    /// How many elements are NaN, infinite, or beyond the range of f32.
+    fn non_finite(&self) -> usize {
+        // all bits of the exponent are set
+        fn count<const N: usize>(data: &[u8], is: impl Fn([u8; N]) -> bool + Sync) -> usize {
+            data.as_chunks::<N>().0.iter().filter(|&&bytes| is(bytes)).count()
+        }
+        match self.dtype {
+            Dtype::F16 => count(self.data, |b| u16::from_le_bytes(b) & 0x7C00 == 0x7C00),
+            Dtype::BF16 => count(self.data, |b| u16::from_le_bytes(b) & 0x7F80 == 0x7F80),
+            Dtype::F32 => count(self.data, |b| u32::from_le_bytes(b) & 0x7F80_0000 == 0x7F80_0000),
+            #[expect(clippy::cast_possible_truncation, reason = "the range of f32 is what is asked for")]
+            Dtype::F64 => count(self.data, |b| !(f64::from_le_bytes(b) as f32).is_finite()),
+            _ => 0,
+        }
     }
 
     /// Elements of a range in row-major order; none where the range is not the tensor's.

@@ -92,9 +92,14 @@ impl Bundle {
     /// # Errors
     /// As [`Bundle::card`], or when there are no weights or they do not fit the network.
     pub fn model(&self) -> Result<Model, LoadError> {
+        self.model_with(false)
+    }
+
+    /// The same, with NaN and infinite weights if they are allowed.
+    pub(crate) fn model_with(&self, allow_non_finite: bool) -> Result<Model, LoadError> {
         // what cannot run is told before the weights are missed
         let card = self.card()?;
-        Checkpoint::open(self.weights()?)?.into_model(Some(&card))
+        Checkpoint::open(self.weights()?)?.allow_non_finite(allow_non_finite).into_model(Some(&card))
     }
 
     /// The file of the weights: the one that the config loads, else one of the usual names.

@@ -165,7 +165,17 @@ impl Folder {
             name.file_name()?.to_str()?.rsplit("__").next().map(str::to_owned)
         };
         let configuration = checkpoint.configuration.clone().or_else(named).unwrap_or_default();
-        plans::card(plans, dataset, &configuration, &checkpoint.mirror)
+        plans::of_trainer([plans, dataset], &configuration, &checkpoint.mirror, self.trainer(checkpoint).as_deref())
+    }
+
+    /// The trainer of a checkpoint of v2, or else that of the folder's name.
+    fn trainer(&self, checkpoint: &Checkpoint) -> Option<String> {
+        let named = || {
+            let path = self.path.canonicalize().ok()?;
+            let parts: Vec<&str> = path.file_name()?.to_str()?.split("__").collect();
+            (parts.len() == 3).then(|| parts[0].to_owned())
+        };
+        checkpoint.trainer.clone().or_else(named)
     }
 
     /// A fold's model; the file is mapped.
@@ -173,9 +183,14 @@ impl Folder {
     /// # Errors
     /// As [`Folder::card`], or when the weights do not fit the network of the plans.
     pub fn model(&self, fold: &str) -> Result<Model, LoadError> {
+        self.model_with(fold, false)
+    }
+
+    /// The same, with NaN and infinite weights if they are allowed.
+    pub(crate) fn model_with(&self, fold: &str, allow_non_finite: bool) -> Result<Model, LoadError> {
         let card = serde_json::to_string(&self.card(fold)?)
             .map_err(|e| LoadError::new(LoadErrorKind::Card, "the card could not be written").caused_by(e))?;
-        model::Checkpoint::open(self.checkpoint(fold)?)?.into_model(Some(&card))
+        model::Checkpoint::open(self.checkpoint(fold)?)?.allow_non_finite(allow_non_finite).into_model(Some(&card))
     }
 
     /// What nnU-Net would do with a fold's results and is not done here, and what is assumed of its trainer.
@@ -198,6 +213,7 @@ impl Folder {
             }
             Version::Second { plans, dataset } => {
                 let checkpoint = Checkpoint::read(&checkpoint)?;
+                notes.extend(self.trainer(&checkpoint).and_then(|name| plans::note(&name)));
                 notes.extend(self.contradiction([plans, dataset], &checkpoint)?);
             }
         }

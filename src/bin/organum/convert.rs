@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args;
 use crate::fail::Failure;
+use crate::nnunet;
 use crate::output::{Warnings, need_folder, note, say, say_json};
 
 /// A JSON object of a file that an option names.
@@ -48,7 +49,7 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
         if a.fold.is_some() {
             return Err(Failure::usage("--fold: a MONAI bundle has no folds"));
         }
-        return Ok(Bundle::open(&a.source)?.model()?);
+        return nnunet::network(&a.source, a.allow_non_finite);
     }
     let folder = Folder::open(&a.source)?;
     let fold = match &a.fold {
@@ -61,7 +62,7 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
             }
         },
     };
-    let model = folder.model(&fold)?;
+    let model = nnunet::open(&a.source, Some(&fold), a.allow_non_finite)?.first;
     Warnings::new(false).add(&folder.warnings(&fold)?)?;
     Ok(model)
 }
@@ -93,7 +94,7 @@ fn read(a: &args::Convert) -> Result<Model, Failure> {
         return Err(Failure::usage("--fold: the source is no folder"));
     }
     let mut card = given(a)?;
-    let checkpoint = Checkpoint::open(&a.source)?;
+    let checkpoint = Checkpoint::open(&a.source)?.allow_non_finite(a.allow_non_finite);
     if checkpoint.card().is_none() {
         match Carried::of(&a.source) {
             Ok(Some(carried)) => card = over(&carried, card)?,
@@ -119,7 +120,8 @@ pub(crate) fn run(a: &args::Convert) -> Result<(), Failure> {
     write_whole(&a.output, "model.safetensors", |temporary| {
         model.save(temporary)?;
         // what was written is read again before it takes its name
-        Model::load(temporary).map(|_| ()).map_err(std::io::Error::other)
+        let again = Checkpoint::open(temporary).and_then(|c| c.allow_non_finite(a.allow_non_finite).into_model(None));
+        again.map(|_| ()).map_err(std::io::Error::other)
     })
     .map_err(|e| Failure::writing(&e))?;
     let (card, weights) = (model.card(), model.weights());

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use organum::model::Mode;
+use organum::model::{Checkpoint, Mode};
 use organum::monai::Bundle;
 use organum::nnunet::{Average, Case, Pipeline};
 use organum::volume::nifti;
-use organum::{Model, Networks, OutputMode, PlanOptions, Windows};
+use organum::{LoadOptions, Model, Networks, OutputMode, PlanOptions, Windows};
 use serde_json::{Map, json};
 
 use crate::args;
@@ -15,17 +15,22 @@ use crate::fail::Failure;
 use crate::segment::{Segmented, Wanted};
 
 /// The networks that `--model` and `--fold` name.
-pub(crate) fn open(path: &Path, fold: Option<&str>) -> Result<Networks, Failure> {
+pub(crate) fn open(path: &Path, fold: Option<&str>, allow_non_finite: bool) -> Result<Networks, Failure> {
     if fold.is_some() && (!path.is_dir() || Bundle::is_one(path)) {
         return Err(Failure::usage("--fold: a model file or a MONAI bundle has no folds; folders of nnU-Net models have"));
     }
-    Ok(Networks::open(path, fold)?)
+    let mut options = LoadOptions::default();
+    (options.fold, options.allow_non_finite) = (fold.map(str::to_owned), allow_non_finite);
+    Ok(Networks::open(path, &options)?)
 }
 
 /// The network alone: of an nnU-Net folder that of the first fold, of a file what its card or its
 /// tensors tell.
-pub(crate) fn network(path: &Path) -> Result<Model, Failure> {
-    Ok(if path.is_dir() { Networks::open(path, None)?.first } else { Model::load(path)? })
+pub(crate) fn network(path: &Path, allow_non_finite: bool) -> Result<Model, Failure> {
+    if path.is_dir() {
+        return Ok(open(path, None, allow_non_finite)?.first);
+    }
+    Ok(Checkpoint::open(path)?.allow_non_finite(allow_non_finite).into_model(None)?)
 }
 
 /// Segments a scan as nnU-Net does.

@@ -109,7 +109,8 @@ struct Attention {
 
 fn at_once(device: &Device, model: &Model, prepared: Prepared, run: &args::Run, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
     let mut options = PlanOptions::default();
-    if wanted.probabilities.is_some() {
+    // labels of logits that are not finite are told apart on the host alone
+    if wanted.probabilities.is_some() || run.allow_non_finite {
         options = options.with_output(OutputMode::Logits);
     }
     if wanted.attention.is_some() {
@@ -231,7 +232,7 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     for path in [Some(&a.output), a.probabilities.as_ref(), a.overlay.as_ref()].into_iter().flatten() {
         need_folder(path)?;
     }
-    let mut networks = nnunet::open(&a.model, a.fold.as_deref())?;
+    let mut networks = nnunet::open(&a.model, a.fold.as_deref(), a.run.allow_non_finite)?;
     if !a.raw {
         networks.check_input()?;
     }
