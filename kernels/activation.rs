@@ -54,7 +54,14 @@ impl Activation {
     pub fn apply(self, x: f64) -> f64 {
         match self {
             Self::None => x,
-            Self::Relu => x.max(0.0),
+            // as PyTorch's, NaN stays NaN
+            Self::Relu => {
+                if x < 0.0 {
+                    0.0
+                } else {
+                    x
+                }
+            }
             Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Self::LeakyRelu { slope } => x * if x < 0.0 { f64::from(slope) } else { 1.0 },
             Self::Elu { alpha } => {

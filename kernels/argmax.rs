@@ -1,4 +1,5 @@
-//! Label of the highest logit of each voxel, packed to 8 or 16 bits; the first of equal logits wins, as `torch.argmax` on CPU.
+//! Label of the highest logit of each voxel, packed to 8 or 16 bits; the first of equal logits wins, as `torch.argmax` on CPU. Where
+//! a logit is NaN or infinite all bits of the label are set, which is the number of no class: of 65,536 there is none left to tell it by.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -36,7 +37,16 @@ pub struct Params {
 /// Labels of `classes` classes in a u32 word.
 #[must_use]
 pub const fn labels_per_word(classes: u32) -> u32 {
-    if classes <= 256 { 4 } else { 2 }
+    // the last number is that of what is not finite
+    if classes <= 255 { 4 } else { 2 }
+}
+
+/// The label of the highest of a voxel's logits, or all ones where one of them is NaN or infinite.
+pub(super) fn label_of(logits: &[f32], lanes: u32) -> u32 {
+    if logits.iter().any(|x| !x.is_finite()) {
+        return if lanes == 4 { 0xFF } else { 0xFFFF };
+    }
+    (0u32..).zip(logits).fold((0, f32::NEG_INFINITY), |best, (c, &x)| if x > best.1 { (c, x) } else { best }).0
 }
 
 /// u32 words of one plane of labels; the last word is padded.
@@ -106,15 +116,10 @@ impl Kernel for Argmax {
             plane.fill(0);
             let logits = &src[(z - self.windows[0].first as usize) * voxels * channels..];
             for (at, x) in logits.chunks_exact(channels).take(voxels).enumerate() {
-                let mut best = 0;
-                for (c, &value) in x.iter().enumerate().take(self.map.channels as usize) {
-                    if value > x[best] {
-                        best = c;
-                    }
-                }
-                #[expect(clippy::cast_possible_truncation, reason = "classes fit 16 bits")]
+                let label = label_of(&x[..self.map.channels as usize], lanes);
+                #[expect(clippy::cast_possible_truncation, reason = "voxels of a plane fit 32 bits")]
                 {
-                    plane[at / lanes as usize] |= (best as u32) << (at as u32 % lanes * (32 / lanes));
+                    plane[at / lanes as usize] |= label << (at as u32 % lanes * (32 / lanes));
                 }
             }
         });
@@ -140,6 +145,8 @@ impl Kernel for Argmax {
         vec![
             case("odd_plane", Extent::new(3, 5, 7), 3, Elem::F32),
             case("many_classes", Extent::new(2, 3, 5), 300, Elem::F32),
+            case("most_of_8_bits", Extent::new(1, 3, 5), 255, Elem::F32),
+            case("least_of_16_bits", Extent::new(1, 3, 5), 256, Elem::F32),
             case("one_voxel", Extent::new(1, 1, 1), 14, Elem::F32),
             case("odd_plane_f16", Extent::new(3, 5, 7), 14, Elem::F16),
         ]

@@ -1,10 +1,11 @@
 //! The last layer and its labels at once: 1x1x1 convolution of one map or of two concatenated maps, then the label of the
 //! highest logit, packed to 8 or 16 bits. Logits live in registers and are compared in f32 whatever the storage type, so that
-//! with f16 a label may differ from the arg-max of stored logits where rounding makes these equal.
+//! with f16 a label may differ from the arg-max of stored logits where rounding makes these equal. Logits that are not finite are
+//! told as in [`super::argmax`].
 
 use bytemuck::{Pod, Zeroable};
 
-use super::argmax::{labels_per_word, plane_words};
+use super::argmax::{label_of, labels_per_word, plane_words};
 use super::{
     Activation, Binding, BindingSizes, ConvShape, Cost, HostHalf, HostSlice, Kernel, Load, Reach, Scope, Source, Target, Variant, Window,
     workgroup_size,
@@ -115,8 +116,8 @@ impl Kernel for HeadArgmax {
             one.reference(&[a, a, b, b, a_norm, b_norm, weight], &mut logits);
             plane.fill(0);
             for (at, x) in (0u32..).zip(logits.chunks_exact(channels)) {
-                let best = (1..self.0.out_channels).fold(0, |best, c| if x[c as usize] > x[best as usize] { c } else { best });
-                plane[(at / lanes) as usize] |= best << (at % lanes * (32 / lanes));
+                let label = label_of(&x[..self.0.out_channels as usize], lanes);
+                plane[(at / lanes) as usize] |= label << (at % lanes * (32 / lanes));
             }
         });
     }

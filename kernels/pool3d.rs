@@ -131,7 +131,9 @@ impl Kernel for Pool3d {
                     for y in taps(1, voxel / out.w as usize, n_h) {
                         for x in taps(2, voxel % out.w as usize, n_w) {
                             let tap = source[(y * n_w + x) * channels + c];
-                            (highest, sum) = (highest.max(tap), sum + f64::from(tap));
+                            // NaN is above all
+                            let above = tap > highest || tap.is_nan();
+                            (highest, sum) = (if above && !highest.is_nan() { tap } else { highest }, sum + f64::from(tap));
                         }
                     }
                 }

@@ -1,4 +1,5 @@
-// Labels of the highest logit, packed LABELS to a u32 word (4 labels of 8 bits or 2 of 16); the first of equals wins.
+// Labels of the highest logit, packed LABELS to a u32 word (4 labels of 8 bits or 2 of 16); the first of equals wins. All bits of a
+// label are set where a logit is NaN or infinite: told by its bits, as shaders may take floats to be finite.
 // One invocation computes one word: x walks the words of a plane, whose last word is padded with zeros; z the planes.
 // Limits: the source's planes lie in one slab; at most 65,536 classes.
 
@@ -23,16 +24,21 @@ struct Params {
 fn label_of(at: u32) -> u32 {
     var best = wide(src[at]).x;
     var label = 0u;
+    var exponent = 0u;
     for (var b = 0u; b < params.blocks; b++) {
         let x = wide(src[at + b]);
+        let exponents = bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u);
         for (var i = 0u; i < 4u; i++) {
-            if b * 4u + i < params.classes && x[i] > best {
-                best = x[i];
-                label = b * 4u + i;
+            if b * 4u + i < params.classes {
+                exponent = max(exponent, exponents[i]);
+                if x[i] > best {
+                    best = x[i];
+                    label = b * 4u + i;
+                }
             }
         }
     }
-    return label;
+    return select(label, (1u << (32u / LABELS)) - 1u, exponent == 0x7f800000u);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)

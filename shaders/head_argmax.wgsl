@@ -1,5 +1,6 @@
 // The last layer and its labels at once: 1x1x1 convolution of one map or of two concatenated maps, their norms, then the label of the
-// highest logit, packed LABELS to a u32 word (4 labels of 8 bits or 2 of 16); the first of equals wins. Logits are never stored.
+// highest logit, packed LABELS to a u32 word (4 labels of 8 bits or 2 of 16); the first of equals wins. Logits are never stored. All
+// bits of a label are set where a logit is NaN or infinite: told by its bits, as shaders may take floats to be finite.
 // One invocation computes one word: x walks the words of a plane, whose last word is padded with zeros; z the planes.
 // The sums run in the order of conv3d_pointwise, so that f32 labels are those of its logits.
 // Limits: each source's planes lie in one slab; at most 65,536 classes.
@@ -67,6 +68,7 @@ fn head_argmax(@builtin(global_invocation_id) id: vec3<u32>) {
     let eights = (params.classes + 7u) / 8u;
     var best: array<f32, VOXELS>;
     var label: array<u32, VOXELS>;
+    var exponent: array<u32, VOXELS>;
     for (var o = 0u; o < eights; o++) {
         let bias = eights * blocks * 8u + o * 2u;
         var acc: array<array<vec4<f32>, 2>, VOXELS>;
@@ -95,11 +97,15 @@ fn head_argmax(@builtin(global_invocation_id) id: vec3<u32>) {
         for (var v = 0u; v < LABELS; v++) {
             for (var h = 0u; h < 2u; h++) {
                 let logits = activate(acc[v][h]);
+                let exponents = bitcast<vec4<u32>>(logits) & vec4<u32>(0x7f800000u);
                 for (var i = 0u; i < 4u; i++) {
                     let number = o * 8u + h * 4u + i;
-                    if number == 0u || (number < params.classes && logits[i] > best[v]) {
-                        best[v] = logits[i];
-                        label[v] = number;
+                    if number < params.classes {
+                        exponent[v] = max(exponent[v], exponents[i]);
+                        if number == 0u || logits[i] > best[v] {
+                            best[v] = logits[i];
+                            label[v] = number;
+                        }
                     }
                 }
             }
@@ -109,7 +115,8 @@ fn head_argmax(@builtin(global_invocation_id) id: vec3<u32>) {
     var word = 0u;
     for (var v = 0u; v < LABELS; v++) {
         if voxel + v < params.plane {
-            word |= label[v] << (v * (32u / LABELS));
+            let found = select(label[v], (1u << (32u / LABELS)) - 1u, exponent[v] == 0x7f800000u);
+            word |= found << (v * (32u / LABELS));
         }
     }
     dst[(z - params.out_first) * params.words + id.x] = word;

@@ -48,6 +48,7 @@ fn pool3d(@builtin(global_invocation_id) id: vec3<u32>) {
     let ox = id.x / params.blocks;
     let oz = params.out_begin + id.z;
     var acc = vec4<f32>(select(-3.4e38, 0.0, AVERAGE));
+    var bits = vec4<u32>(0u);                 // the greatest of the magnitudes: NaN's are above infinity's
     for (var i = 0u; i < KD; i++) {
         let z = oz * SD + i - PD;             // below zero wraps above the extent
         if z >= params.in_extent.x {
@@ -65,11 +66,15 @@ fn pool3d(@builtin(global_invocation_id) id: vec3<u32>) {
                 }
                 let tap = load_source(z, (y * params.in_extent.z + x) * params.blocks + c);
                 acc = select(max(acc, tap), acc + tap, AVERAGE);
+                bits = max(bits, bitcast<vec4<u32>>(tap) & vec4<u32>(0x7fffffffu));
             }
         }
     }
     if AVERAGE {
         acc /= f32(KD * KH * KW);
+    } else {
+        // max may drop a NaN, which is above all
+        acc = select(acc, bitcast<vec4<f32>>(bits), bits > vec4<u32>(0x7f800000u));
     }
     dst[((oz - params.out_first) * params.out_extent.y + id.y) * row + id.x] = narrow(acc);
 }

@@ -59,7 +59,7 @@ macro_rules! error_type {
 }
 
 /// The most characters of a message; what comes from a file may be of any length.
-const LONGEST: usize = 1000;
+const LONGEST: usize = 2000;
 
 /// A message on one line: control characters escaped, and cut where it is too long.
 pub(crate) fn clip(message: &str) -> String {
@@ -116,6 +116,8 @@ error_type! {
         Undetermined,
         /// Tensors are missing, extra, mis-shaped or of an unsupported type; the message lists them.
         Tensors,
+        /// A tensor that the network uses holds NaN or infinite values; the message names it.
+        NonFinite,
     }
 }
 
@@ -187,7 +189,8 @@ error_type! {
     RunErrorKind {
         /// The input does not have the planned shape.
         InputMismatch,
-        /// The input holds a value that is not finite.
+        /// The input holds a value that is not finite, or the network makes one of a finite input; then
+        /// [`RunError::node`] is the output that holds it.
         NonFinite,
         /// [`crate::Cancel`] was raised; the session can run again.
         Cancelled,

@@ -53,6 +53,7 @@ type Observer<'a> = &'a mut (dyn FnMut(Progress) + Send);
 pub struct RunOptions<'a> {
     progress: Option<Observer<'a>>,
     cancel: Option<Cancel>,
+    allow_non_finite: bool,
 }
 
 impl std::fmt::Debug for RunOptions<'_> {
@@ -72,6 +73,18 @@ impl<'a> RunOptions<'a> {
     /// The handle that stops it.
     pub(crate) fn cancel(&self) -> Cancel {
         self.cancel.clone().unwrap_or_default()
+    }
+
+    /// Takes results that are NaN or infinite as they are; the label of a voxel with such a logit is 0.
+    #[must_use]
+    pub fn with_non_finite(mut self) -> Self {
+        self.allow_non_finite = true;
+        self
+    }
+
+    /// Whether results may be NaN or infinite.
+    pub(crate) fn allows_non_finite(&self) -> bool {
+        self.allow_non_finite
     }
 
     /// Tells the progress.

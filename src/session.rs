@@ -14,7 +14,7 @@ use crate::record::{ConstantSource, Recording, Region};
 use crate::reference::HostMemory;
 use crate::run::{Run, RunOptions};
 use crate::shape::Elem;
-use crate::transfer::{Input, OutputVolume, encode};
+use crate::transfer::{Input, OutputData, OutputVolume, encode};
 
 /// A model and a plan on a device.
 #[derive(Debug)]
@@ -105,11 +105,13 @@ impl Session {
     /// After an error, or when the future was dropped, the device finishes what was submitted and the session can run again.
     ///
     /// # Errors
-    /// When the input does not have the planned shape or is not finite, when cancelled, or when the device fails.
+    /// When the input does not have the planned shape or is not finite, when the network's labels or logits come of values that
+    /// are not (unless [`RunOptions::with_non_finite`]), when cancelled, or when the device fails.
     pub async fn run(&mut self, input: Input<'_>, options: RunOptions<'_>) -> Result<Vec<OutputVolume>, RunError> {
         check_input(&self.plan, &input, self.grey)?;
+        let allowed = options.allows_non_finite();
         let run = Run::new(&self.plan, input, options);
-        match &mut self.memory {
+        let mut outputs = match &mut self.memory {
             Memory::Gpu { memory, pipelines } => {
                 memory.forget();
                 let result = run.on_device(memory, pipelines).await;
@@ -119,7 +121,14 @@ impl Session {
                 result
             }
             Memory::Host(memory) => run.on_host(memory),
+        }?;
+        if let Some(output) = outputs.first_mut() {
+            let broken = output.count_non_finite();
+            if broken > 0 && !allowed {
+                return Err(not_finite(output, broken, self.plan.recording().elem));
+            }
         }
+        Ok(outputs)
     }
 
     /// Moves the network to a crop elsewhere: the centre of the crop less that of the volume in voxels along D, H, W, and the
@@ -172,6 +181,23 @@ impl Session {
 fn host_readers(recording: &Recording) -> HashMap<Region, &Call> {
     let dispatches = recording.dispatches().filter(|(call, _)| recording.threads > 0 && call.host().is_some());
     dispatches.flat_map(|(call, regions)| regions.iter().map(move |region| (*region, call))).collect()
+}
+
+/// What is wrong with an output of which so many values are not finite.
+fn not_finite(output: &OutputVolume, broken: usize, elem: Elem) -> RunError {
+    let hint = match elem {
+        Elem::F16 => "16-bit storage holds no more than 65504: run it with 32 bits (--precision f32)",
+        Elem::F32 => "its weights do not suit this input",
+    };
+    let of = match &output.data {
+        OutputData::Labels(labels) => labels.len(),
+        OutputData::Map(values) => values.len(),
+    };
+    let text = format!(
+        "the network makes NaN or infinite values of a finite input, in {broken} of {of} values of its output; {hint}; \
+         --allow-non-finite takes them"
+    );
+    RunError::new(RunErrorKind::NonFinite, text).at(output.name.clone())
 }
 
 /// A plan made for another device may ask for what this one does not have.

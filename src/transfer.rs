@@ -95,6 +95,20 @@ impl OutputVolume {
         }
     }
 
+    /// How many of its values are NaN or infinite, or of its labels come of such logits; these become 0.
+    pub(crate) fn count_non_finite(&mut self) -> usize {
+        use rayon::prelude::*;
+        const FEWEST: usize = 1 << 16;
+        let classes = self.map.channels;
+        match &mut self.data {
+            OutputData::Labels(labels) => {
+                let broken = labels.par_iter_mut().with_min_len(FEWEST).filter(|label| u32::from(**label) >= classes);
+                broken.map(|label| *label = 0).count()
+            }
+            OutputData::Map(values) => values.par_iter().with_min_len(FEWEST).filter(|value| !value.is_finite()).count(),
+        }
+    }
+
     /// Takes `planes` as the device stores them.
     pub(crate) fn unpack(&mut self, bytes: &[u8], planes: Range<u32>, elem: Elem) {
         let plane = self.map.extent.plane() as usize;

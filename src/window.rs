@@ -208,7 +208,7 @@ impl Windows {
             let text = format!("windows over {} were given {} values over {}", self.image, input.data.len(), input.extent);
             return Err(RunError::new(RunErrorKind::InputMismatch, text));
         }
-        let classes = model.card().classes();
+        let (classes, allowed) = (model.card().classes(), options.allows_non_finite());
         let each = session.plan().report().flops;
         let total = each * self.passes() as u64;
         let mut sums = Sums::new(self, classes as usize, bring);
@@ -228,7 +228,10 @@ impl Windows {
                 let window = Input { channels: input.channels, extent: self.tile, data: &data };
                 let cancel = options.cancel();
                 let mut report = |p: Progress| options.report(Progress { done: before + p.done.min(each), total });
-                let pass = RunOptions::default().with_progress(&mut report).with_cancel(cancel);
+                let mut pass = RunOptions::default().with_progress(&mut report).with_cancel(cancel);
+                if allowed {
+                    pass = pass.with_non_finite();
+                }
                 let output = session.run(window, pass).await?.into_iter().next().map(|o| o.data);
                 let Some(OutputData::Map(mut values)) = output else { return Err(internal("windows need a session with logits")) };
                 if self.scheme == Scheme::NnunetV1 {
@@ -240,7 +243,13 @@ impl Windows {
             mean.par_iter_mut().for_each(|v| *v *= share);
             sums.add(place, &mean);
         }
-        Ok(sums.finish())
+        let finite = sums.settle(self.image.d as i32);
+        if !finite && !allowed {
+            let text = "the results of windows are finite, but their sum is not: 16-bit floats, which nnU-Net sums in, hold no more than \
+                        65504; --allow-non-finite takes it";
+            return Err(RunError::new(RunErrorKind::NonFinite, text).at("windows"));
+        }
+        Ok((sums.labels, sums.maps))
     }
 
     /// Adds the result of a pass to the sum over mirror images, turned back.
@@ -280,21 +289,22 @@ struct Sums<'a> {
     labels: Vec<u16>,
     maps: Option<Vec<f32>>,
     bring: Bring,
+    finite: bool,
 }
 
 impl<'a> Sums<'a> {
     fn new(windows: &'a Windows, classes: usize, bring: Bring) -> Self {
         let voxels = windows.image.voxels() as usize;
         let maps = (bring != Bring::Labels).then(|| vec![0.0; voxels * classes]);
-        Self { windows, classes, first: 0, planes: VecDeque::new(), labels: Vec::with_capacity(voxels), maps, bring }
+        Self { windows, classes, first: 0, planes: VecDeque::new(), labels: Vec::with_capacity(voxels), maps, bring, finite: true }
     }
 
     fn plane(&self) -> usize {
         self.windows.image.plane() as usize
     }
 
-    /// No window reaches planes before `begin` any more.
-    fn settle(&mut self, begin: i32) {
+    /// No window reaches planes before `begin` any more. Whether all that is settled so far is finite.
+    fn settle(&mut self, begin: i32) -> bool {
         let plane = self.plane();
         while self.first < usize::try_from(begin).unwrap_or(0) {
             let Some((mut values, weights)) = self.planes.pop_front() else { break };
@@ -302,6 +312,7 @@ impl<'a> Sums<'a> {
             for class in values.chunks_exact_mut(plane) {
                 class.par_iter_mut().zip(&weights).for_each(|(v, &w)| *v = rounded(*v / w, half));
             }
+            self.finite &= values.par_iter().with_min_len(1 << 16).all(|v| v.is_finite());
             self.labels.extend(argmax(&values, self.classes as u32));
             if let Some(maps) = &mut self.maps {
                 if self.bring == Bring::Probabilities && self.windows.scheme != Scheme::NnunetV1 {
@@ -314,6 +325,7 @@ impl<'a> Sums<'a> {
             }
             self.first += 1;
         }
+        self.finite
     }
 
     /// Adds the result of a window, `[C][D][H][W]`.
@@ -347,11 +359,6 @@ impl<'a> Sums<'a> {
                 }
             }
         });
-    }
-
-    fn finish(mut self) -> (Vec<u16>, Option<Vec<f32>>) {
-        self.settle(self.windows.image.d as i32);
-        (self.labels, self.maps)
     }
 }
 

@@ -25,7 +25,7 @@ const CASES: [(&str, &[&str]); 25] = [
     ("glam_nnformer_d", &["crop"]),
     ("fine", &["crop", "volume_grid", "max_extent"]),
     ("fine_depth3", &["crop", "volume_grid", "max_extent"]),
-    ("unetr", &["image", "heads"]),
+    ("unetr", &["image", "heads", "norm"]),
     ("cotr", &["heads", "points"]),
     ("swin_unet", &[]),
     ("glam_swin_unet", &["image"]),
@@ -35,7 +35,7 @@ const CASES: [(&str, &[&str]); 25] = [
     ("unet2d_bilinear", &[]),
     ("attention_unet2d", &[]),
     ("attention_unet_3d", &["strides"]),
-    ("vnet_monai", &[]),
+    ("vnet_monai", &["activation"]),
     ("vnet_mattmacy", &[]),
 ];
 

@@ -129,8 +129,8 @@ fn infer_reads_arrays_of_both_kinds_and_writes_the_logits() {
     let tensors = desk.file("x.safetensors", &safetensors::serialize([("input", view)], None).expect("it is serialised"));
 
     let model = Model::load(MODEL).expect("the bundled model loads");
-    let plan =
-        Plan::new(&model, extent, &DeviceCaps::reference(), &PlanOptions::default().with_output(OutputMode::Logits)).expect("there is a plan");
+    let plan = Plan::new(&model, extent, &DeviceCaps::reference(), &PlanOptions::default().with_output(OutputMode::Logits))
+        .expect("there is a plan");
     let mut session = Session::on_host(&model, plan).expect("the session is made");
     let outputs = session.run_blocking(Input { channels: 1, extent, data: &values }, RunOptions::default()).expect("it runs");
     let OutputData::Map(expected) = &outputs[0].data else { panic!("asked for logits") };

@@ -153,7 +153,7 @@ fn what_has_no_slices_is_refused() {
     let desk = Desk::new();
     let scan = desk.crop("scan.nii.gz");
     let fails = |code: i32, words: &[&str], model: &str| {
-        let args = ["segment", &scan, "--model", model, "--output", &desk.out("no.nii"), "--mode", "slices", "--device", "cpu"];
+        let args = ["segment", &scan, "--model", model, "--output", &desk.out("no.nii"), "--mode", "slices", "--device", "cpu", "--raw"];
         desk.fails(code, words, &args);
     };
     fails(2, &["--mode slices", "3D"], MODEL);
@@ -183,7 +183,7 @@ fn what_has_no_slices_is_refused() {
     // windows are still to be had
     let swin = json!({"image": 16, "embed_dim": 8, "depths": [2, 2], "heads": [1, 2], "window": 2, "classes": 2});
     let model = made("swin_unet", swin, json!({}));
-    let args = ["segment", &scan, "--model", &model, "--output", &desk.out("labels.nii"), "--mode", "window", "--device", "cpu"];
+    let args = ["segment", &scan, "--model", &model, "--output", &desk.out("labels.nii"), "--mode", "window", "--device", "cpu", "--raw"];
     assert!(done_json(&args)["windows"]["count"].as_u64() > Some(1));
 }
 
@@ -202,7 +202,7 @@ fn planes_that_pooling_would_leave_nothing_of_are_padded() {
     nifti::write_maps(&scan, &header, &part).expect("it is written");
     let (labels, x, y) = (desk.out("labels.nii.gz"), desk.path("in", "x.npy"), desk.path("in", "y.npy"));
     for device in devices() {
-        let args = ["segment", &scan, "--model", &model, "--output", &labels];
+        let args = ["segment", &scan, "--model", &model, "--output", &labels, "--raw"];
         let report = done_json(&[args.as_slice(), &device].concat());
         assert_eq!(report["plan"]["extent"], json!([5, 20, 16]));
         let written = nifti::read_labels(&labels).expect("the labels are read").1;
@@ -225,6 +225,6 @@ fn planes_that_pooling_would_leave_nothing_of_are_padded() {
     let one = organum::Extent::new(1, 1, 1);
     header.dim = [3, 1, 1, 1, 1, 1, 1, 1];
     nifti::write_maps(&scan, &header, &resample::crop(&part, one, one).expect("a voxel")).expect("it is written");
-    let report = done_json(&["segment", &scan, "--model", &model, "--output", &labels, "--device", "cpu"]);
+    let report = done_json(&["segment", &scan, "--model", &model, "--output", &labels, "--device", "cpu", "--raw"]);
     assert_eq!(report["plan"]["extent"], json!([1, 16, 16]));
 }

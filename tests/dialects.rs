@@ -5,18 +5,20 @@
 mod support;
 
 use organum::model::Checkpoint;
-use organum::{DeviceCaps, Elem, Extent, Input, Model, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
+use organum::{DeviceCaps, Elem, Extent, Input, LoadErrorKind, Model, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
 use safetensors::SafeTensors;
 use support::{engine, relative_error};
 
 /// And what is given of their config.
-const CASES: [(&str, &str); 6] = [
-    ("dynunet", ""),
-    ("dynunet_residual", ""),
-    ("dynunet_2d", ""),
-    ("unet", r#""strides":[[2,2],[1,2]],"activation":"leaky_relu""#),
+const CASES: [(&str, &str); 8] = [
+    ("dynunet", r#""norm":"instance","activation":"leaky_relu""#),
+    ("dynunet_residual", r#""norm":"instance_plain","activation":"leaky_relu""#),
+    ("dynunet_2d", r#""activation":"leaky_relu""#),
+    ("unet", r#""strides":[[2,2],[1,2]],"norm":"instance","activation":"leaky_relu""#),
     ("unet_residual", r#""strides":[[1,2,2],[1,1,1],[2,2,2]]"#),
-    ("unet_one_unit", r#""strides":[[2,2,2]]"#),
+    ("unet_one_unit", r#""strides":[[2,2,2]],"norm":"instance_plain""#),
+    ("unet_adn", r#""strides":[[2,2]]"#),
+    ("unet_bare", r#""strides":[[2,2]],"norm":null,"activation":null"#),
 ];
 
 struct Case {
@@ -77,6 +79,53 @@ fn they_compute_the_same() {
         assert!(half <= 5e-3, "{name} with f16 storage: relative error {half:e}");
         assert!(device <= 1e-5, "{name}: relative error {device:e}");
         assert!(run(small) == device, "{name}: other values in {smallest} bytes");
+    }
+}
+
+/// What names, shapes and the order of the tensors leave open is asked for, with what MONAI takes unless it is told.
+#[test]
+fn what_tensors_do_not_tell_is_asked_for() {
+    for (name, keys, default) in [
+        // with group norm its tensors are called and shaped alike, and with any activation
+        ("dynunet", &["norm", "activation"][..], "MONAI's default is \"instance\""),
+        // so it is without norm, and with local response norm
+        ("dynunet_residual", &["norm", "activation"], "\"instance_plain\", where it is instance norm without parameters, or \"none\""),
+        ("dynunet_2d", &["activation"], "\"leaky_relu\", MONAI's default"),
+        ("unet", &["strides", "norm", "activation"], "MONAI's default is \"instance_plain\""),
+        ("unet_residual", &["strides"], ""),
+        ("unet_one_unit", &["strides", "norm"], "MONAI's default is \"instance_plain\""),
+        ("unet_adn", &["strides"], ""),
+        ("unet_bare", &["strides", "norm", "activation"], "\"relu\", \"leaky_relu\" of slope 0.01 or \"none\""),
+    ] {
+        let file = format!("{}/tests/vectors/dialects/{name}.pth", env!("CARGO_MANIFEST_DIR"));
+        let e = Checkpoint::open(&file).and_then(|c| c.infer()).expect_err("it is not told");
+        let list: Vec<String> = keys.iter().map(|key| format!("\"{key}\": ..")).collect();
+        assert_eq!(e.kind(), LoadErrorKind::Undetermined, "{name}: {e}");
+        assert!(e.to_string().ends_with(&format!("{{{}}}", list.join(", "))) && e.to_string().contains(default), "{name}: {e}");
+        // answers that no kernel is there for are refused by name, not taken for others
+        for (key, value) in [("norm", "group"), ("activation", "swish")] {
+            let given = format!(r#"{{"config":{{"strides":[[2,2,2]],"norm":"instance","activation":"leaky_relu","{key}":"{value}"}}}}"#);
+            let refused = Checkpoint::open(&file).and_then(|c| c.into_model(Some(&given))).expect_err("it is not built");
+            let told = format!("{refused} {}", std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default());
+            assert!(told.contains(value), "{name}: {told}");
+        }
+    }
+}
+
+/// The order of norm and activation is that of their tensors in the file, where it keeps one.
+#[test]
+fn what_is_sorted_by_name_has_lost_the_order_of_its_modules() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, order) in [("unet_adn", "ADN"), ("unet_residual", "NDA")] {
+        let case = load(name, CASES.iter().find(|(case, _)| *case == name).expect("it is one").1);
+        assert_eq!(case.model.card().config.get("adn_ordering").and_then(|o| o.as_str()).unwrap_or("NDA"), order);
+        let path = folder.path().join("bare.safetensors");
+        case.model.save(&path).expect("it is written");
+        let bytes = std::fs::read(&path).expect("it is read");
+        let tensors = SafeTensors::deserialize(&bytes).expect("it is one");
+        let bare = safetensors::serialize(tensors.tensors(), None).expect("it can be written");
+        let e = Checkpoint::from_bytes(bare).and_then(|c| c.infer()).expect_err("it is not told");
+        assert!(e.to_string().ends_with("{\"strides\": .., \"adn_ordering\": ..}"), "{e}");
     }
 }
 

@@ -82,6 +82,14 @@ CASES = {
                        {"_target_": "NormalizeIntensityd", "keys": "image"}],
         inferer={"_target_": "SlidingWindowInferer", "roi_size": [32, 32, 32], "overlap": 0.5, "mode": "gaussian"},
         after=[SOFTMAX, invert(False), ARGMAX]),
+    "unet_bare": dict(
+        shape=(16, 20, 12), channels=1, spacing=(1.0, 1.0, 2.0), directions="RAS", names=["background", "a", "b"],
+        network={"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4, 6], "strides": [2],
+                 "num_res_units": 2, "norm": None},
+        extra={},
+        before=LOAD + [RAS, {"_target_": "NormalizeIntensityd", "keys": "image"}],
+        inferer={"_target_": "SimpleInferer"},
+        after=[SOFTMAX, invert(False), ARGMAX]),
 }
 COLUMNS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 
@@ -150,7 +158,7 @@ def make(folder, name):
         data["pred"] = inferer(data["image"][None], net)[0]
     # classes in equal parts, or few voxels would have another than the first
     head = {"unetr": "out.conv.conv.bias", "dynunet": "output_block.conv.conv.bias", "attention_unet": "model.2.conv.bias", "vnet": "out_tr.conv2.bias",
-            "unet": "model.2.1.conv.unit0.conv.bias"}[name]
+            "unet": "model.2.1.conv.unit0.conv.bias", "unet_bare": "model.2.1.conv.unit0.conv.bias"}[name]
     spread = data["pred"].flatten(1)
     state[head] = (net.state_dict()[head] - torch.as_tensor(spread.as_tensor()).median(1).values).half()
     torch.save(state, os.path.join(bundle, "models", "model.pt"))

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use organum::WarningKind;
 use organum::nnunet::{Case, Folder};
 use organum::volume::{Volume, nifti};
 use safetensors::{Dtype, SafeTensors};
@@ -184,7 +185,7 @@ fn folders_that_are_none_are_refused() {
     refused(&model, &["--fold", "3"], 4, "fold_3 has no checkpoint_final.pth or checkpoint_final.safetensors");
     fs::create_dir(model.join("fold_3")).expect("a folder");
     fs::write(model.join("fold_3/checkpoint_final.safetensors"), "weights").expect("written");
-    refused(&model, &["--fold", "3"], 4, "not a safetensors file");
+    refused(&model, &["--fold", "3"], 4, "checkpoint_final.safetensors is not a model file");
     refused(&model, &[], 2, "has the folds 0, 3");
     fs::rename(model.join("fold_3/checkpoint_final.safetensors"), model.join("fold_3/checkpoint_final.pth")).expect("renamed");
     refused(&model, &["--fold", "3"], 4, "checkpoint_final.pth is not a model file");
@@ -223,7 +224,21 @@ fn what_is_not_supported_is_told() {
     told("before 2.4", &|plans, _| conf(plans, "architecture", Value::Null));
     told("arch_kwargs lack strides", &|plans, _| args(plans, "strides", Value::Null));
     told("features_per_stage", &|plans, _| args(plans, "n_stages", json!(9)));
-    told("norm_op", &|plans, _| args(plans, "norm_op", json!("torch.nn.BatchNorm3d")));
+    told("norm_op", &|plans, _| args(plans, "norm_op", json!("torch.nn.GroupNorm")));
+    // batch norm runs; these weights are of another network
+    told("missing decoder.stages.0.convs.0.norm.running_mean", &|plans, _| args(plans, "norm_op", json!("torch.nn.BatchNorm3d")));
+    told("label manager \"OwnManager\"", &|plans, _| plans["label_manager"] = json!("OwnManager"));
+    for key in ["nonlin", "conv_op"] {
+        told(&format!("{key} = null"), &|plans, _| args(plans, key, Value::Null));
+    }
+    told("norm_op_kwargs = {\"affine\":true,\"eps\":null}", &|plans, _| {
+        args(plans, "norm_op_kwargs", json!({"affine": true, "eps": null}))
+    });
+    // None is no norm, no parameters, no bias: the weights have some
+    for key in ["norm_op", "norm_op_kwargs"] {
+        told("extra decoder.encoder.stages.0.0.convs.0.norm.bias", &|plans, _| args(plans, key, Value::Null));
+    }
+    told("extra encoder.stages.0.0.convs.0.conv.bias", &|plans, _| args(plans, "conv_bias", Value::Null));
     told("squeeze_excitation", &|plans, _| args(plans, "squeeze_excitation", json!(true)));
     told("normalisation", &|plans, _| conf(plans, "normalization_schemes", json!(["OwnNormalization"])));
     told("normalise 2 channels", &|plans, _| conf(plans, "normalization_schemes", json!(["NoNormalization", "NoNormalization"])));
@@ -243,6 +258,56 @@ fn what_is_not_supported_is_told() {
     assert!(organum(&["convert", text(&model), "--output", text(&file)]).status.success());
     let told = organum(&["segment", "x.nii", "--model", text(&file), "--fold", "0", "--output", "y.nii"]);
     assert_eq!(told.status.code(), Some(2), "{}", String::from_utf8_lossy(&told.stderr));
+}
+
+/// A folder with the vectors' weights, of a trainer.
+fn trained_by(out: &Path, trainer: Option<&str>) -> PathBuf {
+    let model = changed(out, |_, _| {});
+    let file = model.join("fold_0/checkpoint_final.safetensors");
+    let bytes = fs::read(&file).expect("read");
+    let (_, header) = SafeTensors::read_metadata(&bytes).expect("it is one");
+    let mut said = header.metadata().clone().unwrap_or_default();
+    said.remove("trainer_name");
+    said.extend(trainer.map(|name| ("trainer_name".to_owned(), name.to_owned())));
+    let tensors = SafeTensors::deserialize(&bytes).expect("it is one").tensors();
+    fs::write(&file, safetensors::serialize(tensors, Some(said)).expect("a file")).expect("written");
+    model
+}
+
+#[test]
+fn trainers_are_known_or_told() {
+    let out = tempfile::tempdir().expect("a folder");
+    let file = out.path().join("model.safetensors");
+    for (trainer, words) in [
+        ("nnUNetTrainer", ""),
+        ("nnUNetTrainer_onlyMirror01_DA5", ""),
+        ("nnUNetTrainerDiceTopK10Loss", ""),
+        ("nnUNet_Trainer_BS8", ""),
+        ("nnUNetTrainerMine", "nnUNetTrainerMine is no trainer of nnunetv2 2.8.1: taken to be nnUNetTrainer"),
+        ("nnUNetTrainer_", "nnUNetTrainer_ is no trainer of nnunetv2 2.8.1"),
+        ("OwnTrainer", "OwnTrainer is no trainer of nnunetv2 2.8.1"),
+    ] {
+        let model = trained_by(out.path(), Some(trainer));
+        let run = organum(&["convert", text(&model), "--output", text(&file)]);
+        let told = String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success() && told.contains(words) && told.is_empty() == words.is_empty(), "{trainer}: {told}");
+        let warnings = Folder::open(&model).and_then(|folder| folder.warnings("0")).expect("a folder");
+        assert!(warnings.iter().all(|w| w.kind == WarningKind::Pipeline) && warnings.is_empty() == words.is_empty());
+    }
+    // the trainer of the folder's name, where the checkpoint tells none
+    let folder = trained_by(out.path(), None).with_file_name("TheirTrainer__nnUNetPlans__3d_fullres");
+    fs::rename(out.path().join("model"), &folder).expect("renamed");
+    let run = organum(&["convert", text(&folder), "--output", text(&file)]);
+    let told = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success() && told.contains("TheirTrainer is no trainer"), "{told}");
+    // those that build another network
+    refused(
+        &trained_by(out.path(), Some("nnUNet_Primus_M_Trainer")),
+        &[],
+        4,
+        "nnUNet_Primus_M_Trainer is not supported: its network is Primus",
+    );
+    refused(&trained_by(out.path(), Some("nnUNetTrainerBN")), &[], 4, "missing decoder.stages.0.convs.0.norm.running_mean");
 }
 
 #[test]

@@ -302,7 +302,7 @@ impl ByRows for Pool3d {
                         if self.average {
                             voxel.iter_mut().zip(tap).for_each(|(v, &t)| *v += t);
                         } else {
-                            voxel.iter_mut().zip(tap).for_each(|(v, &t)| *v = if t > *v { t } else { *v });
+                            voxel.iter_mut().zip(tap).for_each(|(v, &t)| *v = if t > *v || t.is_nan() { t } else { *v });
                         }
                     }
                 }

@@ -5,7 +5,7 @@ use super::math::activate;
 use super::product::{Rows, Run, Sink, Weights, multiply, width};
 use super::rows::Source;
 use super::{HostHalf, Scratch, Slab, SlabMut, each, tasks_wanted};
-use crate::kernels::argmax::{labels_per_word, plane_words};
+use crate::kernels::argmax::{label_of, labels_per_word, plane_words};
 use crate::kernels::conv::OUT_BLOCK;
 use crate::kernels::conv3d_direct::Conv3dDirect;
 use crate::kernels::conv3d_general::Conv3dGeneral;
@@ -596,13 +596,8 @@ impl Work for HeadTask<'_, '_> {
         self.points.sums::<I, _>(self.z, at, count, room, &mut logits);
         self.out.fill(0);
         for (v, x) in (0u32..).zip(values.chunks_exact(stride).take(count)) {
-            let mut best = 0;
-            for c in 1..classes {
-                if x[c as usize] > x[best as usize] {
-                    best = c;
-                }
-            }
-            self.out[(v / lanes) as usize] |= best << (v % lanes * (32 / lanes));
+            let label = label_of(&x[..classes as usize], lanes);
+            self.out[(v / lanes) as usize] |= label << (v % lanes * (32 / lanes));
         }
     }
 }

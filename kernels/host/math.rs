@@ -40,7 +40,8 @@ fn gelu<I: Isa>(x: f32) -> f32 {
 pub(super) fn activate<I: Isa>(activation: Activation, values: &mut [f32]) {
     match activation {
         Activation::None => {}
-        Activation::Relu => values.iter_mut().for_each(|v| *v = v.max(0.0)),
+        // as PyTorch's, NaN stays NaN
+        Activation::Relu => values.iter_mut().for_each(|v| *v = if *v < 0.0 { 0.0 } else { *v }),
         Activation::Sigmoid => values.iter_mut().for_each(|v| *v = 1.0 / (1.0 + exp::<I>(-*v))),
         Activation::LeakyRelu { slope } => values.iter_mut().for_each(|v| *v = if *v < 0.0 { slope * *v } else { *v }),
         Activation::Elu { alpha } => values.iter_mut().for_each(|v| {

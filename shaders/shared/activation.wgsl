@@ -16,7 +16,7 @@ fn gelu(x: vec4<f32>) -> vec4<f32> {
 
 fn activate_as(x: vec4<f32>, kind: u32, slope: f32) -> vec4<f32> {
     if kind == 1u {
-        return max(x, vec4<f32>(0.0));
+        return select(x, vec4<f32>(0.0), x < vec4<f32>(0.0));   // max may make 0 of NaN
     }
     if kind == 2u {
         return 1.0 / (1.0 + exp(-x));
@@ -25,7 +25,7 @@ fn activate_as(x: vec4<f32>, kind: u32, slope: f32) -> vec4<f32> {
         return select(slope * x, x, x >= vec4<f32>(0.0));
     }
     if kind == 4u {
-        return select(slope * (exp(min(x, vec4<f32>(0.0))) - 1.0), x, x >= vec4<f32>(0.0));
+        return select(slope * (exp(select(x, vec4<f32>(0.0), x > vec4<f32>(0.0))) - 1.0), x, x >= vec4<f32>(0.0));
     }
     if kind == 5u {
         return gelu(x);

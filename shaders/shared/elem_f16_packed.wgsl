@@ -28,7 +28,8 @@ fn rounded(x: vec4<f32>) -> vec4<f32> {
     let bits = bitcast<vec4<u32>>(x);
     let tie_to_even = (bits >> vec4<u32>(13u)) & vec4<u32>(1u);
     let nearest = (bits + vec4<u32>(0xfffu) + tie_to_even) & vec4<u32>(0xffffe000u);
-    return select(bitcast<vec4<f32>>(nearest), vec4<f32>(0.0), abs(x) < vec4<f32>(0.00006103515625));
+    let kept = select(nearest, bits, (bits & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u));   // rounding may carry NaN to 0
+    return select(bitcast<vec4<f32>>(kept), vec4<f32>(0.0), abs(x) < vec4<f32>(0.00006103515625));
 }
 
 // What is written one component of an Elem4 at a time: PACKED elements, of which `y` is the second.

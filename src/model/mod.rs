@@ -56,7 +56,7 @@ pub use cotr::CotrConfig;
 pub use expects::Expects;
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use layout::Layout;
-pub use monai_unet::{MonaiActivation, MonaiUnetConfig};
+pub use monai_unet::{AdnOrdering, MonaiActivation, MonaiUnetConfig};
 pub use plain_conv_unet::{DecoderKernels, PerStage, PlainConvNorm, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use residual_encoder_unet::ResidualEncoderUnetConfig;
 pub use swin::{GlamSwinUnetConfig, Image, SwinUnetConfig};
@@ -114,10 +114,10 @@ impl Model {
     /// A value that no pass should take away is named by the taps of [`crate::PlanOptions`].
     ///
     /// # Errors
-    /// When the file is damaged, or its tensors are not those of [`Graph::parameters`].
+    /// When the file is damaged, or its tensors are not those of [`Graph::parameters`] or not finite.
     pub fn from_graph(graph: Graph, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, LoadError> {
         let built = Built::new(graph, [1; 3]);
-        Self::of(Card::parse(GRAPH_CARD)?, built, Weights::of_safetensors(weights::Bytes::Held(bytes.into()))?)
+        Self::of(Card::parse(GRAPH_CARD)?, built, Weights::of_safetensors(weights::Bytes::Held(bytes.into()))?)?.finite()
     }
 
     /// The same with reproducible random weights.
@@ -185,7 +185,12 @@ impl Model {
     fn from_card(mut card: Card, mut weights: Weights) -> Result<Self, LoadError> {
         let built = card.build()?;
         weights.drop_repeated(built.tolerance.canonical);
-        Self::of(card, built, weights)
+        let crop = built.crop;
+        let model = Self::of(card, built, weights)?;
+        if let Some(crop) = crop {
+            swin::check_masks(&model.raw, crop.into(), &model.weights)?;
+        }
+        Ok(model)
     }
 
     fn of(card: Card, built: Built, weights: Weights) -> Result<Self, LoadError> {
@@ -193,6 +198,12 @@ impl Model {
         let (graph, applied) = pass::optimise(&raw, &[]);
         weights.check(&graph.parameters(), &raw.parameters(), &tolerance)?;
         Ok(Self { card, raw, graph, applied, weights, tolerance })
+    }
+
+    /// The model, if all values of the tensors that it uses are finite.
+    fn finite(self) -> Result<Self, LoadError> {
+        self.weights.check_finite(&self.graph.parameters())?;
+        Ok(self)
     }
 
     /// Writes a model file: the tensors as they are, under the reference implementation's names, and the card.

@@ -3,11 +3,11 @@
 //! Source: Kerfoot et al., "Left-Ventricle Quantification Using Residual U-Net" (STACOM 2018), as `UNet` of MONAI 1.6.1 computes it;
 //! node names are that module's paths.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::architecture::{Architecture, Built};
 use super::layers::{Layers, MOST_CHANNELS, check_channels, check_dims};
-use super::plain_conv_unet::{MOST, PlainConvNorm, along, multiple, yes};
+use super::plain_conv_unet::{MOST, PlainConvNorm, along, is_default, multiple, yes};
 use crate::graph::{ConvTranspose, NodeId, Op};
 use crate::kernels::Activation;
 
@@ -22,6 +22,27 @@ pub enum MonaiActivation {
     Relu,
     /// Leaky ReLU of slope 0.01.
     LeakyRelu,
+    /// Nothing: null in a config, as Python's `None`.
+    None,
+}
+
+impl MonaiActivation {
+    /// An activation of a config, where null is none at all.
+    fn or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Option::deserialize(from)?.unwrap_or(Self::None))
+    }
+}
+
+/// Which of norm and activation is first; MONAI's dropout between them has no effect here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum AdnOrdering {
+    /// The norm.
+    #[default]
+    #[serde(rename = "NDA", alias = "NA", alias = "NAD", alias = "DNA")]
+    NormFirst,
+    /// The activation.
+    #[serde(rename = "ADN", alias = "AN", alias = "AND", alias = "DAN")]
+    ActivationFirst,
 }
 
 /// Arguments of MONAI's U-Net, as in the card. Extents are multiples of all strides together.
@@ -48,11 +69,14 @@ pub struct MonaiUnetConfig {
     #[serde(default)]
     pub residual_units: u32,
     /// What normalises.
-    #[serde(default = "without_parameters")]
+    #[serde(default = "without_parameters", deserialize_with = "PlainConvNorm::or_none")]
     pub norm: PlainConvNorm,
     /// What follows.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "MonaiActivation::or_none")]
     pub activation: MonaiActivation,
+    /// Which of both is first.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub adn_ordering: AdnOrdering,
     /// Whether convolutions have a bias.
     #[serde(default = "yes")]
     pub bias: bool,
@@ -126,12 +150,26 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// Norm and activation.
     fn normed(&mut self, module: &str, x: NodeId, channels: u32) -> NodeId {
-        let norm = format!("{module}.adn.N");
-        let y = self.config.norm.add(&mut self.l, &norm, x, channels);
+        let (norm, act) = (format!("{module}.adn.N"), format!("{module}.adn.A"));
+        match self.config.adn_ordering {
+            AdnOrdering::NormFirst => {
+                let y = self.config.norm.add(&mut self.l, &norm, x, channels);
+                self.activated(module, act, y)
+            }
+            AdnOrdering::ActivationFirst => {
+                let y = self.activated(&act, act.clone(), x);
+                self.config.norm.add(&mut self.l, &norm, y, channels)
+            }
+        }
+    }
+
+    /// The activation under a node's name, with the slope of `slopes` if it has one.
+    fn activated(&mut self, name: &str, slopes: String, x: NodeId) -> NodeId {
         match self.config.activation {
-            MonaiActivation::Prelu => self.l.graph.add(module, Op::PRelu { module: format!("{module}.adn.A"), channels: 1 }, &[y]),
-            MonaiActivation::Relu => self.l.activation(module, y, Activation::Relu),
-            MonaiActivation::LeakyRelu => self.l.activation(module, y, Activation::LeakyRelu { slope: 0.01 }),
+            MonaiActivation::Prelu => self.l.graph.add(name, Op::PRelu { module: slopes, channels: 1 }, &[x]),
+            MonaiActivation::Relu => self.l.activation(name, x, Activation::Relu),
+            MonaiActivation::LeakyRelu => self.l.activation(name, x, Activation::LeakyRelu { slope: 0.01 }),
+            MonaiActivation::None => x,
         }
     }
 
@@ -213,10 +251,42 @@ mod tests {
             (r#""dims":3"#, r#""dims":3,"up_kernel":33"#, "up_kernel"),
             (r#""dims":3"#, r#""dims":3,"residual_units":33"#, "residual_units"),
             (r#""dims":3"#, r#""dims":3,"norm":"group""#, "group"),
-            (r#""dims":3"#, r#""dims":3,"adn_ordering":"AND""#, "adn_ordering"),
+            (r#""dims":3"#, r#""dims":3,"adn_ordering":"N""#, "unknown variant `N`"),
         ] {
             refused("monai_unet", &config.replacen(from, to, 1), word);
         }
+    }
+
+    #[test]
+    fn null_is_none() {
+        let network = |more: &str| {
+            let card = format!(
+                r#"{{"architecture":"monai_unet","config":{{"dims":3,"in_channels":1,"classes":2,"channels":[4,6],"strides":[[2,2,2]]{more}}}}}"#
+            );
+            let model = Model::random(&card, 1).unwrap_or_else(|e| panic!("{more}: {e}"));
+            (model.whole_graph().nodes().len(), model.card().config["norm"].clone(), model.card().config["activation"].clone())
+        };
+        let (whole, ..) = network("");
+        for (more, norm, activation, fewer) in [
+            (r#","norm":null"#, "none", "prelu", 2),
+            (r#","activation":null"#, "instance_plain", "none", 2),
+            (r#","norm":null,"activation":null"#, "none", "none", 4),
+            (r#","norm":"none""#, "none", "prelu", 2),
+        ] {
+            let (nodes, told, act) = network(more);
+            assert_eq!((nodes, told, act), (whole - fewer, norm.into(), activation.into()), "{more}");
+        }
+    }
+
+    #[test]
+    fn the_activation_may_be_before_the_norm() {
+        let card = r#"{"architecture":"monai_unet","config":{"dims":3,"in_channels":1,"classes":2,"channels":[4,6],
+            "strides":[[2,2,2]],"norm":"batch","activation":"relu","adn_ordering":"AND"}}"#;
+        let model = Model::random(card, 1).expect("it is one");
+        let names: Vec<&str> = model.whole_graph().nodes().iter().map(|node| node.name.as_str()).collect();
+        let at = |name: &str| names.iter().position(|n| *n == name);
+        assert!(at("model.0.adn.A") < at("model.0.adn.N") && at("model.0.adn.A").is_some(), "{names:?}");
+        assert_eq!(model.card().config["adn_ordering"], "ADN");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Methods 18, 2021), as `PlainConvUNet` of MIC-DKFZ dynamic-network-architectures 0.4 builds it; node names are that module's
 //! paths. `Generic_UNet` of nnU-Net v1 and `DynUNet` of MONAI differ in what the last keys of the config say.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::architecture::{Architecture, Built};
 use super::layers::{Layers, MOST_CHANNELS, check_channels, check_dims};
@@ -33,6 +33,8 @@ pub enum PlainConvNorm {
     InstancePlain,
     /// Batch norm with the statistics of training, eps 1e-5.
     Batch,
+    /// Nothing: null in a config, as Python's `None`.
+    None,
 }
 
 impl PlainConvNorm {
@@ -42,7 +44,13 @@ impl PlainConvNorm {
             Self::Instance => l.instance_norm(module, Some(module), x, channels),
             Self::InstancePlain => l.instance_norm(module, None, x, channels),
             Self::Batch => l.batch_norm(module, x, channels),
+            Self::None => x,
         }
+    }
+
+    /// A norm of a config, where null is none at all.
+    pub(super) fn or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Option::deserialize(from)?.unwrap_or(Self::None))
     }
 }
 
@@ -118,7 +126,7 @@ pub struct PlainConvUnetConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoder_convs_per_stage: Option<PerStage>,
     /// What normalises.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "PlainConvNorm::or_none")]
     pub norm: PlainConvNorm,
     /// What follows.
     #[serde(default)]
@@ -150,7 +158,7 @@ fn is_true(b: &bool) -> bool {
     *b
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

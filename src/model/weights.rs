@@ -1,7 +1,7 @@
 //! Tensors of a model file or checkpoint, mapped and read on demand.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
@@ -49,8 +49,8 @@ impl Default for Tolerance {
 pub struct Weights {
     bytes: Bytes,
     tensors: BTreeMap<String, Stored>,
-    /// The card's JSON, if the file holds one.
-    card: Option<String>,
+    /// What a safetensors file says beside its tensors; the card is one of its keys.
+    metadata: HashMap<String, String>,
 }
 
 /// A tensor of a file.
@@ -124,24 +124,29 @@ impl Weights {
         let (header, metadata) = SafeTensors::read_metadata(bytes.get()).map_err(format)?;
         // checks the offsets once, so that tensors can be sliced without parsing the header again
         SafeTensors::deserialize(bytes.get()).map_err(format)?;
-        let card = metadata.metadata().as_ref().and_then(|m| m.get(CARD_KEY)).cloned();
+        let said = metadata.metadata().clone().unwrap_or_default();
         let stored = |info: &TensorInfo| Stored {
             dtype: info.dtype,
             shape: info.shape.clone(),
             data: Place::File(header + 8 + info.data_offsets.0..header + 8 + info.data_offsets.1),
         };
         let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, stored(info))).collect();
-        Ok(Self { bytes, tensors, card })
+        Ok(Self { bytes, tensors, metadata: said })
     }
 
     /// Tensors of a file of another format.
     pub(super) fn of_tensors(bytes: Bytes, tensors: BTreeMap<String, Stored>) -> Self {
-        Self { bytes, tensors, card: None }
+        Self { bytes, tensors, metadata: HashMap::new() }
     }
 
     /// The card's JSON, if the file holds one.
     pub(super) fn card(&self) -> Option<&str> {
-        self.card.as_deref()
+        self.said(CARD_KEY)
+    }
+
+    /// What a safetensors file says under a key of its metadata.
+    pub(super) fn said(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
     }
 
     /// Names and shapes of all tensors, sorted by name.
@@ -184,7 +189,7 @@ impl Weights {
 
     /// Leaves out the card.
     pub(super) fn forget_card(&mut self) {
-        self.card = None;
+        self.metadata.remove(CARD_KEY);
     }
 
     /// A tensor's bytes in row-major order, little-endian.
@@ -205,7 +210,7 @@ impl Weights {
             Ok((name.as_str(), TensorView::new(t.dtype, t.shape.clone(), data).map_err(std::io::Error::other)?))
         });
         let views = views.collect::<std::io::Result<Vec<_>>>()?;
-        let metadata = std::collections::HashMap::from([(CARD_KEY.to_owned(), card.to_owned())]);
+        let metadata = HashMap::from([(CARD_KEY.to_owned(), card.to_owned())]);
         safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| match e {
             safetensors::SafeTensorError::IoError(e) => e,
             other => std::io::Error::other(other),
@@ -263,7 +268,7 @@ impl Weights {
                 Some(_) => {}
             }
         }
-        let shapes: std::collections::HashMap<&str, &Vec<usize>> = all.iter().map(|(name, shape)| (name.as_str(), shape)).collect();
+        let shapes: HashMap<&str, &Vec<usize>> = all.iter().map(|(name, shape)| (name.as_str(), shape)).collect();
         let known = |name: &str, shape: &Vec<usize>| {
             shapes.contains_key(name)
                 || name.ends_with(IGNORED_SUFFIX)
@@ -279,6 +284,25 @@ impl Weights {
             LoadErrorKind::Tensors,
             format!("{} tensors do not fit the architecture: {}", problems.len(), problems.join("; ")),
         ))
+    }
+
+    /// Refuses NaN and infinite values in tensors that an output needs, and what f32 does not hold.
+    ///
+    /// # Errors
+    /// Names the tensor, and how many of its values it are.
+    pub(super) fn check_finite(&self, needed: &[(String, Vec<usize>)]) -> Result<(), LoadError> {
+        use rayon::prelude::*;
+        let broken = needed.par_iter().find_map_first(|(name, _)| {
+            let tensor = self.tensor(name).ok()?;
+            let count = tensor.non_finite();
+            (count > 0).then(|| (name, count, tensor.len()))
+        });
+        let Some((name, count, of)) = broken else { return Ok(()) };
+        let text = format!(
+            "{count} of the {of} values of the tensor {name} are NaN or infinite, so that the network's results would be; \
+             take another checkpoint, or say that they are allowed (--allow-non-finite)"
+        );
+        Err(LoadError::new(LoadErrorKind::NonFinite, text))
     }
 
     /// A tensor's elements in row-major order, as f64.
@@ -313,6 +337,22 @@ impl Tensor<'_> {
     /// Elements.
     pub(super) fn len(&self) -> usize {
         self.data.len() * 8 / self.dtype.bitsize().max(8)
+    }
+
+    /// How many elements are NaN, infinite, or beyond the range of f32.
+    fn non_finite(&self) -> usize {
+        // all bits of the exponent are set
+        fn count<const N: usize>(data: &[u8], is: impl Fn([u8; N]) -> bool + Sync) -> usize {
+            data.as_chunks::<N>().0.iter().filter(|&&bytes| is(bytes)).count()
+        }
+        match self.dtype {
+            Dtype::F16 => count(self.data, |b| u16::from_le_bytes(b) & 0x7C00 == 0x7C00),
+            Dtype::BF16 => count(self.data, |b| u16::from_le_bytes(b) & 0x7F80 == 0x7F80),
+            Dtype::F32 => count(self.data, |b| u32::from_le_bytes(b) & 0x7F80_0000 == 0x7F80_0000),
+            #[expect(clippy::cast_possible_truncation, reason = "the range of f32 is what is asked for")]
+            Dtype::F64 => count(self.data, |b| !(f64::from_le_bytes(b) as f32).is_finite()),
+            _ => 0,
+        }
     }
 
     /// Elements of a range in row-major order; none where the range is not the tensor's.
@@ -363,7 +403,7 @@ pub(super) fn random(card: &str, tensors: &[(String, Vec<usize>)], seed: u64) ->
         .iter()
         .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, (*shape).clone(), bytes).map_err(format)?)))
         .collect::<Result<Vec<_>, LoadError>>()?;
-    let metadata = std::collections::HashMap::from([(CARD_KEY.to_owned(), card.to_owned())]);
+    let metadata = HashMap::from([(CARD_KEY.to_owned(), card.to_owned())]);
     safetensors::serialize(views, Some(metadata)).map_err(format)
 }
 

@@ -48,6 +48,22 @@ impl Bundle {
         Ok(Self { path, config, metadata })
     }
 
+    /// The bundle whose `models` folder a file of weights lies in, if there is one.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn of_weights(file: &Path) -> Result<Option<Self>, LoadError> {
+        let absolute = std::path::absolute(file).map_err(|e| LoadError::io(format!("cannot read {}", file.display()), e))?;
+        // the folder is the one that the file was told in, before that which a link leads to
+        let places = [Some(absolute), file.canonicalize().ok()];
+        let bundle = |file: PathBuf| {
+            let models = file.parent().filter(|folder| folder.ends_with("models"))?;
+            let path = models.parent()?;
+            CONFIGS.iter().any(|name| path.join("configs").join(name).is_file()).then(|| path.to_owned())
+        };
+        places.into_iter().flatten().find_map(bundle).map(Self::open).transpose()
+    }
+
     /// What its configs say as the JSON of a card; config keys that the tensors tell may be left out.
     ///
     /// # Errors
@@ -76,9 +92,14 @@ impl Bundle {
     /// # Errors
     /// As [`Bundle::card`], or when there are no weights or they do not fit the network.
     pub fn model(&self) -> Result<Model, LoadError> {
+        self.model_with(false)
+    }
+
+    /// The same, with NaN and infinite weights if they are allowed.
+    pub(crate) fn model_with(&self, allow_non_finite: bool) -> Result<Model, LoadError> {
         // what cannot run is told before the weights are missed
         let card = self.card()?;
-        Checkpoint::open(self.weights()?)?.into_model(Some(&card))
+        Checkpoint::open(self.weights()?)?.allow_non_finite(allow_non_finite).into_model(Some(&card))
     }
 
     /// The file of the weights: the one that the config loads, else one of the usual names.

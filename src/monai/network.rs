@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::bad;
 use super::transforms::Call;
 use crate::error::{LoadError, LoadErrorKind};
+use crate::model::AdnOrdering;
 
 /// MONAI's networks that this version builds.
 const KNOWN: &str = "AttentionUnet, DynUNet, UNet, UNETR and VNet";
@@ -13,21 +14,34 @@ const KNOWN: &str = "AttentionUnet, DynUNet, UNet, UNETR and VNet";
 const TRAINING: [&str; 8] =
     ["dropout", "dropout_rate", "dropout_prob", "dropout_prob_down", "dropout_prob_up", "dropout_dim", "deep_supervision", "deep_supr_num"];
 
+/// Arguments that MONAI takes None for with the effect of a number or flag that is not told, or of false, for each of
+/// the networks; None is refused for others, as MONAI fails with it. Those of norms and activations are read.
+const NULLABLE: [(&str, &[&str]); 5] = [
+    ("UNETR", &["conv_block", "res_block", "qkv_bias", "save_attn"]),
+    ("AttentionUnet", &["dropout"]),
+    ("VNet", &["bias", "dropout_prob_down"]),
+    ("UNet", &["dropout", "bias", "act", "norm"]),
+    ("DynUNet", &["dropout", "filters", "deep_supervision", "res_block", "trans_bias"]),
+];
+
 /// `{"architecture": .., "config": {..}}`.
 pub(super) fn card(definition: Option<&Value>) -> Result<Map<String, Value>, LoadError> {
     let call = definition.and_then(Call::of).ok_or_else(|| bad("the bundle's config has no network_def that can be read"))?;
-    let (architecture, config) = match call.class {
-        "UNETR" => ("unetr", unetr(&call)?),
-        "AttentionUnet" => ("attention_unet", attention_unet(&call)?),
-        "VNet" => ("vnet", vnet(&call)?),
-        "UNet" | "Unet" => ("monai_unet", unet(&call)?),
-        "DynUNet" | "DynUnet" | "Dynunet" => ("plain_conv_unet", dyn_unet(&call)?),
+    type Read = fn(&Call<'_>) -> Result<Map<String, Value>, LoadError>;
+    let (name, architecture, read): (_, _, Read) = match call.class {
+        "UNETR" => ("UNETR", "unetr", unetr),
+        "AttentionUnet" => ("AttentionUnet", "attention_unet", attention_unet),
+        "VNet" => ("VNet", "vnet", vnet),
+        "UNet" | "Unet" => ("UNet", "monai_unet", unet),
+        "DynUNet" | "DynUnet" | "Dynunet" => ("DynUNet", "plain_conv_unet", dyn_unet),
         other => {
             let text = format!("the bundle's network {other} is not supported; of MONAI's this version builds {KNOWN}");
             return Err(LoadError::new(LoadErrorKind::UnknownArchitecture, text));
         }
     };
-    let mut config = config;
+    let nullable = NULLABLE.iter().find(|(network, _)| *network == name).map_or(&[][..], |(_, keys)| keys);
+    call.no_nulls(nullable)?;
+    let mut config = read(&call)?;
     for (from, to) in [("in_channels", "in_channels"), ("out_channels", "classes")] {
         if let Some(value) = call.get(from) {
             config.insert(to.into(), whole(&call, from, value)?);
@@ -71,6 +85,19 @@ fn only(call: &Call<'_>, key: &str, names: &[&str], arguments: &[(&str, Value)])
     if fits { Ok(()) } else { Err(wrong(call, key)) }
 }
 
+/// The norm of a config, of what `only` let pass: MONAI's `absent` where nothing is told, none where None or an empty name is.
+fn norm(call: &Call<'_>, key: &str, absent: &'static str) -> Value {
+    let affine = |told: &Map<String, Value>| told.get("affine").is_some_and(|v| *v == json!(true));
+    match call.get(key).map(named) {
+        None if call.is_null(key) => "none".into(),
+        None => absent.into(),
+        Some(Some((name, _))) if name.is_empty() => "none".into(),
+        Some(Some((name, _))) if name == "batch" => "batch".into(),
+        Some(Some((_, told))) if affine(&told) => "instance".into(),
+        Some(_) => "instance_plain".into(),
+    }
+}
+
 /// As many numbers as the network has dimensions, from one or from a list.
 fn each(value: &Value, dims: usize) -> Option<Value> {
     match value {
@@ -106,8 +133,11 @@ fn unetr(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
     for key in ["conv_block", "res_block"] {
         if let Some(value) = call.get(key) {
             config.insert(key.into(), value.clone());
+        } else if call.is_null(key) {
+            config.insert(key.into(), false.into());
         }
     }
+    config.insert("norm".into(), "instance".into());
     // called pos_embed before MONAI 1.4
     if let Some(kind) = call.get("proj_type").or_else(|| call.get("pos_embed")) {
         match kind.as_str() {
@@ -140,6 +170,8 @@ fn vnet(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
     let mut config = Map::new();
     config.insert("dims".into(), dims(call)?.into());
     config.insert("flavour".into(), "monai".into());
+    let activation = call.get("act").and_then(named).map_or_else(|| "elu".to_owned(), |(name, _)| name);
+    config.insert("activation".into(), activation.into());
     Ok(config)
 }
 
@@ -147,11 +179,10 @@ fn unet(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
     let read = ["spatial_dims", "dimensions", "in_channels", "out_channels", "channels", "strides", "kernel_size", "up_kernel_size"];
     let more = ["num_res_units", "act", "norm", "bias", "adn_ordering"];
     call.only(&[&read[..], &more[..]].concat(), &TRAINING, &[])?;
-    only(call, "norm", &["instance", "batch"], &[("affine", Value::Null), ("eps", json!(1e-5)), ("momentum", Value::Null)])?;
-    only(call, "act", &["prelu", "relu", "leakyrelu"], &[("negative_slope", json!(0.01)), ("init", Value::Null)])?;
-    if call.get("adn_ordering").is_some_and(|v| !["NDA", "NA"].map(Value::from).contains(v)) {
-        return Err(wrong(call, "adn_ordering"));
-    }
+    only(call, "norm", &["instance", "batch", ""], &[("affine", Value::Null), ("eps", json!(1e-5)), ("momentum", Value::Null)])?;
+    only(call, "act", &["prelu", "relu", "leakyrelu", ""], &[("negative_slope", json!(0.01)), ("init", Value::Null)])?;
+    let ordering = call.get("adn_ordering").map_or("NDA".into(), |v| v.as_str().unwrap_or_default().to_uppercase());
+    let ordering: AdnOrdering = serde_json::from_value(ordering.into()).map_err(|_| wrong(call, "adn_ordering"))?;
     // called dimensions before MONAI 0.9
     let dims = if call.get("spatial_dims").is_none() && call.get("dimensions") == Some(&json!(2)) { 2 } else { dims(call)? };
     let channels = call.get("channels").and_then(Value::as_array).ok_or_else(|| wrong(call, "channels"))?;
@@ -170,8 +201,18 @@ fn unet(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
             config.insert(to.into(), whole(call, from, one)?);
         }
     }
-    if let Some((name, _)) = call.get("act").and_then(named) {
-        config.insert("activation".into(), if name == "leakyrelu" { "leaky_relu".into() } else { name.into() });
+    config.insert("norm".into(), norm(call, "norm", "instance_plain"));
+    let activation = match call.get("act").and_then(named) {
+        None if call.is_null("act") => "none".to_owned(),
+        None => "prelu".to_owned(),
+        Some((name, _)) if name.is_empty() => "none".to_owned(),
+        Some((name, _)) if name == "leakyrelu" => "leaky_relu".to_owned(),
+        Some((name, _)) => name,
+    };
+    config.insert("activation".into(), activation.into());
+    config.insert("adn_ordering".into(), json!(ordering));
+    if call.is_null("bias") || call.get("bias") == Some(&json!(false)) {
+        config.insert("bias".into(), false.into());
     }
     Ok(config)
 }
@@ -180,7 +221,7 @@ fn dyn_unet(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
     let read = ["spatial_dims", "in_channels", "out_channels", "kernel_size", "strides", "upsample_kernel_size", "filters"];
     let more = ["norm_name", "act_name", "res_block", "trans_bias"];
     call.only(&[&read[..], &more[..]].concat(), &TRAINING, &[])?;
-    only(call, "norm_name", &["instance", "instance_nvfuser", "batch"], &[("affine", Value::Null), ("eps", json!(1e-5))])?;
+    only(call, "norm_name", &["instance", "instance_nvfuser", "batch", ""], &[("affine", Value::Null), ("eps", json!(1e-5))])?;
     only(call, "act_name", &["leakyrelu"], &[("negative_slope", json!(0.01))])?;
     // without an argument PyTorch's leaky ReLU has the slope of 0.01 too
     let dims = dims(call)?;
@@ -200,6 +241,8 @@ fn dyn_unet(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
     config.insert("kernels".into(), kernels.into());
     config.insert("strides".into(), strides.into());
     config.insert("decoder_kernels".into(), "below".into());
+    config.insert("norm".into(), norm(call, "norm_name", "instance"));
+    config.insert("activation".into(), "leaky_relu".into());
     Ok(config)
 }
 
@@ -212,7 +255,7 @@ mod tests {
         let unetr = json!({"_target_": "monai.networks.nets.UNETR", "in_channels": 1, "out_channels": 14, "img_size": 96, "hidden_size": 768,
             "pos_embed": "perceptron", "norm_name": ["instance", {"affine": false}], "res_block": true, "dropout_rate": 0.0});
         let expected = json!({"architecture": "unetr", "config": {"image": [96, 96, 96], "heads": 12, "hidden": 768,
-            "projection": "perceptron", "res_block": true, "in_channels": 1, "classes": 14}});
+            "projection": "perceptron", "res_block": true, "norm": "instance", "in_channels": 1, "classes": 14}});
         assert_eq!(Value::from(card(Some(&unetr))?), expected);
         let attention = json!({"_target_": "AttentionUnet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8, 16],
             "strides": [2, 2, 2]});
@@ -220,18 +263,79 @@ mod tests {
             "in_channels": 1, "classes": 2}});
         assert_eq!(Value::from(card(Some(&attention))?), expected);
         let vnet = json!({"_target_": "VNet", "act": ["elu", {"inplace": true}], "dropout_prob_up": [0.5, 0.5]});
-        assert_eq!(Value::from(card(Some(&vnet))?), json!({"architecture": "vnet", "config": {"dims": 3, "flavour": "monai"}}));
+        assert_eq!(
+            Value::from(card(Some(&vnet))?),
+            json!({"architecture": "vnet", "config": {"dims": 3, "flavour": "monai", "activation": "elu"}})
+        );
         let unet = json!({"_target_": "UNet", "dimensions": 2, "in_channels": 1, "out_channels": 2, "channels": [4, 6, 8], "strides": [2, [2, 1], 2],
             "kernel_size": [3, 3], "num_res_units": 2, "norm": ["batch", {"momentum": 0.9}], "act": "RELU"});
         let expected = json!({"architecture": "monai_unet", "config": {"dims": 2, "channels": [4, 6, 8], "strides": [[2, 2], [2, 1]],
-            "kernel": 3, "residual_units": 2, "activation": "relu", "in_channels": 1, "classes": 2}});
+            "kernel": 3, "residual_units": 2, "norm": "batch", "activation": "relu", "adn_ordering": "NDA", "in_channels": 1, "classes": 2}});
         assert_eq!(Value::from(card(Some(&unet))?), expected);
         let dynunet = json!({"_target_": "DynUNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 2, "kernel_size": [3, [1, 3], 3],
             "strides": [1, [2, 1], 2], "upsample_kernel_size": [[2, 1], 2]});
         let expected = json!({"architecture": "plain_conv_unet", "config": {"dims": 2, "kernels": [[3, 3], [1, 3], [3, 3]],
-            "strides": [[1, 1], [2, 1], [2, 2]], "decoder_kernels": "below", "in_channels": 1, "classes": 2}});
+            "strides": [[1, 1], [2, 1], [2, 2]], "decoder_kernels": "below", "norm": "instance", "activation": "leaky_relu",
+            "in_channels": 1, "classes": 2}});
         assert_eq!(Value::from(card(Some(&dynunet))?), expected);
         Ok(())
+    }
+
+    /// A definition of each network with further arguments.
+    fn definition(class: &str, more: &Value) -> Value {
+        let mut call = match class {
+            "UNETR" => json!({"img_size": 96}),
+            "AttentionUnet" | "UNet" => json!({"spatial_dims": 3, "channels": [4, 8], "strides": [2]}),
+            "DynUNet" => json!({"kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2]}),
+            _ => json!({}),
+        };
+        call["_target_"] = class.into();
+        let into = call.as_object_mut().zip(more.as_object());
+        into.into_iter().for_each(|(call, more)| call.extend(more.clone()));
+        call
+    }
+
+    #[test]
+    fn null_is_none_where_monai_takes_it_and_refused_elsewhere() {
+        for (class, more, key, value) in [
+            ("UNet", json!({"norm": null}), "norm", json!("none")),
+            ("UNet", json!({"norm": ""}), "norm", json!("none")),
+            ("UNet", json!({}), "norm", json!("instance_plain")),
+            ("UNet", json!({"norm": "INSTANCE"}), "norm", json!("instance_plain")),
+            ("UNet", json!({"norm": ["instance", {"affine": true}]}), "norm", json!("instance")),
+            ("UNet", json!({"norm": ["instance", {"affine": null}]}), "norm", json!("instance_plain")),
+            ("UNet", json!({"act": null}), "activation", json!("none")),
+            ("UNet", json!({"act": ""}), "activation", json!("none")),
+            ("UNet", json!({}), "activation", json!("prelu")),
+            ("UNet", json!({"adn_ordering": "and"}), "adn_ordering", json!("ADN")),
+            ("UNet", json!({"bias": null, "dropout": null}), "bias", json!(false)),
+            ("DynUNet", json!({}), "norm", json!("instance")),
+            ("DynUNet", json!({"norm_name": "instance"}), "norm", json!("instance_plain")),
+            ("DynUNet", json!({"norm_name": "", "filters": null, "dropout": null}), "norm", json!("none")),
+            ("UNETR", json!({"conv_block": null, "qkv_bias": null}), "conv_block", json!(false)),
+            ("VNet", json!({"bias": null, "dropout_prob_down": null}), "activation", json!("elu")),
+            ("VNet", json!({"act": "prelu"}), "activation", json!("prelu")),
+        ] {
+            let card = card(Some(&definition(class, &more))).unwrap_or_else(|e| panic!("{class} {more}: {e}"));
+            assert_eq!(card["config"][key], value, "{class} {more}");
+        }
+        for (class, keys) in [
+            (
+                "UNet",
+                &["spatial_dims", "in_channels", "channels", "strides", "kernel_size", "up_kernel_size", "num_res_units", "adn_ordering"][..],
+            ),
+            ("DynUNet", &["norm_name", "act_name", "strides", "deep_supr_num"]),
+            ("UNETR", &["norm_name", "img_size", "num_heads", "hidden_size", "proj_type", "dropout_rate", "spatial_dims"]),
+            ("VNet", &["act", "spatial_dims", "dropout_prob_up", "dropout_dim"]),
+            ("AttentionUnet", &["kernel_size", "up_kernel_size", "strides"]),
+        ] {
+            for key in keys {
+                let mut call = definition(class, &json!({}));
+                call[*key] = Value::Null;
+                let e = card(Some(&call)).map(|_| ()).expect_err("MONAI fails with it").to_string();
+                assert!(e.contains(&format!("{key} = null")), "{class} {key}: {e}");
+            }
+        }
     }
 
     #[test]
@@ -260,7 +364,7 @@ mod tests {
             (dynunet("norm_name", json!(["group", {"num_groups": 4}])), "norm_name"),
             (json!({"_target_": "UNet", "channels": [4, 8], "strides": [2], "kernel_size": [3, 3, 1]}), "kernel_size"),
             (json!({"_target_": "UNet", "channels": [4, 8], "strides": []}), "strides"),
-            (json!({"_target_": "UNet", "channels": [4, 8], "strides": [2], "adn_ordering": "AND"}), "adn_ordering"),
+            (json!({"_target_": "UNet", "channels": [4, 8], "strides": [2], "adn_ordering": "N"}), "adn_ordering"),
             (json!({"_target_": "UNet", "channels": [4, 8], "strides": [2], "norm": "group"}), "norm"),
             (json!("$network()"), "network_def"),
         ] {

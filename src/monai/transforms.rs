@@ -45,6 +45,17 @@ impl<'a> Call<'a> {
         self.arguments.get(key).filter(|v| !v.is_null())
     }
 
+    /// Refuses arguments that are told to be None, but for these.
+    pub(super) fn no_nulls(&self, but: &[&str]) -> Result<(), LoadError> {
+        let null = |(key, value): &(&String, &Value)| value.is_null() && !key.starts_with('_') && !but.contains(&key.as_str());
+        self.arguments.iter().find(null).map_or(Ok(()), |(key, _)| Err(self.wrong(key)))
+    }
+
+    /// Whether an argument is told to be None.
+    pub(super) fn is_null(&self, key: &str) -> bool {
+        self.arguments.get(key).is_some_and(Value::is_null)
+    }
+
     /// The first of what may be a list for several keys.
     fn first(&self, key: &str) -> Option<&'a Value> {
         self.get(key).and_then(|v| if let Value::Array(list) = v { list.first() } else { Some(v) })

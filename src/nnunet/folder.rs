@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{first, plans};
 use crate::error::{LoadError, LoadErrorKind};
@@ -20,6 +19,8 @@ const FIRST: [&str; 2] = ["model_final_checkpoint.model", "model_best.model"];
 pub struct Folder {
     path: PathBuf,
     version: Version,
+    /// The only fold that there is, and its checkpoint: the folder was told by a file.
+    only: Option<(String, PathBuf)>,
 }
 
 #[derive(Clone, Debug)]
@@ -37,6 +38,12 @@ pub struct Checkpoint {
     pub configuration: Option<String>,
     /// Axes of the patch along which the trainer allows mirror images.
     pub mirror: Vec<u32>,
+    /// The name of the trainer's class, if it says so.
+    pub trainer: Option<String>,
+    /// Plans and description of the dataset that it was trained with, if it carries them.
+    own: Option<[Value; 2]>,
+    /// The fold that was trained, if it says so.
+    fold: Option<String>,
 }
 
 impl Folder {
@@ -47,7 +54,7 @@ impl Folder {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let path = path.into();
         if !path.join("plans.json").is_file() {
-            let folder = Self { path, version: Version::First };
+            let folder = Self { path, version: Version::First, only: None };
             if folder.path.join("plans.pkl").is_file() || folder.folds().is_ok() {
                 return Ok(folder);
             }
@@ -64,7 +71,43 @@ impl Folder {
                 .map_err(|e| LoadError::new(LoadErrorKind::Format, format!("{} is no JSON", file.display())).caused_by(e))
         };
         let (plans, dataset) = (json("plans.json")?, json("dataset.json")?);
-        Ok(Self { path, version: Version::Second { plans, dataset } })
+        Ok(Self { path, version: Version::Second { plans, dataset }, only: None })
+    }
+
+    /// The folder that a checkpoint lies in, with that checkpoint as its only fold; of one that lies
+    /// elsewhere, what it carries in place of a folder: v2's plans and description of the dataset, or
+    /// v1's `.model.pkl` beside it. None of a file that has neither.
+    ///
+    /// # Errors
+    /// When the file is damaged, or a file of the folder is.
+    pub fn of_checkpoint(file: &Path) -> Result<Option<Self>, LoadError> {
+        let absolute = std::path::absolute(file).map_err(|e| io(file, e))?;
+        // the folder is the one that the file was told in, before that which a link leads to
+        let places = [Some(absolute.clone()), file.canonicalize().ok()];
+        for file in places.into_iter().flatten() {
+            let parent = file.parent().unwrap_or(Path::new(""));
+            let name = parent.file_name().unwrap_or_default().to_string_lossy();
+            let fold = name.strip_prefix("fold_").unwrap_or(&name);
+            let fold = Some(fold).filter(|fold| *fold == "all" || fold.parse::<u32>().is_ok());
+            let above = parent.parent().unwrap_or(Path::new(""));
+            let first = file.extension().is_some_and(|ending| ending == "model");
+            if first && (beside(&file).is_file() || fold.is_some() && above.join("plans.pkl").is_file()) {
+                let path = if fold.is_some() { above } else { parent };
+                let only = Some((fold.unwrap_or("unknown").to_owned(), file.clone()));
+                return Ok(Some(Self { path: path.to_owned(), version: Version::First, only }));
+            }
+            let planned = ["plans.json", "dataset.json"].iter().all(|part| above.join(part).is_file());
+            if let Some(fold) = fold.filter(|_| !first && planned) {
+                let only = Some((fold.to_owned(), file.clone()));
+                return Ok(Some(Self { only, ..Self::open(above)? }));
+            }
+        }
+        let Checkpoint { own, fold, .. } = Checkpoint::read(&absolute)?;
+        Ok(own.map(|[plans, dataset]| Self {
+            path: absolute.parent().unwrap_or(Path::new("")).to_owned(),
+            version: Version::Second { plans, dataset },
+            only: Some((fold.unwrap_or_else(|| "unknown".into()), absolute.clone())),
+        }))
     }
 
     /// The folds that have a checkpoint, by number; `all` alone where there is no other, as nnU-Net chooses. Of v1 those that are
@@ -73,6 +116,9 @@ impl Folder {
     /// # Errors
     /// When there is none.
     pub fn folds(&self) -> Result<Vec<String>, LoadError> {
+        if let Some((fold, _)) = &self.only {
+            return Ok(vec![fold.clone()]);
+        }
         let mut found = Vec::new();
         let entries = fs::read_dir(&self.path).map_err(|e| io(&self.path, e))?;
         for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
@@ -106,18 +152,30 @@ impl Folder {
         let file = self.checkpoint(fold)?;
         let mut card = match &self.version {
             Version::First => self.told(&file)?.card(&model::Checkpoint::open(&file)?)?,
-            Version::Second { plans, dataset } => {
-                let checkpoint = Checkpoint::read(&file)?;
-                let named = || {
-                    let name = self.path.canonicalize().ok()?;
-                    name.file_name()?.to_str()?.rsplit("__").next().map(str::to_owned)
-                };
-                let configuration = checkpoint.configuration.clone().or_else(named).unwrap_or_default();
-                plans::card(plans, dataset, &configuration, &checkpoint.mirror)?
-            }
+            Version::Second { plans, dataset } => self.second([plans, dataset], &Checkpoint::read(&file)?)?,
         };
         card.provenance.push_str(&format!(", fold {fold}"));
         Ok(card)
+    }
+
+    /// The card of a checkpoint of v2 with these plans and this description of the dataset.
+    fn second(&self, [plans, dataset]: [&Value; 2], checkpoint: &Checkpoint) -> Result<Card, LoadError> {
+        let named = || {
+            let name = self.path.canonicalize().ok()?;
+            name.file_name()?.to_str()?.rsplit("__").next().map(str::to_owned)
+        };
+        let configuration = checkpoint.configuration.clone().or_else(named).unwrap_or_default();
+        plans::of_trainer([plans, dataset], &configuration, &checkpoint.mirror, self.trainer(checkpoint).as_deref())
+    }
+
+    /// The trainer of a checkpoint of v2, or else that of the folder's name.
+    fn trainer(&self, checkpoint: &Checkpoint) -> Option<String> {
+        let named = || {
+            let path = self.path.canonicalize().ok()?;
+            let parts: Vec<&str> = path.file_name()?.to_str()?.split("__").collect();
+            (parts.len() == 3).then(|| parts[0].to_owned())
+        };
+        checkpoint.trainer.clone().or_else(named)
     }
 
     /// A fold's model; the file is mapped.
@@ -125,9 +183,14 @@ impl Folder {
     /// # Errors
     /// As [`Folder::card`], or when the weights do not fit the network of the plans.
     pub fn model(&self, fold: &str) -> Result<Model, LoadError> {
+        self.model_with(fold, false)
+    }
+
+    /// The same, with NaN and infinite weights if they are allowed.
+    pub(crate) fn model_with(&self, fold: &str, allow_non_finite: bool) -> Result<Model, LoadError> {
         let card = serde_json::to_string(&self.card(fold)?)
             .map_err(|e| LoadError::new(LoadErrorKind::Card, "the card could not be written").caused_by(e))?;
-        model::Checkpoint::open(self.checkpoint(fold)?)?.into_model(Some(&card))
+        model::Checkpoint::open(self.checkpoint(fold)?)?.allow_non_finite(allow_non_finite).into_model(Some(&card))
     }
 
     /// What nnU-Net would do with a fold's results and is not done here, and what is assumed of its trainer.
@@ -136,24 +199,47 @@ impl Folder {
     /// When the fold has no checkpoint, or its plans are damaged.
     pub fn warnings(&self, fold: &str) -> Result<Vec<Warning>, LoadError> {
         let mut notes: Vec<String> = Vec::new();
-        if let Version::First = self.version {
-            notes.extend(self.told(&self.checkpoint(fold)?)?.note());
-            let file = self.path.join("postprocessing.json");
-            let asked = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-            let asked =
-                asked.and_then(|asked| Some(asked.get("for_which_classes")?.to_string())).filter(|list| list != "[]" && list != "null");
-            notes.extend(asked.map(|classes| {
-                format!("{} keeps the largest part alone of the classes {classes} in nnU-Net; this is not done here", file.display())
-            }));
+        let checkpoint = self.checkpoint(fold)?;
+        match &self.version {
+            Version::First => {
+                notes.extend(self.told(&checkpoint)?.note());
+                let file = self.path.join("postprocessing.json");
+                let asked = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+                let asked =
+                    asked.and_then(|asked| Some(asked.get("for_which_classes")?.to_string())).filter(|list| list != "[]" && list != "null");
+                notes.extend(asked.map(|classes| {
+                    format!("{} keeps the largest part alone of the classes {classes} in nnU-Net; this is not done here", file.display())
+                }));
+            }
+            Version::Second { plans, dataset } => {
+                let checkpoint = Checkpoint::read(&checkpoint)?;
+                notes.extend(self.trainer(&checkpoint).and_then(|name| plans::note(&name)));
+                notes.extend(self.contradiction([plans, dataset], &checkpoint)?);
+            }
         }
         Ok(notes.into_iter().map(|text| Warning::new(WarningKind::Pipeline, text)).collect())
     }
 
+    /// What a checkpoint carries of its own that reads otherwise than the folder's plans, which
+    /// count as they do in nnU-Net.
+    fn contradiction(&self, told: [&Value; 2], checkpoint: &Checkpoint) -> Result<Option<String>, LoadError> {
+        let Some([plans, dataset]) = checkpoint.own.as_ref().filter(|[plans, dataset]| [plans, dataset] != told) else { return Ok(None) };
+        let json = |card: &Card| serde_json::to_value(card).unwrap_or_default();
+        let folders = json(&self.second(told, checkpoint)?);
+        let what = match self.second([plans, dataset], checkpoint) {
+            Ok(own) => differences(&json(&own), &folders, "", 3),
+            Err(e) => vec![e.to_string()],
+        };
+        let file = checkpoint.file.display();
+        Ok((!what.is_empty()).then(|| {
+            let what = what.join(", ");
+            format!("{file} carries other plans than {} has ({what}); the folder's are taken, as nnU-Net does", self.path.display())
+        }))
+    }
+
     /// What v1 tells beside a checkpoint, or of the model.
     fn told(&self, file: &Path) -> Result<first::Told, LoadError> {
-        let mut beside = file.as_os_str().to_owned();
-        beside.push(".pkl");
-        let beside = PathBuf::from(beside);
+        let beside = beside(file);
         let told = if beside.is_file() { beside } else { self.path.join("plans.pkl") };
         first::Told::read(&told, &read(&told)?, &self.path.canonicalize().map_err(|e| io(&self.path, e))?)
     }
@@ -175,6 +261,9 @@ impl Folder {
 
     /// The same, if there is one. v1 calls the folder of `all` so.
     fn checkpoint_of(&self, fold: &str) -> Option<PathBuf> {
+        if let Some((only, file)) = &self.only {
+            return Some(file.clone()).filter(|_| only == fold);
+        }
         let all = (fold == "all" && matches!(self.version, Version::First)).then(|| "all".to_owned());
         let folders = all.into_iter().chain([format!("fold_{fold}")]);
         let mut files = folders.flat_map(|folder| self.names().map(|name| self.path.join(&folder).join(name)));
@@ -189,21 +278,54 @@ impl Checkpoint {
     /// # Errors
     /// When it is missing or damaged.
     pub fn read(file: &Path) -> Result<Self, LoadError> {
-        let damaged = |what: &str| LoadError::new(LoadErrorKind::Format, format!("{}: {what}", file.display()));
-        let no_axes = |e| damaged("inference_allowed_mirroring_axes is no list of axes").caused_by(e);
-        let (configuration, axes) = if file.extension().is_some_and(|ending| ending == "pth") {
-            let checkpoint = model::Checkpoint::open(file)?;
-            let configuration = checkpoint.told("init_args").and_then(|told| told.get("configuration")?.as_str().map(str::to_owned));
-            (configuration, checkpoint.told("inference_allowed_mirroring_axes").cloned().unwrap_or_default())
-        } else {
-            let bytes = read(file)?;
-            let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged("not a safetensors file").caused_by(e))?;
-            let told = |key: &str| header.metadata().as_ref().and_then(|m| m.get(key));
-            let axes = told("inference_allowed_mirroring_axes").map_or("null", String::as_str);
-            (told("configuration").cloned(), serde_json::from_str(axes).map_err(no_axes)?)
+        let no_axes = |e| {
+            let text = format!("{}: inference_allowed_mirroring_axes is no list of axes", file.display());
+            LoadError::new(LoadErrorKind::Format, text).caused_by(e)
         };
+        let checkpoint = model::Checkpoint::open(file)?;
+        let told = |key: &str| checkpoint.told(key).cloned().unwrap_or_default();
+        let (mut init, axes) = (told("init_args"), told("inference_allowed_mirroring_axes"));
         let mirror: Option<Vec<u32>> = serde_json::from_value(axes).map_err(no_axes)?;
-        Ok(Self { file: file.to_owned(), configuration, mirror: mirror.unwrap_or_default() })
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let own = ["plans", "dataset_json"].map(|key| init.get_mut(key).map(Value::take).filter(Value::is_object));
+        Ok(Self {
+            file: file.to_owned(),
+            configuration: init.get("configuration").and_then(text),
+            mirror: mirror.unwrap_or_default(),
+            trainer: text(&told("trainer_name")),
+            own: if let [Some(plans), Some(dataset)] = own { Some([plans, dataset]) } else { None },
+            fold: init.get("fold").and_then(|fold| text(fold).or_else(|| fold.as_u64().map(|k| k.to_string()))),
+        })
+    }
+}
+
+/// The name of what nnU-Net v1 writes beside a checkpoint.
+pub(crate) fn beside(file: &Path) -> PathBuf {
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(".pkl");
+    PathBuf::from(beside)
+}
+
+/// The keys within so many levels of objects whose values differ, with both values where these are short.
+fn differences(own: &Value, other: &Value, path: &str, levels: usize) -> Vec<String> {
+    if own == other {
+        return Vec::new();
+    }
+    match (own, other) {
+        (Value::Object(a), Value::Object(b)) if levels > 0 => {
+            let mut keys: Vec<&String> = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))).collect();
+            keys.sort_unstable();
+            let within = |key: &String| {
+                let name = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                let value = |object: &Map<String, Value>| object.get(key).cloned().unwrap_or_default();
+                differences(&value(a), &value(b), &name, levels - 1)
+            };
+            keys.into_iter().flat_map(within).collect()
+        }
+        _ => {
+            let [a, b] = [own, other].map(Value::to_string);
+            vec![if a.len() + b.len() > 100 { path.to_owned() } else { format!("{path}: {a} against {b}") }]
+        }
     }
 }
 

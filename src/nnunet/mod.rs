@@ -26,6 +26,7 @@ mod pipeline;
 mod plans;
 
 pub use case::{Average, Case};
+pub(crate) use folder::beside;
 pub use folder::{Checkpoint, Folder};
 pub use pipeline::{Pipeline, Resampling, Scaling};
 pub use plans::card;

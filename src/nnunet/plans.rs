@@ -13,6 +13,29 @@ use crate::model::Card;
 /// Slices are thick from this ratio on; nnU-Net's constant.
 const THRESHOLD: f64 = 3.0;
 
+/// The trainer of nnunetv2 2.8.1 that puts batch norm in place of the plans' norm.
+const BATCH_NORM: &str = "nnUNetTrainerBN";
+
+/// The trainers of nnunetv2 2.8.1 that build the plans' network, without the `nnUNetTrainer` that
+/// they begin with; how a scan is mirrored is in their checkpoints.
+const KNOWN: &str = " Adam Adam1en3 Adam3en4 Adan Adan1en1 Adan1en3 Adan3en4 AdanCosAnneal BN \
+    Benchmark_5epochs Benchmark_5epochs_noDataLoading CELoss CELoss_5epochs CosAnneal DA5 \
+    DA5Segord0 DA5_10epochs DA5ord0 DiceCELoss_noSmooth DiceLoss DiceTopK10Loss NoDA \
+    NoDeepSupervision NoMirroring Topk10Loss Topk10LossLS01 VanillaAdam VanillaAdam1en3 \
+    VanillaAdam3en4 _100epochs _10epochs _1epoch _2000epochs _2000epochs_NoMirroring \
+    _20epochs _250epochs _250epochs_NoMirroring _4000epochs _4000epochs_NoMirroring \
+    _500epochs _50epochs _5epochs _750epochs _8000epochs _8000epochs_NoMirroring _DASegOrd0 \
+    _DASegOrd0_NoMirroring _noDummy2DDA _onlyMirror01 _onlyMirror01_1500ep _onlyMirror01_DA5 \
+    _onlyMirror01_DASegOrd0 _probabilisticOversampling _probabilisticOversampling_010 \
+    _probabilisticOversampling_033 _warmup ";
+
+/// What is assumed of a trainer that nnunetv2 2.8.1 does not have.
+pub(super) fn note(trainer: &str) -> Option<String> {
+    let known = |rest: &str| KNOWN.split(' ').any(|known| known == rest);
+    let known = trainer == "nnUNet_Trainer_BS8" || trainer.strip_prefix("nnUNetTrainer").is_some_and(known);
+    (!known).then(|| format!("{trainer} is no trainer of nnunetv2 2.8.1: taken to be nnUNetTrainer, whose network is that of the plans"))
+}
+
 /// Most configurations that inherit from one another.
 const GENERATIONS: usize = 8;
 
@@ -24,6 +47,7 @@ struct Plans {
     plans_name: String,
     image_reader_writer: String,
     transpose_forward: [usize; 3],
+    label_manager: Option<String>,
     configurations: BTreeMap<String, Map<String, Value>>,
     foreground_intensity_properties_per_channel: BTreeMap<String, Foreground>,
 }
@@ -95,6 +119,16 @@ fn parse<T: DeserializeOwned>(value: Value, what: &str) -> Result<T, LoadError> 
 /// When the plans are no plans, have no such configuration, or ask for what this version does not do: another network, regions,
 /// a cascade, another reader, preprocessor or resampling. The message names it.
 pub fn card(plans: &Value, dataset: &Value, configuration: &str, mirror: &[u32]) -> Result<Card, LoadError> {
+    of_trainer([plans, dataset], configuration, mirror, None)
+}
+
+/// The same of what a trainer makes of the plans.
+pub(super) fn of_trainer(
+    [plans, dataset]: [&Value; 2],
+    configuration: &str,
+    mirror: &[u32],
+    trainer: Option<&str>,
+) -> Result<Card, LoadError> {
     let plans: Plans = parse(plans.clone(), "plans.json")?;
     let dataset: Dataset = parse(dataset.clone(), "dataset.json")?;
     let conf: Configuration = parse(Value::Object(inherited(&plans, configuration)?), &format!("plans.json: {configuration}"))?;
@@ -103,6 +137,12 @@ pub fn card(plans: &Value, dataset: &Value, configuration: &str, mirror: &[u32])
     }
     if conf.preprocessor_name != "DefaultPreprocessor" {
         return Err(bad(format!("the preprocessor {:?} is not supported; DefaultPreprocessor is", conf.preprocessor_name)));
+    }
+    if let Some(other) = plans.label_manager.as_deref().filter(|name| *name != "LabelManager") {
+        return Err(bad(format!("the label manager {other:?} is not supported; LabelManager is")));
+    }
+    if let Some(name) = trainer.filter(|name| name.contains("Primus")) {
+        return Err(bad(format!("the trainer {name} is not supported: its network is Primus, a transformer")));
     }
     let axes = match plans.image_reader_writer.as_str() {
         "SimpleITKIO" | "NibabelIO" => None,
@@ -115,6 +155,12 @@ pub fn card(plans: &Value, dataset: &Value, configuration: &str, mirror: &[u32])
     let architecture = conf.architecture.ok_or_else(|| {
         bad("the plans name no architecture: they are of nnU-Net before 2.4; let a newer nnU-Net write them once (nnUNetv2_plan_experiment)")
     })?;
+    let mut architecture = architecture;
+    if trainer == Some(BATCH_NORM) {
+        let kwargs = &mut architecture.arch_kwargs;
+        kwargs.insert("norm_op".into(), format!("torch.nn.modules.batchnorm.BatchNorm{dims}d").into());
+        kwargs.insert("norm_op_kwargs".into(), json!({"eps": 1e-5, "affine": true}));
+    }
     let (name, config) = network(&architecture, dims, channels, classes)?;
     let pipeline = Pipeline {
         version: 2,
@@ -252,29 +298,64 @@ fn network(architecture: &Architecture, dims: usize, channels: usize, classes: u
     if features.as_array().map(|list| list.len() as u64) != Some(stages) {
         return Err(bad(format!("features_per_stage {features} are not those of {stages} stages")));
     }
-    let config = json!({
+    let mut config = json!({
         "dims": dims, "in_channels": channels, "classes": classes, "features": features,
         "kernels": along(need("kernel_sizes")?), "strides": along(need("strides")?),
         convs: need(count)?, "decoder_convs_per_stage": need("n_conv_per_stage_decoder")?,
     });
-    let ends = |v: &Value, wanted: &str| v.as_str().is_some_and(|s| s.ends_with(wanted));
-    let is = |v: Option<&Value>, wanted: Value| v.is_none_or(|v| *v == wanted);
+    // what is absent or null is None, as the classes' own defaults are: no norm, no activation, no bias
+    let told = |key: &str| args.get(key).cloned().unwrap_or_default();
+    let wrong = |key: &str| bad(format!("the network's argument {key} = {} is not supported", told(key)));
+    let known = [
+        "conv_op",
+        "norm_op",
+        "norm_op_kwargs",
+        "nonlin",
+        "nonlin_kwargs",
+        "conv_bias",
+        "nonlin_first",
+        "dropout_op",
+        "dropout_op_kwargs",
+        "deep_supervision",
+    ];
+    if let Some(other) = args.iter().find(|(key, value)| !known.contains(&key.as_str()) && !value.is_null()) {
+        return Err(wrong(other.0));
+    }
+    let ends = |key: &str, wanted: &str| told(key).as_str().is_some_and(|s| s.ends_with(wanted));
+    let batch = ends("norm_op", &format!(".BatchNorm{dims}d"));
     let number = |v: Option<&Value>, wanted: f64| v.is_none_or(|v| v.as_f64() == Some(wanted));
-    for (key, value) in args.iter().filter(|(_, v)| !v.is_null()) {
-        let fits = match key.as_str() {
-            "conv_op" => ends(value, &format!(".Conv{dims}d")),
-            "norm_op" => ends(value, &format!(".InstanceNorm{dims}d")),
-            "nonlin" => ends(value, ".LeakyReLU"),
-            "conv_bias" => *value == json!(true),
-            "norm_op_kwargs" => number(value.get("eps"), 1e-5) && is(value.get("affine"), json!(true)),
-            "nonlin_kwargs" => number(value.get("negative_slope"), 0.01),
-            "dropout_op_kwargs" | "deep_supervision" => true,
-            "nonlin_first" => *value == json!(false),
-            _ => false,
-        };
-        if !fits {
-            return Err(bad(format!("the network's argument {key} = {value} is not supported")));
+    let off = |key: &str| matches!(told(key), Value::Null | Value::Bool(false));
+    let fits = [
+        ("conv_op", ends("conv_op", &format!(".Conv{dims}d"))),
+        ("nonlin", ends("nonlin", ".LeakyReLU")),
+        ("nonlin_kwargs", number(told("nonlin_kwargs").get("negative_slope"), 0.01)),
+        ("norm_op", told("norm_op").is_null() || batch || ends("norm_op", &format!(".InstanceNorm{dims}d"))),
+        ("norm_op_kwargs", number(told("norm_op_kwargs").get("eps"), 1e-5)),
+        ("conv_bias", off("conv_bias") || told("conv_bias") == json!(true)),
+        ("nonlin_first", off("nonlin_first")),
+        // dropout has no effect here, whatever it is
+    ];
+    if let Some((key, _)) = fits.iter().find(|(_, fits)| !fits) {
+        return Err(wrong(key));
+    }
+    // PyTorch's batch norm has parameters unless it is told otherwise, its instance norm has none
+    let affine = told("norm_op_kwargs").get("affine").map_or(batch, |told| *told == json!(true));
+    let norm = match (told("norm_op").is_null(), batch, affine) {
+        (true, ..) => "none",
+        (false, true, true) => "batch",
+        (false, true, false) => return Err(wrong("norm_op_kwargs")),
+        (false, false, true) => "instance",
+        (false, false, false) => "instance_plain",
+    };
+    if name == "plain_conv_unet" {
+        config["norm"] = norm.into();
+        for key in ["conv_bias", "transpose_bias"] {
+            config[key] = (!off("conv_bias")).into();
         }
+    } else if norm != "instance" {
+        return Err(wrong(if affine { "norm_op" } else { "norm_op_kwargs" }));
+    } else if off("conv_bias") {
+        return Err(wrong("conv_bias"));
     }
     Ok((name, config))
 }

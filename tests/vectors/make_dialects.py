@@ -28,6 +28,10 @@ NETWORKS = {
         spatial_dims=3, in_channels=1, out_channels=2, channels=[4, 4, 6, 8], strides=[[1, 2, 2], 1, 2], num_res_units=2, norm="batch")),
     "unet_one_unit": ([1, 1, 8, 8, 8], dict(
         spatial_dims=3, in_channels=1, out_channels=2, channels=[4, 6], strides=[2], num_res_units=1, kernel_size=5, bias=False)),
+    "unet_adn": ([1, 1, 8, 12], dict(
+        spatial_dims=2, in_channels=1, out_channels=2, channels=[4, 6], strides=[2], norm="batch", adn_ordering="ADN")),
+    "unet_bare": ([1, 1, 8, 12], dict(
+        spatial_dims=2, in_channels=1, out_channels=2, channels=[4, 6], strides=[2], num_res_units=2, norm=None, act=None)),
 }
 for seed, (name, (shape, arguments)) in enumerate(NETWORKS.items()):
     torch.manual_seed(seed)

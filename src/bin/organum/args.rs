@@ -192,6 +192,9 @@ pub(crate) struct Plan {
     /// Compute nothing twice
     #[arg(long)]
     pub(crate) no_recompute: bool,
+    /// Take NaN and infinite weights
+    #[arg(long)]
+    pub(crate) allow_non_finite: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -217,6 +220,9 @@ pub(crate) struct Convert {
     /// Which fold of a folder: a number, or `all`; needed where it has several
     #[arg(long, value_name = "K", conflicts_with_all = ["architecture", "config", "card"])]
     pub(crate) fold: Option<String>,
+    /// Take NaN and infinite weights
+    #[arg(long)]
+    pub(crate) allow_non_finite: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -226,6 +232,9 @@ pub(crate) struct Convert {
 pub(crate) struct Inspect {
     /// Model file or checkpoint, or a folder of nnU-Net's or MONAI's
     pub(crate) model: PathBuf,
+    /// Take NaN and infinite weights
+    #[arg(long)]
+    pub(crate) allow_non_finite: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -7,11 +7,12 @@ use organum::model::Checkpoint;
 use organum::monai::Bundle;
 use organum::nnunet::Folder;
 use organum::volume::write_whole;
-use organum::{LoadErrorKind, Model, format_bytes};
+use organum::{Carried, LoadErrorKind, Model, format_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::args;
 use crate::fail::Failure;
+use crate::nnunet;
 use crate::output::{LARGEST_JSON, Warnings, need_folder, note, say, say_json};
 
 /// A JSON object of a file that an option names.
@@ -49,7 +50,7 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
         if a.fold.is_some() {
             return Err(Failure::usage("--fold: a MONAI bundle has no folds"));
         }
-        return Ok(Bundle::open(&a.source)?.model()?);
+        return nnunet::network(&a.source, a.allow_non_finite);
     }
     let folder = Folder::open(&a.source)?;
     let fold = match &a.fold {
@@ -62,9 +63,27 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
             }
         },
     };
-    let model = folder.model(&fold)?;
+    let model = nnunet::open(&a.source, Some(&fold), a.allow_non_finite)?.first;
     Warnings::new(false).add(&folder.warnings(&fold)?)?;
     Ok(model)
+}
+
+/// The card of the pipeline that a checkpoint carries, under what the options say: key by key, and so
+/// of `config`. A pipeline of another architecture than the one that is told is none.
+fn over(carried: &Carried, mut given: Map<String, Value>) -> Result<Map<String, Value>, Failure> {
+    let Ok(Value::Object(mut card)) = serde_json::from_str(&carried.card) else {
+        return Err(Failure::internal("a card is a JSON object"));
+    };
+    if given.get("architecture").is_some_and(|told| card.get("architecture") != Some(told)) {
+        return Ok(given);
+    }
+    Warnings::new(false).add(&carried.warnings)?;
+    if let (Some(Value::Object(own)), Some(Value::Object(more))) = (card.get_mut("config"), given.get_mut("config")) {
+        own.append(more);
+        given.remove("config");
+    }
+    card.append(&mut given);
+    Ok(card)
 }
 
 /// The network of the source.
@@ -75,8 +94,16 @@ fn read(a: &args::Convert) -> Result<Model, Failure> {
     if a.fold.is_some() {
         return Err(Failure::usage("--fold: the source is no folder"));
     }
-    let card = given(a)?;
-    let checkpoint = Checkpoint::open(&a.source)?;
+    let mut card = given(a)?;
+    let checkpoint = Checkpoint::open(&a.source)?.allow_non_finite(a.allow_non_finite);
+    if checkpoint.card().is_none() {
+        match Carried::of(&a.source) {
+            Ok(Some(carried)) => card = over(&carried, card)?,
+            // what is given takes the place of plans that are not supported
+            Err(e) if !card.contains_key("input") => return Err(e.into()),
+            _ => {}
+        }
+    }
     let model = if card.is_empty() { checkpoint.into_model(None) } else { checkpoint.into_model(Some(&Value::Object(card).to_string())) };
     model.map_err(|e| match (&a.architecture, e.kind()) {
         (Some(_), LoadErrorKind::UnknownArchitecture) => Failure::usage(format!("--architecture: {e}")),
@@ -94,7 +121,8 @@ pub(crate) fn run(a: &args::Convert) -> Result<(), Failure> {
     write_whole(&a.output, "model.safetensors", |temporary| {
         model.save(temporary)?;
         // what was written is read again before it takes its name
-        Model::load(temporary).map(|_| ()).map_err(std::io::Error::other)
+        let again = Checkpoint::open(temporary).and_then(|c| c.allow_non_finite(a.allow_non_finite).into_model(None));
+        again.map(|_| ()).map_err(std::io::Error::other)
     })
     .map_err(|e| Failure::writing(&e))?;
     let (card, weights) = (model.card(), model.weights());
@@ -107,7 +135,7 @@ pub(crate) fn run(a: &args::Convert) -> Result<(), Failure> {
     say(&format!("architecture  {}", card.architecture));
     say(&format!("config        {}", card.config));
     say(&format!("tensors       {} of {}, {} parameters", weights.list().len(), format_bytes(weights.bytes()), weights.parameters()));
-    if card.input == organum::model::InputSpec::default() {
+    if !card.input.is_told() {
         note("organum: the card says nothing of the input (axes, spacing_mm, intensity); --card CARD.json says how scans are prepared");
     }
     Ok(())

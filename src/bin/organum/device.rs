@@ -179,7 +179,11 @@ pub(crate) fn run_with<T>(
             bar.set_length(p.total);
             bar.set_position(p.done);
         };
-        let outputs = work(&mut session, RunOptions::default().with_progress(&mut show).with_cancel(cancel.clone()));
+        let mut how = RunOptions::default().with_progress(&mut show);
+        if args.allow_non_finite {
+            how = how.with_non_finite();
+        }
+        let outputs = work(&mut session, how.with_cancel(cancel.clone()));
         bar.finish_and_clear();
         let outputs = outputs.map_err(|e| {
             let smaller = smaller.filter(|_| e.kind() == RunErrorKind::OutOfMemory);

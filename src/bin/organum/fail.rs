@@ -66,6 +66,8 @@ impl From<EngineError> for Failure {
 impl From<RunError> for Failure {
     fn from(e: RunError) -> Self {
         let code = match e.kind() {
+            // of a finite input: the network's own
+            RunErrorKind::NonFinite if e.node().is_some() => 4,
             RunErrorKind::InputMismatch | RunErrorKind::NonFinite => 3,
             RunErrorKind::Cancelled => 130,
             RunErrorKind::DeviceLost | RunErrorKind::OutOfMemory => 6,

@@ -15,7 +15,7 @@ use safetensors::{Dtype, SafeTensors};
 use crate::args;
 use crate::device::{self, Device};
 use crate::fail::Failure;
-use crate::nnunet::Networks;
+use crate::nnunet;
 use crate::output::{need_different, need_folder, say, say_json, write_npy};
 use crate::segment::summary;
 
@@ -149,7 +149,7 @@ fn write_trace(folder: &Path, model: &Model, wanted: &[String], values: &[Output
 /// `organum infer`.
 pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
     let started = Instant::now();
-    let mut model = placed(Networks::open(&a.model, None)?.first, a)?;
+    let mut model = placed(nnunet::network(&a.model, a.run.allow_non_finite)?, a)?;
     if a.output.extension().is_none_or(|e| e != "npy") {
         return Err(Failure::usage(format!("{} must end in .npy", a.output.display())));
     }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::args;
 use crate::device::Device;
 use crate::fail::Failure;
-use crate::nnunet::Networks;
+use crate::nnunet;
 use crate::output::{LARGEST_JSON, Warnings, say, say_json};
 
 /// `organum plan`.
@@ -21,7 +21,7 @@ pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
             .map_err(|e| Failure { code: 4, message: format!("cannot read {}: {e}", a.model.display()) })?;
         organum::model::architecture(&text)?
     } else {
-        let model = Networks::open(&a.model, None)?.first;
+        let model = nnunet::network(&a.model, a.allow_non_finite)?;
         (model.card().clone(), model.graph().clone())
     };
     let caps = match a.caps.as_str() {
@@ -155,12 +155,12 @@ fn unrecognised(checkpoint: &Checkpoint, found: Value, why: &str, json: bool) ->
 /// `organum inspect`.
 pub(crate) fn inspect(a: &args::Inspect) -> Result<(), Failure> {
     if a.model.is_dir() {
-        let model = Networks::open(&a.model, None)?.first;
+        let model = nnunet::network(&a.model, a.allow_non_finite)?;
         let tensors = model.weights().list().len();
         let found = json!({"format": "folder", "wrapper": [], "prefix": "", "tensors": tensors, "card": true});
         return recognised(&model, found, a.json);
     }
-    let checkpoint = Checkpoint::open(&a.model)?;
+    let checkpoint = Checkpoint::open(&a.model)?.allow_non_finite(a.allow_non_finite);
     let found = found(&checkpoint);
     let model = match checkpoint.card() {
         Some(_) => checkpoint.into_model(None)?,

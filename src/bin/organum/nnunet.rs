@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use organum::model::Mode;
+use organum::model::{Checkpoint, Mode};
 use organum::monai::Bundle;
-use organum::nnunet::{Average, Case, Folder, Pipeline};
+use organum::nnunet::{Average, Case, Pipeline};
 use organum::volume::nifti;
-use organum::{Model, OutputMode, PlanOptions, Warning, Windows};
+use organum::{LoadOptions, Model, Networks, OutputMode, PlanOptions, Windows};
 use serde_json::{Map, json};
 
 use crate::args;
@@ -14,35 +14,23 @@ use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
 use crate::segment::{Segmented, Wanted};
 
-/// A model, and the folds that its results are averaged with.
-pub(crate) struct Networks {
-    pub(crate) first: Model,
-    folder: Option<(Folder, Vec<String>)>,
-    warnings: Vec<Warning>,
+/// The networks that `--model` and `--fold` name.
+pub(crate) fn open(path: &Path, fold: Option<&str>, allow_non_finite: bool) -> Result<Networks, Failure> {
+    if fold.is_some() && (!path.is_dir() || Bundle::is_one(path)) {
+        return Err(Failure::usage("--fold: a model file or a MONAI bundle has no folds; folders of nnU-Net models have"));
+    }
+    let mut options = LoadOptions::default();
+    (options.fold, options.allow_non_finite) = (fold.map(str::to_owned), allow_non_finite);
+    Ok(Networks::open(path, &options)?)
 }
 
-impl Networks {
-    /// A model file, a MONAI bundle, or a folder of nnU-Net's with its folds or the one told.
-    pub(crate) fn open(path: &Path, fold: Option<&str>) -> Result<Self, Failure> {
-        let bundle = Bundle::is_one(path);
-        if !path.is_dir() || bundle {
-            if fold.is_some() {
-                return Err(Failure::usage("--fold: a model file or a MONAI bundle has no folds; folders of nnU-Net models have"));
-            }
-            let first = if bundle { Bundle::open(path)?.model()? } else { Model::load(path)? };
-            return Ok(Self { first, folder: None, warnings: Vec::new() });
-        }
-        let folder = Folder::open(path)?;
-        let folds = fold.map_or_else(|| folder.folds(), |fold| Ok(vec![fold.to_owned()]))?;
-        let first = folder.model(&folds[0])?;
-        let warnings = folder.warnings(&folds[0])?;
-        Ok(Self { first, folder: Some((folder, folds)), warnings })
+/// The network alone: of an nnU-Net folder that of the first fold, of a file what its card or its
+/// tensors tell.
+pub(crate) fn network(path: &Path, allow_non_finite: bool) -> Result<Model, Failure> {
+    if path.is_dir() {
+        return Ok(open(path, None, allow_non_finite)?.first);
     }
-
-    /// What the results lack of the reference implementation's, and what is assumed.
-    pub(crate) fn warnings(&self) -> &[Warning] {
-        &self.warnings
-    }
+    Ok(Checkpoint::open(path)?.allow_non_finite(allow_non_finite).into_model(None)?)
 }
 
 /// Segments a scan as nnU-Net does.
@@ -80,20 +68,18 @@ pub(crate) fn segment(
         Ok(())
     };
     run(&networks.first)?;
-    let folds = networks.folder.as_ref().map_or(&[][..], |(_, folds)| folds);
-    if let Some((folder, folds)) = &networks.folder {
-        for fold in &folds[1..] {
-            let model = folder.model(fold)?;
-            if model.card().input != card.input {
-                return Err(Failure { code: 4, message: format!("fold {fold} is of another configuration than fold {}", folds[0]) });
-            }
-            run(&model)?;
+    for (fold, model) in networks.others() {
+        let model = model?;
+        if model.card().input != card.input {
+            let first = networks.folds().first().map_or("", String::as_str);
+            return Err(Failure { code: 4, message: format!("fold {fold} is of another configuration than fold {first}") });
         }
+        run(&model)?;
     }
     let ran = all.ok_or_else(|| Failure::internal("no fold ran"))?;
     let (labels, maps) = case.export(&mean.finish(), card.classes(), wanted.probabilities.is_some())?;
     let mut told = Map::new();
     told.insert("windows".into(), json!({"count": windows.count(), "passes": windows.passes(), "extent": windows.tile().axes()}));
-    told.insert("folds".into(), json!(folds));
+    told.insert("folds".into(), json!(networks.folds()));
     Ok(Segmented { labels, maps, ran, told, attention: None })
 }

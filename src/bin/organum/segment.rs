@@ -14,7 +14,7 @@ use crate::args;
 use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
 use crate::monai;
-use crate::nnunet::{self, Networks};
+use crate::nnunet;
 use crate::output::{Warnings, need_different, need_folder, say, say_json};
 
 /// What to write besides the label map.
@@ -109,7 +109,8 @@ struct Attention {
 
 fn at_once(device: &Device, model: &Model, prepared: Prepared, run: &args::Run, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
     let mut options = PlanOptions::default();
-    if wanted.probabilities.is_some() {
+    // labels of logits that are not finite are told apart on the host alone
+    if wanted.probabilities.is_some() || run.allow_non_finite {
         options = options.with_output(OutputMode::Logits);
     }
     if wanted.attention.is_some() {
@@ -240,7 +241,10 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     .collect();
     // the folder of --attention is made
     outputs.iter().filter(|o| o.0 != "--attention").try_for_each(|(_, path)| need_folder(path))?;
-    let mut networks = Networks::open(&a.model, a.fold.as_deref())?;
+    let mut networks = nnunet::open(&a.model, a.fold.as_deref(), a.run.allow_non_finite)?;
+    if !a.raw {
+        networks.check_input()?;
+    }
     let model = &networks.first;
     let inputs = channel_files(&a.input, model.card().in_channels());
     let read: Vec<&Path> = inputs.iter().chain([&a.model]).map(PathBuf::as_path).collect();

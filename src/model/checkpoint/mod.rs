@@ -18,7 +18,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::infer::{self, Guess};
+use super::infer::{self, Guess, Shapes};
 use super::weights::{Bytes, Place, Stored, Weights};
 use super::{Card, Model};
 use crate::error::{LoadError, LoadErrorKind};
@@ -51,12 +51,17 @@ pub struct Checkpoint {
     format: CheckpointFormat,
     wrapper: Vec<String>,
     prefix: String,
+    /// Whether weights may be NaN or infinite.
+    non_finite: bool,
+    /// The names of the tensors in the order of the file, if it keeps one.
+    order: Vec<String>,
     /// What nnU-Net says beside the tensors.
     told: Map<String, Value>,
 }
 
-/// Keys beside the tensors that are read: nnU-Net's.
-const TOLD: [&str; 2] = ["init_args", "inference_allowed_mirroring_axes"];
+/// Keys beside the tensors that are read: nnU-Net's. Of a safetensors file they are keys of its
+/// metadata, and `configuration` is one of them instead of a part of the first.
+const TOLD: [&str; 3] = ["init_args", "inference_allowed_mirroring_axes", "trainer_name"];
 
 fn format_error(message: impl Into<String>) -> LoadError {
     LoadError::new(LoadErrorKind::Format, message)
@@ -96,7 +101,20 @@ impl Checkpoint {
             ));
         }
         let weights = Weights::of_safetensors(bytes)?;
-        Ok(Self { weights, format: CheckpointFormat::Safetensors, wrapper: Vec::new(), prefix: String::new(), told: Map::new() })
+        let json = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| text.into());
+        let mut told = Map::new();
+        told.extend(weights.said("configuration").map(|name| (TOLD[0].to_owned(), json!({ "configuration": name }))));
+        told.extend(weights.said(TOLD[1]).map(|axes| (TOLD[1].to_owned(), json(axes))));
+        told.extend(weights.said(TOLD[2]).map(|name| (TOLD[2].to_owned(), name.into())));
+        Ok(Self {
+            weights,
+            format: CheckpointFormat::Safetensors,
+            wrapper: Vec::new(),
+            prefix: String::new(),
+            non_finite: false,
+            order: Vec::new(),
+            told,
+        })
     }
 
     fn of_archive(bytes: Bytes) -> Result<Self, LoadError> {
@@ -129,12 +147,13 @@ impl Checkpoint {
             };
             format_error(format!("{e}{hint}"))
         })?;
-        let beside = |key: &str| Some((key.to_owned(), pickle.json(pickle.get(pickle.root, key)?, 3)));
+        let beside = |key: &str| Some((key.to_owned(), plain::value(&pickle, pickle.get(pickle.root, key)?).unwrap_or_default()));
         let told = TOLD.into_iter().filter_map(beside).collect();
         let (mut names, tensors): (Vec<String>, Vec<tensor::Found>) = found.tensors.into_iter().unzip();
         let prefix = state::plain(&mut names);
         // what is not in row-major order is copied: no honest file needs more than its own size for it
         let mut room = bytes.get().len().saturating_mul(4);
+        let order = names.clone();
         let mut stored = BTreeMap::new();
         for (name, tensor) in names.into_iter().zip(tensors) {
             let data = match tensor.range() {
@@ -153,12 +172,20 @@ impl Checkpoint {
             stored.insert(name, Stored { dtype: tensor.dtype, shape: tensor.shape, data });
         }
         let format = if script { CheckpointFormat::TorchScript } else { CheckpointFormat::Torch };
-        Ok(Self { weights: Weights::of_tensors(bytes, stored), format, wrapper: found.wrapper, prefix, told })
+        Ok(Self { weights: Weights::of_tensors(bytes, stored), format, wrapper: found.wrapper, prefix, non_finite: false, order, told })
     }
 
-    /// What nnU-Net saved beside the tensors under a key of the outermost dict: `init_args`, `inference_allowed_mirroring_axes`.
+    /// What nnU-Net saved beside the tensors under a key of the outermost dict: `init_args`,
+    /// `inference_allowed_mirroring_axes`, `trainer_name`.
     pub(crate) fn told(&self, key: &str) -> Option<&Value> {
         self.told.get(key)
+    }
+
+    /// Takes NaN and infinite weights, which [`Checkpoint::into_model`] refuses otherwise.
+    #[must_use]
+    pub fn allow_non_finite(mut self, allowed: bool) -> Self {
+        self.non_finite = allowed;
+        self
     }
 
     /// What kind of file it is.
@@ -205,8 +232,15 @@ impl Checkpoint {
     /// what names and shapes tell; of `config`, key by key. Given labels take the file's expected volumes away.
     ///
     /// # Errors
-    /// When `given` is no card, the architecture or a part of its config remains untold, or the tensors do not fit.
-    pub fn into_model(mut self, given: Option<&str>) -> Result<Model, LoadError> {
+    /// When `given` is no card, the architecture or a part of its config remains untold, or the tensors do not fit or, but for
+    /// [`Checkpoint::allow_non_finite`], hold NaN or infinite values.
+    pub fn into_model(self, given: Option<&str>) -> Result<Model, LoadError> {
+        let allowed = self.non_finite;
+        let model = self.network(given)?;
+        if allowed { Ok(model) } else { model.finite() }
+    }
+
+    fn network(mut self, given: Option<&str>) -> Result<Model, LoadError> {
         let bad = |what: &str| LoadError::new(LoadErrorKind::Card, what.to_owned());
         let object = |json: &str| match serde_json::from_str(json) {
             Ok(Value::Object(object)) => Ok(object),
@@ -268,13 +302,17 @@ impl Checkpoint {
 
     /// What names and shapes tell, and the names by which the network knows the tensors.
     fn guess(&self, architecture: Option<&str>) -> Option<(Guess, BTreeMap<String, String>)> {
-        let names: Vec<&str> = self.weights.names().collect();
+        let sorted: Vec<&str> = self.weights.names().collect();
+        // files by name have lost the order of the modules
+        let ordered = !self.order.is_empty() && !self.order.iter().is_sorted();
+        let names: Vec<&str> = if ordered { self.order.iter().map(String::as_str).collect() } else { sorted };
         let mut strip = 0;
         for _ in 0..MOST_PARTS {
             let stripped: Vec<&str> = names.iter().map(|name| name.get(strip..).unwrap_or_default()).collect();
-            let known = infer::translate(&stripped);
+            let (dialect, known) = infer::translate(&stripped);
             let pairs = || names.iter().zip(&known).filter_map(|(&old, new)| Some((old, new.as_deref()?)));
-            if let Some(guess) = infer::guess(pairs().filter_map(|(old, new)| Some((new, self.weights.shape(old)?))), architecture) {
+            let shapes = pairs().filter_map(|(old, new)| Some((new, self.weights.shape(old)?)));
+            if let Some(guess) = infer::guess(&Shapes::new(shapes, dialect, ordered), architecture) {
                 return Some((guess, pairs().map(|(old, new)| (old.to_owned(), new.to_owned())).collect()));
             }
             let first = names.first()?;

@@ -93,25 +93,6 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// A plain value as JSON, a few levels deep; what else there is as null.
-    pub(super) fn json(&self, id: Id, levels: u32) -> serde_json::Value {
-        /// Most items of a list that are told.
-        const MOST: usize = 64;
-        let Some(deeper) = levels.checked_sub(1) else { return serde_json::Value::Null };
-        match self.value(id) {
-            Value::Bool(value) => (*value).into(),
-            Value::Int(value) => (*value).into(),
-            Value::Float(value) => (*value).into(),
-            Value::Text(span) => self.span(span).into(),
-            Value::List(items) | Value::Tuple(items) => items.iter().take(MOST).map(|&item| self.json(item, deeper)).collect(),
-            Value::Dict(items) => {
-                let told = |&(key, value): &(Id, Id)| Some((self.text(key)?.to_owned(), self.json(value, deeper)));
-                items.iter().take(MOST).filter_map(told).collect::<serde_json::Map<_, _>>().into()
-            }
-            _ => serde_json::Value::Null,
-        }
-    }
-
     /// Module and name of a class or function.
     pub(super) fn global(&self, id: Id) -> Option<(&'a str, &'a str)> {
         match self.value(id) {

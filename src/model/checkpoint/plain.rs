@@ -25,8 +25,15 @@ const DEEPEST: u32 = 32;
 /// Says what is damaged, nested too deeply or too large.
 pub(crate) fn plain(bytes: &[u8], keys: &[&str]) -> Result<Json, String> {
     let pickle = Pickle::read(bytes)?;
-    let root = pickle.root;
-    Telling { pickle, keys, told: 0 }.value(root, 0)
+    Telling { pickle: &pickle, keys: Some(keys), told: 0 }.value(pickle.root, 0)
+}
+
+/// A value of a pickle as JSON, with all keys of its dicts; otherwise as [`plain`].
+///
+/// # Errors
+/// As [`plain`].
+pub(super) fn value(pickle: &Pickle<'_>, id: Id) -> Result<Json, String> {
+    Telling { pickle, keys: None, told: 0 }.value(id, 0)
 }
 
 /// Type of numpy's numbers: kind (`f`, `i`, `u`, `b`, or `O` for any value), bytes, and whether the first of them is the greatest.
@@ -60,8 +67,9 @@ impl Dtype {
 }
 
 struct Telling<'a> {
-    pickle: Pickle<'a>,
-    keys: &'a [&'a str],
+    pickle: &'a Pickle<'a>,
+    /// Keys that are text are told if they are among these, or all of them.
+    keys: Option<&'a [&'a str]>,
     told: usize,
 }
 
@@ -98,7 +106,10 @@ impl Telling<'_> {
     /// A key that is told.
     fn key(&self, id: Id) -> Option<String> {
         match self.pickle.value(id) {
-            Value::Text(span) => Some(self.pickle.span(span)).filter(|key| self.keys.contains(key)).map(str::to_owned),
+            Value::Text(span) => {
+                let wanted = |key: &&str| self.keys.is_none_or(|keys| keys.contains(key));
+                Some(self.pickle.span(span)).filter(wanted).map(str::to_owned)
+            }
             Value::Int(number) => Some(number.to_string()),
             Value::Object { callee, arguments, .. } => {
                 self.scalar(*callee, self.tuple(*arguments)?).filter(|n| n.is_i64()).map(|n| n.to_string())

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Guess, Shapes};
+use super::{Dialect, Guess, Shapes};
 
 /// One number where all are alike.
 fn per_stage(counts: &[usize]) -> Value {
@@ -43,19 +43,28 @@ fn nnunet(s: &Shapes<'_>, name: &'static str, first: &str, stage: impl Fn(usize)
         name,
         json!({"dims": dims, "in_channels": s.dim(first, 1)?, "classes": s.dim(&format!("decoder.seg_layers.{}.weight", below.checked_sub(1)?), 0)?,
             "features": s.each(stages, |i| s.dim(&stage(i), 0))?, "kernels": kernels?, "strides": strides?,
-            "norm": "instance", "activation": "leaky_relu"}),
+            "activation": "leaky_relu"}),
     ))
 }
 
 /// What nnU-Net v1 and MONAI's DynUNet do otherwise than nnU-Net v2.
-fn variants(s: &Shapes<'_>, guess: &mut Guess, stages: usize) {
-    let mut tell = |key: &str, value: Value| drop(guess.config.insert(key.into(), value));
+fn variants(s: &Shapes<'_>, mut guess: Guess, stages: usize) -> Guess {
     let first = "encoder.stages.0.0.convs.0";
-    if s.has(&format!("{first}.norm.running_mean")) {
-        tell("norm", "batch".into());
-    } else if !s.has(&format!("{first}.norm.weight")) {
-        tell("norm", "instance_plain".into());
+    let (running, parameters) = (s.has(&format!("{first}.norm.running_mean")), s.has(&format!("{first}.norm.weight")));
+    // nnU-Net's norms have parameters, and leaky ReLU follows them; DynUNet's arguments say what they are
+    let (fixed, default) = match s.dialect {
+        Dialect::DynUnet => (false, "MONAI's default is \"instance\""),
+        _ => (true, "nnU-Net's own is \"instance\""),
+    };
+    if running {
+        guess.config.insert("norm".into(), "batch".into());
+    } else if !(fixed && parameters) {
+        guess = guess.asks_norm(parameters, default);
     }
+    if !fixed {
+        guess = guess.asks("activation", "\"leaky_relu\", MONAI's default, of slope 0.01; no other activation is supported");
+    }
+    let mut tell = |key: &str, value: Value| drop(guess.config.insert(key.into(), value));
     let last = stages.saturating_sub(2);
     let biased = [
         ("conv_bias", first.to_owned()),
@@ -77,6 +86,7 @@ fn variants(s: &Shapes<'_>, guess: &mut Guess, stages: usize) {
     if s.has("encoder.stages.1.0.skip.conv.weight") {
         tell("residual", true.into());
     }
+    guess
 }
 
 fn decoder_convs(s: &Shapes<'_>) -> Vec<usize> {
@@ -93,8 +103,7 @@ pub(super) fn plain_conv_unet(s: &Shapes<'_>) -> Option<Guess> {
         guess.config.insert("decoder_convs_per_stage".into(), decoder);
     }
     guess.config.insert("convs_per_stage".into(), encoder);
-    variants(s, &mut guess, stages);
-    Some(guess)
+    Some(variants(s, guess, stages))
 }
 
 pub(super) fn residual_encoder_unet(s: &Shapes<'_>) -> Option<Guess> {
@@ -144,18 +153,32 @@ pub(super) fn monai_unet(s: &Shapes<'_>) -> Option<Guess> {
     let (kernel, up_kernel) = (s.kernel(&conv(0))?, s.kernel(&format!("model.2{up}.conv.weight"))?);
     let channels = s.each(levels + 1, |level| s.dim(&conv(level), 0))?;
     let norm = format!("model.0{first}.adn.N");
-    let norm = match (s.has(&format!("{norm}.running_mean")), s.has(&format!("{norm}.weight"))) {
-        (true, _) => "batch",
-        (false, true) => "instance",
-        (false, false) => "instance_plain",
-    };
+    let (running, parameters) = (s.has(&format!("{norm}.running_mean")), s.has(&format!("{norm}.weight")));
+    let slope = format!("model.0{first}.adn.A.weight");
     let config = json!({"dims": kernel.len(), "in_channels": s.dim(&conv(0), 1)?, "classes": s.dim(&format!("model.2{up}.conv.weight"), 1)?,
-        "channels": channels, "kernel": kernel.first()?, "up_kernel": up_kernel.first()?, "norm": norm,
+        "channels": channels, "kernel": kernel.first()?, "up_kernel": up_kernel.first()?,
         "residual_units": s.count(|i| format!("model.0.conv.unit{i}.conv.weight")), "bias": s.has(&conv(0).replace("weight", "bias"))});
     let what = format!("the strides of the {levels} levels above the last, e.g. {:?}", vec![vec![2; kernel.len()]; levels]);
-    let guess = Guess::new("monai_unet", config).asks("strides", what);
-    let slope = s.has(&format!("model.0{first}.adn.A.weight"));
-    (levels > 0).then(|| if slope { guess } else { guess.asks("activation", "\"relu\" or \"leaky_relu\"") })
+    let mut guess = Guess::new("monai_unet", config).asks("strides", what);
+    if running {
+        guess.config.insert("norm".into(), "batch".into());
+    } else {
+        guess = guess.asks_norm(parameters, "MONAI's default is \"instance_plain\", before the activation");
+    }
+    if s.has(&slope) {
+        guess.config.insert("activation".into(), "prelu".into());
+    } else {
+        let what = "\"relu\", \"leaky_relu\" of slope 0.01 or \"none\", after the norm; MONAI's default has tensors";
+        guess = guess.asks("activation", what);
+    }
+    // the modules lie in the file in the order in which they run
+    if running && s.has(&slope) {
+        match s.before(&format!("{norm}.running_mean"), &slope) {
+            Some(first) => drop(guess.config.insert("adn_ordering".into(), if first { "NDA" } else { "ADN" }.into())),
+            None => guess = guess.asks("adn_ordering", "\"NDA\", MONAI's default, or \"ADN\" where the activation is before the norm"),
+        }
+    }
+    (levels > 0).then_some(guess)
 }
 
 pub(super) fn vnet(s: &Shapes<'_>) -> Option<Guess> {
@@ -164,9 +187,13 @@ pub(super) fn vnet(s: &Shapes<'_>) -> Option<Guess> {
     let (flavour, first, slopes) = flavours.into_iter().find(|(_, first, _)| s.has(first))?;
     let dims = s.kernel(first)?.len();
     let classes = s.dim("out_tr.conv2.weight", 0)?;
-    Some(Guess::new(
-        "vnet",
-        json!({"dims": dims, "flavour": flavour, "in_channels": s.dim(first, 1)?, "classes": classes, "base": s.dim(first, 0)?,
-            "activation": if s.has(slopes) { "prelu" } else { "elu" }}),
-    ))
+    let config = json!({"dims": dims, "flavour": flavour, "in_channels": s.dim(first, 1)?, "classes": classes, "base": s.dim(first, 0)?});
+    let mut guess = Guess::new("vnet", config);
+    // mattmacy's has one of these two, MONAI's any
+    match (s.has(slopes), flavour) {
+        (true, _) => drop(guess.config.insert("activation".into(), "prelu".into())),
+        (false, "mattmacy") => drop(guess.config.insert("activation".into(), "elu".into())),
+        (false, _) => guess = guess.asks("activation", "\"elu\", MONAI's default, of alpha 1; no other without tensors is supported"),
+    }
+    Some(guess)
 }

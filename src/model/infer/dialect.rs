@@ -1,9 +1,23 @@
 //! The names that other implementations of an architecture give to its tensors, in those of the reference.
 
+/// Whose names they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::model) enum Dialect {
+    /// The reference's.
+    Own,
+    /// `Generic_UNet` of nnU-Net v1.
+    GenericUnet,
+    /// `DynUNet` of MONAI.
+    DynUnet,
+}
+
 /// Names as the networks here know them; `None` for tensors that these do without: those listed twice, and heads of training.
-pub(in crate::model) fn translate(names: &[&str]) -> Vec<Option<String>> {
-    let dialect = [generic_unet, dyn_unet].into_iter().find_map(|dialect| dialect(names));
-    names.iter().map(|name| dialect.as_ref().map_or_else(|| Some((*name).to_owned()), |new| new(name))).collect()
+pub(in crate::model) fn translate(names: &[&str]) -> (Dialect, Vec<Option<String>>) {
+    let found = generic_unet(names).map(|new| (Dialect::GenericUnet, new)).or_else(|| dyn_unet(names).map(|new| (Dialect::DynUnet, new)));
+    match found {
+        Some((dialect, new)) => (dialect, names.iter().map(|name| new(name)).collect()),
+        None => (Dialect::Own, names.iter().map(|name| Some((*name).to_owned())).collect()),
+    }
 }
 
 type Renaming = Box<dyn Fn(&str) -> Option<String>>;
@@ -63,7 +77,8 @@ fn dyn_unet(names: &[&str]) -> Option<Renaming> {
                 "norm1" => format!("{encoder}.convs.0.norm.{rest}"),
                 "norm2" => format!("{encoder}.convs.1.norm.{rest}"),
                 "norm3" => format!("{encoder}.skip.norm.{rest}"),
-                _ => return None,
+                // the slopes of an activation that has some: the network here does not
+                _ => format!("{encoder}.{part}.{rest}"),
             })
         };
         if let Some(rest) = name.strip_prefix("input_block.") {
@@ -116,7 +131,7 @@ mod tests {
             Some("decoder.seg_layers.0.weight"),
             None,
         ];
-        assert_eq!(translate(&names), expected.map(|name| name.map(str::to_owned)));
+        assert_eq!(translate(&names).1, expected.map(|name| name.map(str::to_owned)));
     }
 
     #[test]
@@ -143,11 +158,11 @@ mod tests {
             None,
             None,
         ];
-        assert_eq!(translate(&names), expected.map(|name| name.map(str::to_owned)));
+        assert_eq!(translate(&names).1, expected.map(|name| name.map(str::to_owned)));
     }
 
     #[test]
     fn other_names_stay() {
-        assert_eq!(translate(&["a.weight"]), [Some("a.weight".to_owned())]);
+        assert_eq!(translate(&["a.weight"]), (Dialect::Own, vec![Some("a.weight".to_owned())]));
     }
 }

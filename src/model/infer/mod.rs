@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-pub(super) use dialect::translate;
+pub(super) use dialect::{Dialect, translate};
 
 /// What names and shapes tell.
 #[derive(Clone, Debug)]
@@ -36,6 +36,16 @@ impl Guess {
         self
     }
 
+    /// What of a norm the tensors leave open: `told` where they have parameters.
+    fn asks_norm(self, parameters: bool, default: &str) -> Self {
+        let what = if parameters {
+            "\"instance\", where it is instance norm with parameters as its tensors may be"
+        } else {
+            "\"instance_plain\", where it is instance norm without parameters, or \"none\""
+        };
+        self.asks("norm", format!("{what}; {default}; no other norm without running statistics is supported"))
+    }
+
     fn asks_heads(self, width: u32) -> Self {
         self.asks("heads", format!("attention heads, a divisor of {width}"))
     }
@@ -56,24 +66,45 @@ impl Guess {
     }
 }
 
-/// Shapes by name.
-struct Shapes<'a>(HashMap<&'a str, &'a [usize]>);
+/// Shapes by name, and what else a file tells of its tensors.
+pub(super) struct Shapes<'a> {
+    shapes: HashMap<&'a str, &'a [usize]>,
+    /// Places in the order of the network's modules, where the file keeps it.
+    places: Option<HashMap<&'a str, usize>>,
+    dialect: Dialect,
+}
 
 /// Most of anything that is counted.
 const MOST: usize = 256;
 
-impl Shapes<'_> {
+impl<'a> Shapes<'a> {
+    /// Of tensors in the order of the file. One by name is not that of modules.
+    pub(super) fn new(tensors: impl Iterator<Item = (&'a str, &'a [usize])>, dialect: Dialect, ordered: bool) -> Self {
+        let (mut shapes, mut places) = (HashMap::new(), HashMap::new());
+        for (place, (name, shape)) in tensors.enumerate() {
+            shapes.insert(name, shape);
+            places.insert(name, place);
+        }
+        Self { shapes, places: Some(places).filter(|_| ordered), dialect }
+    }
+
+    /// Whether a tensor comes before another, if the file tells it.
+    fn before(&self, first: &str, second: &str) -> Option<bool> {
+        let places = self.places.as_ref()?;
+        Some(places.get(first)? < places.get(second)?)
+    }
+
     fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.shapes.contains_key(name)
     }
 
     fn dim(&self, name: &str, axis: usize) -> Option<u32> {
-        self.0.get(name)?.get(axis).and_then(|&n| u32::try_from(n).ok())
+        self.shapes.get(name)?.get(axis).and_then(|&n| u32::try_from(n).ok())
     }
 
     /// The extents of a kernel, or of what else has so many axes behind the first two.
     fn kernel(&self, name: &str) -> Option<Vec<u32>> {
-        self.0.get(name)?.get(2..)?.iter().map(|&n| u32::try_from(n).ok()).collect()
+        self.shapes.get(name)?.get(2..)?.iter().map(|&n| u32::try_from(n).ok()).collect()
     }
 
     /// How many of the names for 0, 1, 2.. there are without a gap.
@@ -115,9 +146,8 @@ const RULES: [Rule; 16] = [
 ];
 
 /// What names and shapes tell; only of one architecture, if it is given.
-pub(super) fn guess<'a>(shapes: impl Iterator<Item = (&'a str, &'a [usize])>, architecture: Option<&str>) -> Option<Guess> {
-    let shapes = Shapes(shapes.collect());
-    RULES.iter().filter_map(|rule| rule(&shapes)).find(|guess| architecture.is_none_or(|name| name == guess.architecture))
+pub(super) fn guess(shapes: &Shapes<'_>, architecture: Option<&str>) -> Option<Guess> {
+    RULES.iter().filter_map(|rule| rule(shapes)).find(|guess| architecture.is_none_or(|name| name == guess.architecture))
 }
 
 /// The number whose square, or whose cube, it is.
@@ -137,7 +167,8 @@ mod tests {
 
     #[test]
     fn of_no_tensors_nothing_is_told() {
-        assert!(guess(std::iter::empty(), None).is_none());
-        assert!(guess([("a.weight", &[1usize, 2][..])].into_iter(), None).is_none());
+        let shapes = |list: &'static [(&'static str, &'static [usize])]| Shapes::new(list.iter().copied(), Dialect::Own, true);
+        assert!(guess(&shapes(&[]), None).is_none());
+        assert!(guess(&shapes(&[("a.weight", &[1, 2])]), None).is_none());
     }
 }

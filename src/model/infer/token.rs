@@ -71,10 +71,11 @@ pub(super) fn unetr(s: &Shapes<'_>) -> Option<Guess> {
     let perceptron = s.has("vit.patch_embedding.patch_embeddings.1.weight");
     let config = json!({"in_channels": s.dim(first, 1)?, "classes": s.dim("out.conv.conv.weight", 0)?, "feature_size": s.dim(first, 0)?,
         "hidden": hidden, "mlp": s.dim("vit.blocks.0.mlp.linear1.weight", 0)?, "projection": if perceptron { "perceptron" } else { "conv" },
-        "conv_block": s.has("encoder2.blocks.0.1.conv1.conv.weight"), "res_block": s.has("decoder2.conv_block.conv3.conv.weight"),
-        "norm": "instance"});
+        "conv_block": s.has("encoder2.blocks.0.1.conv1.conv.weight"), "res_block": s.has("decoder2.conv_block.conv3.conv.weight")});
     let image = format!("the extent D, H, W that it was trained on, {patches} patches of 16x16x16, as [d, h, w]");
-    Some(Guess::new("unetr", config).asks("image", image).asks_heads(hidden))
+    // a norm with parameters or statistics has tensors, which this network lacks
+    let norm = "\"instance\", MONAI's default, without parameters; no other norm is supported";
+    Some(Guess::new("unetr", config).asks("image", image).asks_heads(hidden).asks("norm", norm))
 }
 
 pub(super) fn cotr(s: &Shapes<'_>) -> Option<Guess> {

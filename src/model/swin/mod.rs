@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::architecture::Built;
 use super::blocks::{Builder, Stage};
-use super::weights::Tolerance;
-use crate::graph::{Conv, NodeId, Op, PatchExpand, PatchMerge, Resize, Size};
+use super::weights::{Tolerance, Weights};
+use crate::error::{LoadError, LoadErrorKind};
+use crate::graph::{Conv, Graph, NodeId, Op, PatchExpand, PatchMerge, Resize, Size};
 use crate::kernels::{Interpolation, Shift, WindowShape};
+use crate::shape::Extent;
 
 mod glam;
 #[cfg(test)]
@@ -265,6 +267,53 @@ fn masked(op: &Op, name: &str) -> Option<String> {
     let Op::WindowAttention(attention) = op else { return None };
     let block = name.strip_suffix(".attn")?;
     (attention.shape.shift != [0; 3]).then(|| format!("{block}.attn_mask"))
+}
+
+/// What is added to the score of each query and key of each window of a shifted block, `[windows][N][N]`: -100 between voxels that
+/// the shift brought together from two sides of the map, else 0.
+fn mask(shape: &WindowShape, map: Extent) -> Vec<f64> {
+    let [[_, h, w], [_, shift_h, shift_w]] = [shape.k_window, shape.shift];
+    let whole = [map.h.next_multiple_of(h), map.w.next_multiple_of(w)];
+    let region = |at: u32, n: u32, window: u32, shift: u32| u32::from(at >= n - window) + u32::from(at >= n - shift);
+    let windows = (0..whole[0] / h).flat_map(|y| (0..whole[1] / w).map(move |x| [y * h, x * w]));
+    let mut values = Vec::new();
+    for [y, x] in windows {
+        let voxels = (0..h).flat_map(|dy| (0..w).map(move |dx| [y + dy, x + dx]));
+        let regions: Vec<_> = voxels.map(|[y, x]| [region(y, whole[0], h, shift_h), region(x, whole[1], w, shift_w)]).collect();
+        let between = |a: &[u32; 2]| regions.iter().map(|b| if a == b { 0.0 } else { -100.0 }).collect::<Vec<_>>();
+        values.extend(regions.iter().flat_map(between));
+    }
+    values
+}
+
+/// Refuses buffers of masks that say otherwise than what is computed.
+pub(super) fn check_masks(graph: &Graph, extent: Extent, weights: &Weights) -> Result<(), LoadError> {
+    let buffers: Vec<_> = graph.nodes().iter().filter_map(|node| Some((node, masked(&node.op, &node.name)?))).collect();
+    if !buffers.iter().any(|(_, name)| weights.has(name)) {
+        return Ok(());
+    }
+    let other = |what: String| Err(LoadError::new(LoadErrorKind::Tensors, what));
+    let Ok(maps) = graph.infer(extent) else { return Ok(()) };
+    for (node, name) in buffers.into_iter().filter(|(_, name)| weights.has(name)) {
+        let (Op::WindowAttention(attention), Some(input)) = (&node.op, node.inputs.first()) else { continue };
+        let computed = mask(&attention.shape, maps[input.index()].extent);
+        let told = weights.floats(&name)?;
+        if told.len() != computed.len() {
+            let shape = weights.shape(&name).unwrap_or_default();
+            return other(format!("the mask {name} has the shape {shape:?}, which is not that of windows of a map of {extent}"));
+        }
+        // hidden is what exp makes nothing of
+        let differ = |(a, b): &(&f64, &f64)| (*a - *b).abs() > 1e-3 * b.abs().max(1.0) || a.is_nan();
+        let count = told.iter().zip(&computed).filter(differ).count();
+        if count > 0 {
+            return other(format!(
+                "the mask {name} differs in {count} of {} values from that of windows shifted by {:?}, which is what is computed",
+                told.len(),
+                attention.shape.shift
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What an index of a checkpoint without it is.

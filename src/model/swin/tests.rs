@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::architecture::Architecture;
-use crate::{DeviceCaps, Elem, Extent, Model, Plan, PlanOptions};
+use crate::{Card, DeviceCaps, Elem, Extent, Model, Plan, PlanOptions};
 
 const NAMES: [&str; 2] = [SwinUnetConfig::NAME, GlamSwinUnetConfig::NAME];
 
@@ -42,7 +42,7 @@ fn keys_of_non_local_upsampling_are_every_fourth_voxel() {
 }
 
 /// Elements of all parameters of a graph but indices, in millions.
-fn millions(graph: &crate::graph::Graph) -> f64 {
+fn millions(graph: &Graph) -> f64 {
     let kept = graph.parameters().into_iter().filter(|(name, _)| !name.ends_with("_index"));
     #[expect(clippy::cast_precision_loss, reason = "a count of millions")]
     let counted = kept.map(|(_, shape)| shape.iter().product::<usize>()).sum::<usize>() as f64 / 1e6;
@@ -167,9 +167,9 @@ fn networks_run_on_planes_of_their_image() {
 }
 
 /// A small network's tensors as a file, after some were taken out and one was put in.
-fn load(name: &str, more: &str, without: &str, with: &str) -> Result<Model, crate::LoadError> {
+fn load(name: &str, more: &str, without: &str, with: &str) -> Result<Model, LoadError> {
     let card = small(name, more);
-    let mut tensors = crate::model::Card::parse(&card)?.build()?.graph.parameters();
+    let mut tensors = Card::parse(&card)?.build()?.graph.parameters();
     tensors.retain(|(n, _)| without.is_empty() || !n.ends_with(without));
     if !with.is_empty() {
         tensors.push((with.to_owned(), vec![3]));
@@ -180,18 +180,15 @@ fn load(name: &str, more: &str, without: &str, with: &str) -> Result<Model, crat
 #[test]
 fn masks_and_indices_may_be_there_or_not() {
     let swin = |without: &str, with: &str| load("swin_unet", "", without, with);
-    for (without, with) in [
-        ("", ""),
-        ("relative_position_index", ""),
-        ("", "swin_unet.layers.0.blocks.1.attn_mask"),
-        ("", "swin_unet.layers_up.2.blocks.1.attn_mask"),
-    ] {
+    for (without, with) in [("", ""), ("relative_position_index", "")] {
         swin(without, with).unwrap_or_else(|e| panic!("without {without:?} with {with:?}: {e}"));
     }
     for (without, with) in [
         ("bias_table", ""),
         ("output.weight", ""),
-        // these are not shifted
+        // masks of another shape, and of blocks that are not shifted
+        ("", "swin_unet.layers.0.blocks.1.attn_mask"),
+        ("", "swin_unet.layers_up.2.blocks.1.attn_mask"),
         ("", "swin_unet.layers.0.blocks.0.attn_mask"),
         ("", "swin_unet.layers.2.blocks.0.attn_mask"),
         ("", "swin_unet.layers.0.downsample.reduction.bias"),
@@ -199,6 +196,63 @@ fn masks_and_indices_may_be_there_or_not() {
         let e = swin(without, with).expect_err("it does not fit").to_string();
         assert!(e.contains(if with.is_empty() { without } else { with }), "{e}");
     }
+}
+
+/// Regions of a 4x4 map in windows of 2, shifted by one, by hand: the last row and column are apart.
+#[test]
+fn masks_are_those_of_regions() {
+    let mut shape = WindowShape { k_window: [1, 2, 2], q_window: [1, 2, 2], shift: [0, 1, 1], ..windows(2) };
+    let values = mask(&shape, Extent::new(1, 4, 4));
+    let rows = |window: usize| -> Vec<String> {
+        let row = |row: &[f64]| row.iter().map(|&v| if v == 0.0 { '.' } else { 'x' }).collect();
+        values[window * 16..][..16].chunks_exact(4).map(row).collect()
+    };
+    assert!(values.len() == 64 && values.iter().all(|&v| v == 0.0 || v == -100.0));
+    assert_eq!(rows(0), ["....", "....", "....", "...."]);
+    assert_eq!(rows(1), [".x.x", "x.x.", ".x.x", "x.x."]);
+    assert_eq!(rows(2), ["..xx", "..xx", "xx..", "xx.."]);
+    assert_eq!(rows(3), [".xxx", "x.xx", "xx.x", "xxx."]);
+    shape.shift = [0; 3];
+    assert!(mask(&shape, Extent::new(1, 2, 2)).iter().all(|&v| v == 0.0));
+}
+
+#[test]
+fn masks_of_a_file_are_those_that_are_computed_or_refused() {
+    let card = small("swin_unet", "");
+    let built = Card::parse(&card).and_then(|mut card| card.build()).expect("it is one");
+    let maps = built.graph.infer(built.crop.expect("it has one").into()).expect("shapes agree");
+    let mut masks: Vec<(String, Vec<usize>, Vec<f64>)> = Vec::new();
+    for node in built.graph.nodes() {
+        if let (Op::WindowAttention(attention), Some(name)) = (&node.op, masked(&node.op, &node.name)) {
+            let values = mask(&attention.shape, maps[node.inputs[0].index()].extent);
+            let n = attention.shape.k_window.iter().product::<u32>() as usize;
+            masks.push((name, vec![values.len() / n / n, n, n], values));
+        }
+    }
+    assert!(masks.len() > 1);
+    let load = |masks: &[(String, Vec<usize>, Vec<f64>)]| {
+        let bytes = crate::model::weights::random(&card, &built.graph.parameters(), 1).expect("a file");
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("it is one");
+        let data: Vec<Vec<u8>> = masks.iter().map(|(.., v)| v.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect()).collect();
+        let mut views = file.tensors();
+        for ((name, shape, _), data) in masks.iter().zip(&data) {
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), data).expect("it fits");
+            views.push((name.clone(), view));
+        }
+        let said = std::collections::HashMap::from([("organum".to_owned(), card.clone())]);
+        Model::from_bytes(safetensors::serialize(views, Some(said)).expect("a file")).map(|_| ())
+    };
+    load(&masks).expect("they are what is computed");
+    for value in [-50.0, 0.0, f64::NAN, f64::NEG_INFINITY] {
+        let mut other = masks.clone();
+        let at = other[1].2.iter().position(|&v| v == -100.0).expect("something is hidden");
+        other[1].2[at] = value;
+        let e = load(&other).expect_err("it differs").to_string();
+        assert!(e.contains(&other[1].0) && e.contains("differs in 1 of"), "{e}");
+    }
+    let mut other = masks.clone();
+    other[0].2.iter_mut().for_each(|v| *v *= 1.0 + 1e-6);
+    load(&other).expect("that is rounding");
 }
 
 #[test]
@@ -241,7 +295,7 @@ fn glam_swin_unets_of_any_image_and_option_equal_torch() {
     let cases = header.metadata().as_ref().and_then(|m| m.get("cases")).expect("they have configs");
     let cases: serde_json::Value = serde_json::from_str(cases).expect("the configs are JSON");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("they are safetensors");
-    let floats = crate::model::Weights::from_bytes(bytes.clone().into()).expect("they are safetensors");
+    let floats = Weights::from_bytes(bytes.clone().into()).expect("they are safetensors");
     let engine = pollster::block_on(crate::Engine::request(None)).ok();
     for (name, config) in cases.as_object().expect("configs by name") {
         let card = serde_json::json!({"architecture": "glam_swin_unet", "config": config}).to_string();
