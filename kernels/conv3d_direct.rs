@@ -6,8 +6,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    Activation, Binding, BindingSizes, ConvShape, Cost, HostHalf, HostSlice, Interpolation, Kernel, Load, Reach, Scope, Source, Target, Through,
-    Variant, Window, workgroup_size,
+    Activation, Binding, BindingSizes, ConvShape, Cost, HostHalf, HostSlice, Interpolation, Kernel, Load, Reach, Scope, Source, Target,
+    Through, Variant, Window, workgroup_size,
 };
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent};

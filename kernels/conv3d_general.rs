@@ -10,8 +10,8 @@ use bytemuck::{Pod, Zeroable};
 use super::conv::OUT_BLOCK;
 use super::load::LOAD_A;
 use super::{
-    Activation, Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Load, Reach, Scope, Source, Taps, Target, Variant, Window, elements,
-    workgroup_size,
+    Activation, Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Load, Reach, Scope, Source, Taps, Target, Variant, Window,
+    elements, workgroup_size,
 };
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent, Map};

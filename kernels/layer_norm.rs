@@ -5,7 +5,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::load::LOAD_A;
-use super::{Activation, Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Load, Reach, Source, Target, Variant, Window, elements, rows};
+use super::{
+    Activation, Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Load, Reach, Source, Target, Variant, Window, elements, rows,
+};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent, Map};
 

@@ -2,7 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Reach, Source, Taps, Target, Variant, Window, elements, workgroup_size};
+use super::{
+    Binding, BindingSizes, Cost, HostHalf, HostSlice, Kernel, Reach, Source, Taps, Target, Variant, Window, elements, workgroup_size,
+};
 use crate::caps::DeviceCaps;
 use crate::shape::{Elem, Extent, Map};
 

@@ -82,11 +82,8 @@ impl HostMemory {
     fn twin(&self, call: &Call, sources: &[Region], out: &mut [u32]) {
         let kinds = &call.bindings()[1..];
         // f32 is read where it lies, f16 is widened
-        let widened: Vec<Option<Vec<f32>>> = sources
-            .iter()
-            .zip(kinds)
-            .map(|(r, &b)| (self.elem_of(b, r) == Elem::F16).then(|| decode(self.bytes(*r), Elem::F16)))
-            .collect();
+        let widened: Vec<Option<Vec<f32>>> =
+            sources.iter().zip(kinds).map(|(r, &b)| (self.elem_of(b, r) == Elem::F16).then(|| decode(self.bytes(*r), Elem::F16))).collect();
         let inputs: Vec<&[f32]> =
             sources.iter().zip(&widened).map(|(&r, w)| w.as_deref().unwrap_or_else(|| bytemuck::cast_slice(self.bytes(r)))).collect();
         match kinds.last() {

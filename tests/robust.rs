@@ -330,7 +330,7 @@ fn a_device_of_small_limits_runs_in_slabs_and_refuses_the_plans_of_others() {
     let ours = run(&mut session, &data);
 
     // chunks beyond the largest buffer
-    for caps in [DeviceCaps::host(), DeviceCaps::default()] {
+    for caps in [DeviceCaps::reference(), DeviceCaps::default()] {
         let plan = Plan::new(&model, extent, &caps, &logits()).expect("the better device can");
         println!("chunks {:?}", plan.recording().chunks);
         let error = pollster::block_on(Session::new(&engine, &model, plan)).expect_err("this device cannot");

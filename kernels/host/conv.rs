@@ -144,7 +144,11 @@ fn behind(n: usize, kernel: usize, stride: usize, dilation: usize) -> usize {
 
 /// Numbers of the panel of a block.
 fn panel_len(block: Block, kernel: [usize; 3], stride: [usize; 3], dilation: [usize; 3], channels: usize) -> usize {
-    [block.planes, block.rows, block.columns].iter().enumerate().map(|(a, &n)| behind(n, kernel[a], stride[a], dilation[a])).product::<usize>()
+    [block.planes, block.rows, block.columns]
+        .iter()
+        .enumerate()
+        .map(|(a, &n)| behind(n, kernel[a], stride[a], dilation[a]))
+        .product::<usize>()
         * channels
 }
 
@@ -486,7 +490,8 @@ impl ConvShape {
 
     /// Numbers of scratch of a pointwise convolution by chunks of so many voxels.
     fn points_scratch(&self, chunk: usize) -> usize {
-        let wide = if self.elem == Elem::F16 { chunk * self.in_channels[0].max(self.in_channels[1]).next_multiple_of(4) as usize } else { 0 };
+        let wide =
+            if self.elem == Elem::F16 { chunk * self.in_channels[0].max(self.in_channels[1]).next_multiple_of(4) as usize } else { 0 };
         chunk * self.host_channels() + wide
     }
 
