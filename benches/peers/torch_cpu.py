@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
@@ -91,7 +92,8 @@ def main():
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     print(f"PyTorch {torch.__version__}, {a.threads} threads")
-    print("| network | PyTorch s | its layout | organum s | ratio | spread of the ratios | relative error |\n|---|---|---|---|---|---|---|")
+    print("| network | PyTorch s | its layout | organum s | ratio | its spread | CPU s, PyTorch / organum | relative error |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, (make, extent) in NETWORKS.items():
         if a.part.lower() in name.lower():
             compare(name, *make(a.reference), extent, a)
@@ -111,17 +113,22 @@ def compare(name, net, architecture, config, extent, a):
         x = torch.randn(1, 1, *extent, generator=torch.Generator().manual_seed(2))
         np.save(folder / "x.npy", x.numpy())
 
+        def children():
+            usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return usage.ru_utime + usage.ru_stime
+
         def ours():
+            begin = children()
             out = run([a.organum, "infer", "--model", folder / "m.safetensors", "--input", folder / "x.npy", "--output",
                        folder / "y.npy", "--device", "cpu", "--json"], RAYON_NUM_THREADS=str(a.threads))
-            return json.loads(out)["seconds"]["run"]
+            return json.loads(out)["seconds"]["run"], children() - begin
 
         def theirs(layout):
             net.to(memory_format=layout)
             there = x.to(memory_format=layout)
-            begin = time.perf_counter()
+            begin, cpu = time.perf_counter(), time.process_time()
             y = net(there)
-            return time.perf_counter() - begin, y
+            return (time.perf_counter() - begin, time.process_time() - cpu), y
 
         layouts = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
         trial = {}
@@ -136,9 +143,10 @@ def compare(name, net, architecture, config, extent, a):
         assert error < 1e-4, f"{name}: the outputs differ by {error}"
         theirs(layouts[best])
         pairs = [(theirs(layouts[best])[0], ours()) for _ in range(a.pairs)]
-    t, o = (statistics.median(column) for column in zip(*pairs))
-    ratios = sorted(t / o for t, o in pairs)
-    print(f"| {name} | {t:.2f} | {best} | {o:.2f} | {statistics.median(ratios):.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} | {error:.1e} |",
+    (t, t_cpu), (o, o_cpu) = (map(statistics.median, zip(*side)) for side in zip(*pairs))
+    ratios = sorted(theirs[0] / ours[0] for theirs, ours in pairs)
+    spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+    print(f"| {name} | {t:.2f} | {best} | {o:.2f} | {statistics.median(ratios):.2f} | {spread} | {t_cpu:.2f} / {o_cpu:.2f} | {error:.1e} |",
           flush=True)
 
 
