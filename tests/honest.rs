@@ -144,8 +144,8 @@ fn channels_and_references_of_other_grids_are_refused() {
         let rows = matrix.map(|row| row.map(|x| x as f32));
         [header.srow_x, header.srow_y, header.srow_z] = rows;
         (header.sform_code, header.qform_code) = (1, 0);
-        for axis in 0..3 {
-            header.pixdim[axis + 1] = (0..3).map(|r| rows[r][axis].powi(2)).sum::<f32>().sqrt();
+        for (axis, pixdim) in header.pixdim[1..4].iter_mut().enumerate() {
+            *pixdim = rows.iter().map(|row| row[axis].powi(2)).sum::<f32>().sqrt();
         }
         let channel = desk.path("in", &format!("{name}.nii"));
         nifti::write_maps(&channel, &header, &scan.image).expect("the channel is written");
@@ -156,9 +156,9 @@ fn channels_and_references_of_other_grids_are_refused() {
     let turn = |degrees: f64| {
         move |m: &mut [[f64; 4]; 3]| {
             let (s, c) = degrees.to_radians().sin_cos();
-            for axis in 0..3 {
-                let (x, y) = (m[0][axis], m[1][axis]);
-                (m[0][axis], m[1][axis]) = (c * x - s * y, s * x + c * y);
+            let [first, second, _] = m;
+            for (x, y) in first[..3].iter_mut().zip(&mut second[..3]) {
+                (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
             }
         }
     };

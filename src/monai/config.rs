@@ -80,7 +80,10 @@ impl Config {
         if depth > DEEPEST {
             return None;
         }
-        let text = |text: &str, left: &mut usize| Some(*left = left.checked_sub(text.len())?);
+        let text = |text: &str, left: &mut usize| {
+            *left = left.checked_sub(text.len())?;
+            Some(())
+        };
         Some(match value {
             Value::Array(list) => list.iter().map(|v| self.resolved(v, depth + 1, left)).collect::<Option<_>>()?,
             Value::Object(object) => {

@@ -163,8 +163,8 @@ fn plausible_within(
     let needed = bytes(all);
     let takes = format!(", which take {needed:.0} bytes ({:.1} GiB)", needed / 1_073_741_824.0);
     match available {
-        _ if !(all <= MOST_VOXELS) => refused(kind, takes),
-        Some(there) if !(needed <= there as f64) => {
+        _ if all.is_nan() || all > MOST_VOXELS => refused(kind, takes),
+        Some(there) if needed > there as f64 => {
             let there = crate::shape::format_bytes(there);
             refused(kind, format!("{takes}, but the machine has {there} available"))
         }

@@ -293,17 +293,18 @@ fn size(text: &str) -> Result<u64, String> {
     if let Ok(n) = number.parse::<u64>() {
         return n.checked_mul(unit).ok_or_else(|| "too large".into());
     }
-    match number.parse::<f64>() {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "a size like 1.5 GiB; the cast saturates"
-        )]
-        Ok(n) if n.is_finite() && n * unit as f64 >= 18_446_744_073_709_551_615.0 => Err("too large".into()),
-        Ok(n) if n.is_finite() => Ok((n * unit as f64) as u64),
-        _ => Err("not a size: a number, or with a suffix KiB MiB GiB kB MB GB".into()),
+    let bytes = number.parse::<f64>().ok().map(|n| n * unit as f64).filter(|n| n.is_finite());
+    let bytes = bytes.ok_or("not a size: a number, or with a suffix KiB MiB GiB kB MB GB")?;
+    // 2^64
+    if bytes >= 18_446_744_073_709_551_616.0 {
+        return Err("too large".into());
     }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a size like 1.5 GiB, below 2^64; digits and a point make no negative number"
+    )]
+    Ok(bytes as u64)
 }
 
 /// `DxHxW` to an extent.
