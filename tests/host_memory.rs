@@ -1,6 +1,7 @@
 //! Resident memory of a run on the host: what the plan counts, what it tells of the host, and a constant.
 #![cfg(target_os = "linux")]
 #![allow(clippy::print_stdout, reason = "figures belong to a test's output")]
+#![allow(clippy::cast_possible_truncation, reason = "extents of a test")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! NaN and infinite weights, and results that become so: refused with the name of the tensor or the node, unless they are allowed.
 #![allow(dead_code, reason = "a part of what tests share is used")]
+#![allow(clippy::cast_possible_truncation, reason = "small figures")]
 
 #[path = "support/desk.rs"]
 mod desk;
