@@ -79,7 +79,9 @@ fn checkpoints_run_the_pipeline_that_they_carry_or_lie_in() {
     copy(&first.join("model/plans.pkl"), &at("nnUNetTrainerV2__nnUNetPlansv2.1/plans.pkl"));
     let unaccompanied = copy(&v1, &at("nnUNetTrainerV2__nnUNetPlansv2.1/fold_2/model_best.model"));
     let other = copy(&weights, &at("bundle/models/model_best.pt"));
-    copy(&bundle.join("bundle/configs/inference.yaml"), &at("bundle/configs/inference.yaml"));
+    for name in ["inference.yaml", "metadata.json"] {
+        copy(&bundle.join("bundle/configs").join(name), &at("bundle/configs").join(name));
+    }
     // and whether it segments here, or makes the card alone of which what segments is sure to do the same
     for (model, case, folds, segments) in [
         (text_of(&checkpoint), &second, json!(["0"]), false),

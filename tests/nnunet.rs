@@ -260,14 +260,15 @@ fn what_is_not_supported_is_told() {
     assert_eq!(told.status.code(), Some(2), "{}", String::from_utf8_lossy(&told.stderr));
 }
 
-/// A folder with the vectors' weights, of a trainer.
-fn trained_by(out: &Path, trainer: &str) -> PathBuf {
+/// A folder with the vectors' weights, of a trainer, or of one that they do not tell.
+fn trained_by(out: &Path, trainer: Option<&str>) -> PathBuf {
     let model = changed(out, |_, _| {});
     let file = model.join("fold_0/checkpoint_final.safetensors");
     let bytes = fs::read(&file).expect("read");
     let (_, header) = SafeTensors::read_metadata(&bytes).expect("it is one");
     let mut said = header.metadata().clone().unwrap_or_default();
-    said.insert("trainer_name".into(), trainer.into());
+    said.remove("trainer_name");
+    said.extend(trainer.map(|name| ("trainer_name".into(), name.into())));
     let tensors = SafeTensors::deserialize(&bytes).expect("it is one").tensors();
     fs::write(&file, safetensors::serialize(tensors, Some(said)).expect("a file")).expect("written");
     model
@@ -286,7 +287,7 @@ fn trainers_are_known_or_told() {
         ("nnUNetTrainer_", "nnUNetTrainer_ is no trainer of nnunetv2 2.8.1"),
         ("OwnTrainer", "OwnTrainer is no trainer of nnunetv2 2.8.1"),
     ] {
-        let model = trained_by(out.path(), trainer);
+        let model = trained_by(out.path(), Some(trainer));
         let run = organum(&["convert", text(&model), "--output", text(&file)]);
         let told = String::from_utf8_lossy(&run.stderr);
         assert!(run.status.success() && told.contains(words) && told.is_empty() == words.is_empty(), "{trainer}: {told}");
@@ -294,13 +295,18 @@ fn trainers_are_known_or_told() {
         assert!(warnings.iter().all(|w| w.kind == WarningKind::Pipeline) && warnings.is_empty() == words.is_empty());
     }
     // the trainer of the folder's name, where the checkpoint tells none
-    let folder = changed(out.path(), |_, _| {}).with_file_name("TheirTrainer__nnUNetPlans__3d_fullres");
+    let folder = trained_by(out.path(), None).with_file_name("TheirTrainer__nnUNetPlans__3d_fullres");
     fs::rename(out.path().join("model"), &folder).expect("renamed");
     let run = organum(&["convert", text(&folder), "--output", text(&file)]);
     assert!(run.status.success() && String::from_utf8_lossy(&run.stderr).contains("TheirTrainer is no trainer"));
     // those that build another network
-    refused(&trained_by(out.path(), "nnUNet_Primus_M_Trainer"), &[], 4, "nnUNet_Primus_M_Trainer is not supported: its network is Primus");
-    refused(&trained_by(out.path(), "nnUNetTrainerBN"), &[], 4, "missing decoder.stages.0.convs.0.norm.running_mean");
+    refused(
+        &trained_by(out.path(), Some("nnUNet_Primus_M_Trainer")),
+        &[],
+        4,
+        "nnUNet_Primus_M_Trainer is not supported: its network is Primus",
+    );
+    refused(&trained_by(out.path(), Some("nnUNetTrainerBN")), &[], 4, "missing decoder.stages.0.convs.0.norm.running_mean");
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn the_program_refuses_them_unless_they_are_allowed() {
     let file = SafeTensors::deserialize(&all).expect("it is one");
     let tensors: Vec<torch::Tensor<'_>> =
         file.iter().map(|(name, t)| (name.to_owned(), "HalfStorage", t.shape().to_vec(), t.data())).collect();
-    let config = desk.file("config.json", br#"{"config": {"heads": 4}}"#);
+    let config = desk.file("config.json", br#"{"config": {"heads": 4}, "input": {"intensity": {"scheme": "zscore"}}}"#);
     let safe = desk.file("nan.safetensors", &all);
     let pickled = desk.file("nan.pth", &torch::save(&tensors, &[], &["state_dict"], ""));
     let (labels, converted, array) = (desk.out("labels.nii"), desk.out("model.safetensors"), desk.out("y.npy"));
