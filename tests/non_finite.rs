@@ -1,5 +1,5 @@
 //! NaN and infinite weights, and results that become so: refused with the name of the tensor or the node, unless they are allowed.
-#![allow(dead_code, reason = "a part of what tests share is used")]
+#![allow(dead_code, clippy::cast_possible_truncation, reason = "tests, which use a part of what they share")]
 
 #[path = "support/desk.rs"]
 mod desk;

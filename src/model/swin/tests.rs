@@ -233,10 +233,10 @@ fn masks_of_a_file_are_those_that_are_computed_or_refused() {
     let load = |masks: &[(String, Vec<usize>, Vec<f64>)]| {
         let bytes = crate::model::weights::random(&card, &built.graph.parameters(), 1).expect("a file");
         let file = safetensors::SafeTensors::deserialize(&bytes).expect("it is one");
-        let data: Vec<Vec<u8>> = masks.iter().map(|(.., v)| v.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect()).collect();
+        let data: Vec<Vec<u8>> = masks.iter().map(|(.., v)| v.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
         let mut views = file.tensors();
         for ((name, shape, _), data) in masks.iter().zip(&data) {
-            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), data).expect("it fits");
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F64, shape.clone(), data).expect("it fits");
             views.push((name.clone(), view));
         }
         let said = std::collections::HashMap::from([("organum".to_owned(), card.clone())]);
