@@ -26,7 +26,8 @@ pub(crate) fn open_file(path: &Path) -> io::Result<File> {
 /// Reads a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// Those of [`open_file`] and of reading, and [`io::ErrorKind::InvalidData`] for a larger file.
+/// Those of opening and reading it, [`io::ErrorKind::InvalidInput`] for what is no regular file, and
+/// [`io::ErrorKind::InvalidData`] for a larger file.
 pub fn read_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open_file(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
