@@ -5,7 +5,7 @@ use std::fmt;
 use crate::engine::Engine;
 use crate::error::{EngineError, EngineErrorKind, PlanError};
 use crate::model::Model;
-use crate::plan::{Plan, PlanOptions};
+use crate::plan::{PlanOptions, Planner};
 use crate::session::Session;
 use crate::shape::Extent;
 
@@ -67,26 +67,26 @@ impl Session {
     /// # Errors
     /// When there is no plan, when the device cannot hold the smallest one, or as [`Session::new`].
     pub async fn fitting(engine: &Engine, model: &Model, extent: Extent, options: &PlanOptions) -> Result<Self, FitError> {
-        let plan = |options: &PlanOptions| {
-            let plan = Plan::new(model, extent, engine.caps(), options)?;
+        let planner = Planner::new(model, extent, engine.caps(), options)?;
+        let plan = |budget: Option<u64>| {
+            let plan = planner.plan(budget)?;
             let (peak, smallest) = (plan.report().peak_bytes, plan.report().smallest_budget);
             Ok((plan, peak, smallest))
         };
-        fit(options, plan, |plan| Self::new(engine, model, plan)).await
+        fit(options.budget, plan, |plan| Self::new(engine, model, plan)).await
     }
 }
 
 /// Plans, with the plan's peak and the smallest budget, and opens the plan, within ever less while there is no memory for it.
 async fn fit<P, S, F: Future<Output = Result<S, EngineError>>>(
-    options: &PlanOptions,
-    mut plan: impl FnMut(&PlanOptions) -> Result<(P, u64, u64), PlanError>,
+    mut budget: Option<u64>,
+    mut plan: impl FnMut(Option<u64>) -> Result<(P, u64, u64), PlanError>,
     mut open: impl FnMut(P) -> F,
 ) -> Result<S, FitError> {
-    let mut options = options.clone();
     loop {
-        let (planned, peak, smallest) = plan(&options)?;
+        let (planned, peak, smallest) = plan(budget)?;
         match (open(planned).await, smaller_budget(peak, smallest)) {
-            (Err(e), Some(bytes)) if e.kind() == EngineErrorKind::OutOfMemory => options.budget = Some(bytes),
+            (Err(e), Some(bytes)) if e.kind() == EngineErrorKind::OutOfMemory => budget = Some(bytes),
             (result, _) => return Ok(result?),
         }
     }
@@ -99,14 +99,14 @@ mod tests {
     /// Budgets tried with a planner that uses `share` percent of its budget, on a device of `memory` bytes.
     fn tried(resident: u64, smallest: u64, share: u64, memory: u64) -> (Vec<u64>, bool) {
         let mut list = Vec::new();
-        let plan = |options: &PlanOptions| {
-            list.extend(options.budget);
-            let peak = options.budget.map_or(resident, |budget| (budget / 100 * share).max(smallest));
+        let plan = |budget: Option<u64>| {
+            list.extend(budget);
+            let peak = budget.map_or(resident, |budget| (budget / 100 * share).max(smallest));
             Ok((peak, peak, smallest))
         };
         let open =
             |peak| async move { if peak > memory { Err(EngineError::new(EngineErrorKind::OutOfMemory, "no room")) } else { Ok(peak) } };
-        let fitted = pollster::block_on(fit(&PlanOptions::default(), plan, open));
+        let fitted = pollster::block_on(fit(None, plan, open));
         let refused = matches!(&fitted, Err(FitError::Engine(e)) if e.kind() == EngineErrorKind::OutOfMemory);
         assert!(fitted.is_ok() || refused);
         (list, !refused)
@@ -114,9 +114,9 @@ mod tests {
 
     #[test]
     fn other_failures_are_not_tried_again() {
-        let plan = |_: &PlanOptions| Ok(((), 100, 10));
+        let plan = |_| Ok(((), 100, 10));
         let lost = |()| async { Err::<(), _>(EngineError::new(EngineErrorKind::Unsupported, "not on this device")) };
-        let error = pollster::block_on(fit(&PlanOptions::default(), plan, lost)).expect_err("it is refused");
+        let error = pollster::block_on(fit(None, plan, lost)).expect_err("it is refused");
         assert!(matches!(error, FitError::Engine(e) if e.kind() == EngineErrorKind::Unsupported));
     }
 
@@ -134,6 +134,44 @@ mod tests {
             assert!(list.windows(2).all(|w| w[1] < w[0]) && list.len() < 100);
         }
         assert_eq!((smaller_budget(0, 0), smaller_budget(1, 0)), (None, Some(0)));
+    }
+
+    /// Plans of the bundled network on a fake device: every budget down to the smallest, or an error that names it.
+    #[test]
+    fn real_plans_shrink_until_they_fit_or_the_smallest_does_not() {
+        let card = r#"{"architecture":"u_transformer","config":{"dims":3,"in_channels":1,"classes":3,"channels":[6,8,12],"heads":2}}"#;
+        let model = Model::random(card, 1).expect("the card is one");
+        let caps = crate::caps::DeviceCaps::default();
+        let planner = Planner::new(&model, Extent::new(32, 40, 40), &caps, &PlanOptions::default()).expect("the extent suits");
+        let whole = planner.plan(None).expect("there is a plan").report().clone();
+        let (most, least) = (whole.peak_bytes, whole.smallest_budget);
+        for memory in [most, most - 1, least + (most - least) / 2, least, least - 1] {
+            let mut peaks = Vec::new();
+            let plan = |budget| {
+                let report = planner.plan(budget)?.report().clone();
+                peaks.push(report.peak_bytes);
+                Ok((report.clone(), report.peak_bytes, report.smallest_budget))
+            };
+            let open = |report: crate::plan::Report| async move {
+                if report.peak_bytes <= memory {
+                    return Ok(report);
+                }
+                Err(EngineError::new(EngineErrorKind::OutOfMemory, format!("no room for {} bytes", report.peak_bytes)))
+            };
+            match pollster::block_on(fit(None, plan, open)) {
+                Ok(report) => {
+                    assert!(memory >= least && report.peak_bytes <= memory);
+                    assert_eq!(report.budget.is_none(), memory >= most);
+                    assert!(report.budget.is_none_or(|b| b < most && b >= least));
+                }
+                Err(FitError::Engine(e)) => {
+                    assert_eq!((memory, e.kind()), (least - 1, EngineErrorKind::OutOfMemory));
+                    assert!(e.to_string().contains(&least.to_string()), "the smallest plan was not tried: {e}");
+                }
+                Err(e) => panic!("{e}"),
+            }
+            assert!(peaks[0] == most && peaks.windows(2).all(|w| w[1] < w[0]), "{peaks:?}");
+        }
     }
 
     #[test]

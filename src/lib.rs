@@ -62,7 +62,7 @@ pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanErro
 pub use fitting::{FitError, smaller_budget};
 pub use model::{Card, Model};
 pub use networks::{Carried, LoadOptions, Networks};
-pub use plan::{Occupancy, OutputMode, Plan, PlanOptions, Report};
+pub use plan::{Occupancy, OutputMode, Plan, PlanOptions, Planner, Report};
 pub use run::{Cancel, Progress, RunOptions};
 pub use session::Session;
 pub use shape::{Elem, Extent, Map, format_bytes};

@@ -12,6 +12,7 @@ use nets::{Case, case};
 use organum::graph::{Attention, Conv, Graph, NodeId, Op, pass};
 use organum::{DeviceCaps, Elem, Extent, Input, Model, OutputData, OutputMode, OutputVolume, Plan, PlanOptions, RunOptions, Session};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use support::{Random, engine, nnunet_card, relative_error};
 
 /// A u_transformer with random weights.
@@ -283,7 +284,13 @@ fn random_networks_give_the_same_bits_in_every_budget() {
         return;
     }
     let tally = std::cell::RefCell::new((0, 0, 0));
-    let config = ProptestConfig { cases: 60, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() };
+    let config = ProptestConfig {
+        cases: 60,
+        rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None,
+        max_shrink_iters: 200,
+        ..ProptestConfig::default()
+    };
     proptest!(config, |(case in case(), seed in 1u64..1 << 40)| {
         let mut t = tally.borrow_mut();
         let (mut runs, mut slabs) = (0, 0);

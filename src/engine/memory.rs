@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use super::signal::{Pauses, Signal};
 use super::staging::{Direction, Ring, Room};
-use super::{Engine, Pipeline};
+use super::{Engine, Pipeline, Reserved};
 use crate::error::{EngineError, EngineErrorKind, RunError, RunErrorKind, internal};
 use crate::record::{Recording, Region, UNIFORM_STRIDE};
 
@@ -32,6 +32,8 @@ pub(crate) struct GpuMemory {
     /// Reads complete and not fetched.
     arrived: VecDeque<Read>,
     allocated: u64,
+    /// Given back with the buffers, after them.
+    _reserved: Reserved,
 }
 
 /// Where staged bytes go.
@@ -66,6 +68,14 @@ impl GpuMemory {
     /// Creates exactly the buffers the recording names; those of staging in pieces.
     pub(crate) async fn new(engine: &Engine, recording: &Recording) -> Result<Self, EngineError> {
         let device = engine.device();
+        let Some(reserved) = engine.reserve(recording.device_bytes()) else {
+            let text = format!(
+                "{} bytes are more than the engine may allocate beside {}; give a smaller budget",
+                recording.device_bytes(),
+                engine.allocated_bytes()
+            );
+            return Err(EngineError::new(EngineErrorKind::OutOfMemory, text));
+        };
         let out_of_memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let invalid = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let buffer = |label: &str, size: u64, usage| {
@@ -99,6 +109,7 @@ impl GpuMemory {
             incoming: VecDeque::new(),
             arrived: VecDeque::new(),
             allocated,
+            _reserved: reserved,
         })
     }
 

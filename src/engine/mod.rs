@@ -1,7 +1,7 @@
 //! The GPU: a device and queue (the host's own or requested here), its limits, and its pipelines.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::caps::DeviceCaps;
 use crate::error::{EngineError, EngineErrorKind};
@@ -15,6 +15,7 @@ mod staging;
 
 pub(crate) use memory::GpuMemory;
 pub(crate) use pipeline::Pipeline;
+use pipeline::Pipelines;
 
 /// Name and properties of an adapter, as [`Engine::adapters`] lists them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +43,10 @@ struct Inner {
     queue: wgpu::Queue,
     caps: DeviceCaps,
     summary: AdapterSummary,
-    pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    pipelines: Pipelines,
+    /// Bytes of the buffers that exist, and the most that may.
+    allocated: AtomicU64,
+    most: u64,
 }
 
 impl Engine {
@@ -51,6 +55,13 @@ impl Engine {
     /// Ask for [`Engine::required_features`] and [`Engine::required_limits`] when creating the device.
     #[must_use]
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        Self::within(device, queue, u64::MAX)
+    }
+
+    /// The same, with at most `bytes` of buffers at once, those of all its sessions together: one that needs more fails with
+    /// [`EngineErrorKind::OutOfMemory`], as it does on a device that has no more.
+    #[must_use]
+    pub fn within(device: &wgpu::Device, queue: &wgpu::Queue, bytes: u64) -> Self {
         let info = device.adapter_info();
         let caps = caps_of(&device.limits(), device.features(), &info);
         Self(Arc::new(Inner {
@@ -58,7 +69,9 @@ impl Engine {
             queue: queue.clone(),
             summary: summary_of(&info, &caps),
             caps,
-            pipelines: Mutex::default(),
+            pipelines: Pipelines::default(),
+            allocated: AtomicU64::new(0),
+            most: bytes,
         }))
     }
 
@@ -151,17 +164,35 @@ impl Engine {
         &self.0.queue
     }
 
+    /// Bytes of the buffers of all its sessions.
+    #[must_use]
+    pub fn allocated_bytes(&self) -> u64 {
+        self.0.allocated.load(Ordering::Acquire)
+    }
+
+    /// Counts `bytes` as allocated until what is returned is dropped, or `None` if that is more than may be.
+    fn reserve(&self, bytes: u64) -> Option<Reserved> {
+        let add = |now: u64| now.checked_add(bytes).filter(|&sum| sum <= self.0.most);
+        self.0.allocated.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).ok()?;
+        Some(Reserved { engine: self.clone(), bytes })
+    }
+
     /// The pipeline of a kernel call, compiled at first use.
     pub(crate) async fn pipeline(&self, call: &Call) -> Result<Arc<Pipeline>, EngineError> {
-        let variant = call.variant(&self.0.caps);
-        let key = format!("{} {}", call.name(), variant.key());
-        let cached = self.0.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some(p) = cached {
-            return Ok(p);
-        }
-        let made = Arc::new(Pipeline::new(&self.0.device, call, &variant).await?);
-        self.0.pipelines.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&made));
-        Ok(made)
+        self.0.pipelines.get(&self.0.device, call, &call.variant(&self.0.caps)).await
+    }
+}
+
+/// Bytes counted in [`Engine::allocated_bytes`].
+#[derive(Debug)]
+struct Reserved {
+    engine: Engine,
+    bytes: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.engine.0.allocated.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 

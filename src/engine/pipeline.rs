@@ -1,5 +1,10 @@
 //! Compute pipelines: WGSL and variant to a wgpu pipeline with the kernel's declared bindings.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use super::signal::Pauses;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::kernels::{Binding, Call, Variant, shader_source};
 
@@ -10,8 +15,64 @@ pub(crate) struct Pipeline {
     pub(crate) layout: wgpu::BindGroupLayout,
 }
 
+/// The pipelines of a device by kernel and variant, `None` while one is being compiled: whoever needs it waits, instead of
+/// compiling it again.
+#[derive(Debug, Default)]
+pub(super) struct Pipelines(Mutex<HashMap<String, Option<Arc<Pipeline>>>>);
+
+impl Pipelines {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Pipeline>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pipeline of a kernel call, compiled at first use.
+    pub(super) async fn get(&self, device: &wgpu::Device, call: &Call, variant: &Variant) -> Result<Arc<Pipeline>, EngineError> {
+        let key = format!("{} {}", call.name(), variant.key());
+        let mut pauses = Pauses::new();
+        let found = std::future::poll_fn(|context| {
+            let mut all = self.lock();
+            match all.get(&key) {
+                Some(Some(made)) => Poll::Ready(Some(Arc::clone(made))),
+                Some(None) => {
+                    drop(all);
+                    pauses.pause();
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                None => {
+                    all.insert(key.clone(), None);
+                    Poll::Ready(None)
+                }
+            }
+        });
+        if let Some(made) = found.await {
+            return Ok(made);
+        }
+        let claim = Claim { pipelines: self, key: &key };
+        let made = Arc::new(Pipeline::new(device, call, variant).await?);
+        self.lock().insert(key.clone(), Some(Arc::clone(&made)));
+        drop(claim);
+        Ok(made)
+    }
+}
+
+/// A pipeline that is being compiled. Unless it is there when this is dropped, the next who needs it compiles it.
+struct Claim<'a> {
+    pipelines: &'a Pipelines,
+    key: &'a str,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut all = self.pipelines.lock();
+        if all.get(self.key).is_some_and(Option::is_none) {
+            all.remove(self.key);
+        }
+    }
+}
+
 impl Pipeline {
-    pub(super) async fn new(device: &wgpu::Device, call: &Call, variant: &Variant) -> Result<Self, EngineError> {
+    async fn new(device: &wgpu::Device, call: &Call, variant: &Variant) -> Result<Self, EngineError> {
         let name = call.name();
         let entries: Vec<wgpu::BindGroupLayoutEntry> = (0u32..)
             .zip(call.bindings())

@@ -1,7 +1,6 @@
 //! Candidate plans, from resident to streamed with spilled or recomputed values, and the choice of the fastest that fits.
 
-use std::cell::OnceCell;
-use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 
 use super::PlanOptions;
 use super::lifetime::{Lifetimes, uses, waiting};
@@ -35,7 +34,7 @@ const MOST_SLABS: usize = 12_000;
 /// A network to schedule: the graph itself, or one that recomputes values.
 #[derive(Debug)]
 struct Form {
-    net: Rc<Network>,
+    net: Arc<Network>,
     /// Nodes whose values leave the device.
     outputs: Vec<NodeId>,
     /// FLOPs of one run.
@@ -49,7 +48,7 @@ struct Form {
 }
 
 impl Form {
-    fn new(net: Rc<Network>, outputs: Vec<NodeId>) -> Self {
+    fn new(net: Arc<Network>, outputs: Vec<NodeId>) -> Self {
         let mut form = Self { outputs, flops: 0, once: 0, traffic: 0, scratch: 0, net };
         for id in form.net.graph.ids() {
             let Some(call) = form.net.call(id) else { continue };
@@ -70,25 +69,30 @@ impl Form {
 
 /// A schedule with a choice of spilled values.
 pub(super) struct Candidate {
-    form: Rc<Form>,
-    schedule: Rc<Schedule>,
+    form: Arc<Form>,
+    schedule: Arc<Schedule>,
     lifetimes: Lifetimes,
     max_live: u64,
     /// Bytes that no plan of this candidate can do without.
     least: u64,
     seconds: f64,
-    placement: OnceCell<Placement>,
+    placement: OnceLock<Placement>,
 }
 
 impl Candidate {
     fn placement(&self, caps: &DeviceCaps) -> &Placement {
         self.placement.get_or_init(|| place::place(&self.lifetimes.lives, caps.max_buffer))
     }
+
+    /// [`Candidate::least`] where the slabs lie, which may be more than are alive at once.
+    fn least_placed(&self, caps: &DeviceCaps) -> u64 {
+        self.least - self.max_live + self.placement(caps).chunks.iter().sum::<u64>()
+    }
 }
 
 /// What the candidates are made from.
 pub(super) struct Request<'a> {
-    pub net: Rc<Network>,
+    pub net: Arc<Network>,
     pub extent: Extent,
     pub outputs: Vec<NodeId>,
     pub caps: &'a DeviceCaps,
@@ -99,9 +103,9 @@ pub(super) struct Request<'a> {
 
 /// All candidates.
 pub(super) fn enumerate(request: &Request<'_>) -> Result<Vec<Candidate>, PlanError> {
-    let base = Rc::new(Form::new(Rc::clone(&request.net), request.outputs.clone()));
+    let base = Arc::new(Form::new(Arc::clone(&request.net), request.outputs.clone()));
     let mut list = Vec::new();
-    for form in std::iter::once(Rc::clone(&base)).chain(reading_through(request, &base)?) {
+    for form in std::iter::once(Arc::clone(&base)).chain(reading_through(request, &base)?) {
         let schedules = enumerate_form(request, &form, &mut list)?;
         if !request.options.without_recompute {
             for form in recomputing(request, &form, &schedules)? {
@@ -113,7 +117,7 @@ pub(super) fn enumerate(request: &Request<'_>) -> Result<Vec<Candidate>, PlanErr
 }
 
 /// The form whose convolutions read through upsampling, if there is something to read through.
-fn reading_through(request: &Request<'_>, base: &Form) -> Result<Option<Rc<Form>>, PlanError> {
+fn reading_through(request: &Request<'_>, base: &Form) -> Result<Option<Arc<Form>>, PlanError> {
     // a neighbour's interpolation is done again for every tap
     if request.options.without_recompute {
         return Ok(None);
@@ -125,18 +129,18 @@ fn reading_through(request: &Request<'_>, base: &Form) -> Result<Option<Rc<Form>
     let name = |output: &NodeId| graph.find(&base.net.node(*output).name);
     let outputs = base.outputs.iter().filter_map(name).collect();
     let net = Network::new(graph, request.extent, base.net.elem)?;
-    let form = Form::new(Rc::new(net), outputs);
-    Ok(Some(Rc::new(Form { once: base.flops.min(form.flops), ..form })))
+    let form = Form::new(Arc::new(net), outputs);
+    Ok(Some(Arc::new(Form { once: base.flops.min(form.flops), ..form })))
 }
 
 /// Forms of the network that recompute the values that wait longest in a streamed schedule.
-fn recomputing(request: &Request<'_>, base: &Form, schedules: &[Rc<Schedule>]) -> Result<Vec<Rc<Form>>, PlanError> {
+fn recomputing(request: &Request<'_>, base: &Form, schedules: &[Arc<Schedule>]) -> Result<Vec<Arc<Form>>, PlanError> {
     // cut finely enough for a wait to be one, coarsely enough to be looked at quickly
     let Some(streamed) = schedules.iter().find(|s| s.depths[0] * 16 <= base.net.planes(NodeId(0))).or(schedules.last()) else {
         return Ok(Vec::new());
     };
     let order = waiting(streamed, &uses(streamed));
-    let mut forms: Vec<Rc<Form>> = Vec::new();
+    let mut forms: Vec<Arc<Form>> = Vec::new();
     for count in RECOMPUTED.into_iter().filter(|&n| n <= order.len()) {
         let Some(r) = recompute(streamed, &order[..count]) else { continue };
         if forms.iter().any(|f| f.net.graph == r.graph) {
@@ -144,18 +148,18 @@ fn recomputing(request: &Request<'_>, base: &Form, schedules: &[Rc<Schedule>]) -
         }
         let position = |output: &NodeId| r.origins.iter().position(|o| o == output).and_then(|i| r.graph.ids().nth(i));
         let outputs = base.outputs.iter().filter_map(position).collect();
-        let net = Rc::new(Network::new(r.graph, request.extent, base.net.elem)?);
-        forms.push(Rc::new(Form { once: base.once, ..Form::new(net, outputs) }));
+        let net = Arc::new(Network::new(r.graph, request.extent, base.net.elem)?);
+        forms.push(Arc::new(Form { once: base.once, ..Form::new(net, outputs) }));
     }
     Ok(forms)
 }
 
 /// The candidates of a form: every slab depth, each with no, one, two, ... values spilled.
-fn enumerate_form(request: &Request<'_>, form: &Rc<Form>, list: &mut Vec<Candidate>) -> Result<Vec<Rc<Schedule>>, PlanError> {
+fn enumerate_form(request: &Request<'_>, form: &Arc<Form>, list: &mut Vec<Candidate>) -> Result<Vec<Arc<Schedule>>, PlanError> {
     let net = &form.net;
     let limits = slab::depth_limits(net, request.caps)?;
     let constants = constants(net, request.caps)?.iter().map(|c| request.caps.align(c.bytes)).sum::<u64>();
-    let mut seen: Vec<Rc<Schedule>> = Vec::new();
+    let mut seen: Vec<Arc<Schedule>> = Vec::new();
     for &planes in &request.finest {
         let depths = slab::depths(net, &limits, planes);
         if seen.iter().any(|s| s.depths == depths) {
@@ -165,7 +169,7 @@ fn enumerate_form(request: &Request<'_>, form: &Rc<Form>, list: &mut Vec<Candida
         if slabs > MOST_SLABS && !seen.is_empty() {
             break;
         }
-        let schedule = Rc::new(Schedule::new(Rc::clone(net), depths));
+        let schedule = Arc::new(Schedule::new(Arc::clone(net), depths));
         let uses = uses(&schedule);
         let order = waiting(&schedule, &uses);
         let mut lowest = u64::MAX;
@@ -182,8 +186,8 @@ fn enumerate_form(request: &Request<'_>, form: &Rc<Form>, list: &mut Vec<Candida
             let besides = if request.caps.is_host() { form.scratch_bytes(request.caps) } else { computed * UNIFORM_STRIDE };
             let least = max_live + constants + besides;
             let seconds = seconds(form, &lifetimes, schedule.tasks.len(), request.caps);
-            let (form, schedule) = (Rc::clone(form), Rc::clone(&schedule));
-            list.push(Candidate { form, schedule, lifetimes, max_live, least, seconds, placement: OnceCell::new() });
+            let (form, schedule) = (Arc::clone(form), Arc::clone(&schedule));
+            list.push(Candidate { form, schedule, lifetimes, max_live, least, seconds, placement: OnceLock::new() });
         }
         seen.push(schedule);
     }
@@ -238,12 +242,21 @@ fn constants(net: &Network, caps: &DeviceCaps) -> Result<Vec<Needed>, PlanError>
     Ok(list)
 }
 
-/// The fastest candidate whose every device byte fits the budget.
-pub(super) fn choose(candidates: &[Candidate], caps: &DeviceCaps, budget: Option<u64>) -> Result<Chosen, PlanError> {
+/// The fastest candidate whose every device byte fits the budget. `smallest` is the smallest budget of the candidates once
+/// that is known.
+pub(super) fn choose(
+    candidates: &[Candidate],
+    caps: &DeviceCaps,
+    budget: Option<u64>,
+    smallest: &OnceLock<u64>,
+) -> Result<Chosen, PlanError> {
     let mut order: Vec<&Candidate> = candidates.iter().collect();
     order.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let mut chosen = None;
     'candidates: for candidate in order.iter().filter(|c| budget.is_none_or(|b| c.least <= b)) {
+        if budget.is_some_and(|b| candidate.least_placed(caps) > b) {
+            continue;
+        }
         let placement = candidate.placement(caps);
         for staging in STAGING {
             let (recording, report) = assemble(candidate, placement, caps, staging)?;
@@ -254,22 +267,37 @@ pub(super) fn choose(candidates: &[Candidate], caps: &DeviceCaps, budget: Option
             }
         }
     }
-    let mut smallest = chosen.as_ref().map_or(u64::MAX, |c| c.report.peak_bytes);
-    // most candidates need not be placed to know the smallest budget
-    order.sort_by_key(|c| c.least);
-    for candidate in order {
-        if candidate.least >= smallest {
-            break;
+    let smallest = match smallest.get() {
+        Some(&known) => known,
+        None => {
+            let least = least_peak(order, caps, chosen.as_ref().map(|c| c.report.peak_bytes))?;
+            *smallest.get_or_init(|| least)
         }
-        let (_, report) = assemble(candidate, candidate.placement(caps), caps, STAGING[1])?;
-        smallest = smallest.min(report.peak_bytes);
-    }
+    };
     let Some(mut chosen) = chosen else {
         return Err(PlanError::budget(budget.unwrap_or(0), smallest));
     };
     chosen.report.budget = budget;
     chosen.report.smallest_budget = smallest;
     Ok(chosen)
+}
+
+/// The fewest device bytes of all candidates; `known` are those of one of them.
+fn least_peak(mut order: Vec<&Candidate>, caps: &DeviceCaps, known: Option<u64>) -> Result<u64, PlanError> {
+    let mut smallest = known.unwrap_or(u64::MAX);
+    // most candidates need not be placed to know the smallest budget
+    order.sort_by_key(|c| c.least);
+    for candidate in order {
+        if candidate.least >= smallest {
+            break;
+        }
+        if candidate.least_placed(caps) >= smallest {
+            continue;
+        }
+        let (_, report) = assemble(candidate, candidate.placement(caps), caps, STAGING[1])?;
+        smallest = smallest.min(report.peak_bytes);
+    }
+    Ok(smallest)
 }
 
 /// What was chosen.

@@ -6,7 +6,7 @@
 //! in the same order wherever its plane lies.
 #![doc = include_str!("../docs/plan.md")]
 
-use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 
 use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
@@ -142,22 +142,7 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`].
     pub fn of_graph(graph: &Graph, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Self, PlanError> {
-        check_axes(extent)?;
-        let find = |graph: &Graph, tap: &String| {
-            let missing = || PlanError::new(PlanErrorKind::Unsupported, format!("the network has no node {tap:?} to bring back"));
-            graph.find(tap).ok_or_else(missing)
-        };
-        let taps = |graph: &Graph| options.taps.iter().map(|tap| find(graph, tap)).collect::<Result<Vec<NodeId>, _>>();
-        let mut graph = pass::settle(graph, extent, &taps(graph)?).map_err(|e| network::misfit(e, extent))?;
-        let mut outputs = taps(&graph)?;
-        let logits = graph.output();
-        outputs.insert(0, if options.output == OutputMode::Labels { pass::label(&mut graph, &outputs) } else { logits });
-        let net = Rc::new(Network::new(graph, extent, options.precision)?);
-        let finest = options.slab_depth.map_or_else(|| slab::candidates(extent.d), |d| vec![d.clamp(1, extent.d)]);
-        let request = candidate::Request { net, extent, outputs, caps, finest, options };
-        let candidate::Chosen { graph, recording, report, occupancy } =
-            candidate::choose(&candidate::enumerate(&request)?, caps, options.budget)?;
-        Ok(Self { extent, graph, recording, report, occupancy })
+        Planner::of_graph(graph, extent, caps, options)?.plan(options.budget)
     }
 
     /// Extent of the input.
@@ -192,6 +177,62 @@ impl Plan {
     #[must_use]
     pub fn report(&self) -> &Report {
         &self.report
+    }
+}
+
+/// Plans of one network on one extent within one budget after another: what does not depend on the budget is done once.
+pub struct Planner {
+    extent: Extent,
+    caps: DeviceCaps,
+    candidates: Vec<candidate::Candidate>,
+    smallest: OnceLock<u64>,
+}
+
+impl std::fmt::Debug for Planner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Planner").field("extent", &self.extent).field("candidates", &self.candidates.len()).finish_non_exhaustive()
+    }
+}
+
+impl Planner {
+    /// As [`Plan::new`], whatever the options' budget.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], but for the budget.
+    pub fn new(model: &Model, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Self, PlanError> {
+        check_extent(extent, model.card())?;
+        Self::of_graph(&model.graph_with(&options.taps), extent, caps, options)
+    }
+
+    /// As [`Plan::of_graph`], whatever the options' budget.
+    ///
+    /// # Errors
+    /// As [`Planner::new`].
+    pub fn of_graph(graph: &Graph, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Self, PlanError> {
+        check_axes(extent)?;
+        let find = |graph: &Graph, tap: &String| {
+            let missing = || PlanError::new(PlanErrorKind::Unsupported, format!("the network has no node {tap:?} to bring back"));
+            graph.find(tap).ok_or_else(missing)
+        };
+        let taps = |graph: &Graph| options.taps.iter().map(|tap| find(graph, tap)).collect::<Result<Vec<NodeId>, _>>();
+        let mut graph = pass::settle(graph, extent, &taps(graph)?).map_err(|e| network::misfit(e, extent))?;
+        let mut outputs = taps(&graph)?;
+        let logits = graph.output();
+        outputs.insert(0, if options.output == OutputMode::Labels { pass::label(&mut graph, &outputs) } else { logits });
+        let net = Arc::new(Network::new(graph, extent, options.precision)?);
+        let finest = options.slab_depth.map_or_else(|| slab::candidates(extent.d), |d| vec![d.clamp(1, extent.d)]);
+        let request = candidate::Request { net, extent, outputs, caps, finest, options };
+        Ok(Self { extent, caps: caps.clone(), candidates: candidate::enumerate(&request)?, smallest: OnceLock::new() })
+    }
+
+    /// The plan within a budget in bytes, or without a bound.
+    ///
+    /// # Errors
+    /// When the budget is below the smallest that works, which the error names, or when the device's limits rule a cut out.
+    pub fn plan(&self, budget: Option<u64>) -> Result<Plan, PlanError> {
+        let candidate::Chosen { graph, recording, report, occupancy } =
+            candidate::choose(&self.candidates, &self.caps, budget, &self.smallest)?;
+        Ok(Plan { extent: self.extent, graph, recording, report, occupancy })
     }
 }
 

@@ -4,6 +4,8 @@
 //! the chunk of a slab that one of its dispatches binds with the opposite access. Sources: greedy by size after Pisarchyk
 //! & Lee (arXiv 2001.03288); (chunk, offset) addresses after ggml-alloc.
 
+use std::collections::HashMap;
+
 /// A slab to place.
 #[derive(Clone, Debug)]
 pub(super) struct Slab {
@@ -73,22 +75,33 @@ pub(super) fn place(slabs: &[Slab], cap: u64) -> Placement {
     let bound = max_live(slabs);
     let mut best: Option<Placement> = None;
     for count in SPREAD.into_iter().filter(|&n| n <= slabs.len()) {
-        let p = rolling(slabs, cap, count);
-        if best.as_ref().is_none_or(|b| total(&p) < total(b)) {
-            best = Some(p);
+        let least = best.as_ref().map_or(u64::MAX, total);
+        if least == bound {
+            break;
         }
+        best = rolling(slabs, cap, count, least).or(best);
     }
+    // the order after each that was tried: rounds come back to an order soon, then nothing new is found
+    let mut next: HashMap<Vec<u32>, Vec<u32>> = HashMap::new();
     for key in ORDERS {
         let mut order: Vec<u32> = (0..u32::try_from(slabs.len()).unwrap_or(u32::MAX)).collect();
         order.sort_by_key(|&i| (key(&slabs[i as usize]), i));
         for _ in 0..(WORK / slabs.len().pow(2).max(1)).clamp(*ROUNDS.start(), *ROUNDS.end()) {
-            if best.as_ref().is_some_and(|b| total(b) == bound) {
+            let least = best.as_ref().map_or(u64::MAX, total);
+            if least == bound {
                 break;
             }
-            let p = greedy(slabs, cap, &order, 0);
+            if let Some(known) = next.get(&order) {
+                order.clone_from(known);
+                continue;
+            }
+            let Some(p) = greedy(slabs, cap, &order, 0, u64::MAX) else { break };
+            let tried = order.clone();
             // stable: the others keep their order
-            order.sort_by_key(|&i| p.places[i as usize].offset + slabs[i as usize].size != p.chunks[p.places[i as usize].chunk as usize]);
-            if best.as_ref().is_none_or(|b| total(&p) < total(b)) {
+            let top = |p: &Placement, at: Place, size| at.offset + size == p.chunks[at.chunk as usize];
+            order.sort_by_key(|&i| !top(&p, p.places[i as usize], slabs[i as usize].size));
+            next.insert(tried, order.clone());
+            if total(&p) < least {
                 best = Some(p);
             }
         }
@@ -107,24 +120,25 @@ struct Member {
 
 /// Places slabs in the order in which they come alive, spread over `count` chunks to begin with: where a chain of operations
 /// rolls through a value, a slab takes the place of one that has died, which it may do only if that one's neighbours, its own
-/// sources, lie in other chunks.
-fn rolling(slabs: &[Slab], cap: u64, count: usize) -> Placement {
+/// sources, lie in other chunks. `None` if that takes `most` bytes or more.
+fn rolling(slabs: &[Slab], cap: u64, count: usize, most: u64) -> Option<Placement> {
     let mut order: Vec<u32> = (0..u32::try_from(slabs.len()).unwrap_or(u32::MAX)).collect();
     order.sort_by_key(|&i| (slabs[i as usize].begin, std::cmp::Reverse(slabs[i as usize].size), i));
-    let mut placement = greedy(slabs, cap, &order, count);
+    let mut placement = greedy(slabs, cap, &order, count, most)?;
     placement.drop_empty();
-    placement
+    Some(placement)
 }
 
-/// Places slabs in the given order, each where the chunks grow least. With `spread` chunks to begin with, the order must be
-/// that in which slabs come alive, and chunks grow in turn.
-fn greedy(slabs: &[Slab], cap: u64, order: &[u32], spread: usize) -> Placement {
+/// Places slabs in the given order, each where the chunks grow least; `None` as soon as they have `most` bytes. With `spread`
+/// chunks to begin with, the order must be that in which slabs come alive, and chunks grow in turn.
+fn greedy(slabs: &[Slab], cap: u64, order: &[u32], spread: usize, most: u64) -> Option<Placement> {
     let mut placed: Vec<Option<Place>> = vec![None; slabs.len()];
     // of each chunk, by offset
     let mut members: Vec<Vec<Member>> = vec![Vec::new(); spread];
     let mut chunks: Vec<u64> = vec![0; spread];
     // the last slab that each chunk was barred to
     let mut barred: Vec<u32> = vec![u32::MAX; spread];
+    let mut total = 0;
     for &i in order {
         let slab = &slabs[i as usize];
         let mut best: Option<((u64, u64), Place)> = None;
@@ -141,8 +155,7 @@ fn greedy(slabs: &[Slab], cap: u64, order: &[u32], spread: usize) -> Placement {
             if spread > 0 {
                 members[chunk].retain(|m| m.end >= slab.begin);
             }
-            let taken = members[chunk].iter().filter(|m| m.begin <= slab.end && slab.begin <= m.end).map(|m| (m.offset, m.top));
-            let (offset, slack) = best_gap(taken, slab.size, size);
+            let (offset, slack) = best_gap(&members[chunk], slab, size);
             if size > 0 && offset + slab.size > cap {
                 continue;
             }
@@ -150,6 +163,9 @@ fn greedy(slabs: &[Slab], cap: u64, order: &[u32], spread: usize) -> Placement {
             let key = (growth, if spread > 0 && growth > 0 { size } else { slack });
             if best.is_none_or(|(least, _)| key < least) {
                 best = Some((key, Place { chunk: id, offset }));
+                if key == (0, 0) {
+                    break; // no other is better
+                }
             }
         }
         let at = best.map_or_else(
@@ -162,25 +178,34 @@ fn greedy(slabs: &[Slab], cap: u64, order: &[u32], spread: usize) -> Placement {
             |(_, at)| at,
         );
         let (chunk, top) = (at.chunk as usize, at.offset + slab.size);
+        total += top.saturating_sub(chunks[chunk]);
+        if total >= most {
+            return None;
+        }
         chunks[chunk] = chunks[chunk].max(top);
         let position = members[chunk].partition_point(|m| m.offset < at.offset);
         members[chunk].insert(position, Member { offset: at.offset, top, begin: slab.begin, end: slab.end });
         placed[i as usize] = Some(at);
     }
-    Placement { places: placed.into_iter().flatten().collect(), chunks }
+    Some(Placement { places: placed.into_iter().flatten().collect(), chunks })
 }
 
-/// Offset of the tightest gap between `taken` ranges that holds `size`, else the end; and how much it leaves unused.
-fn best_gap(taken: impl Iterator<Item = (u64, u64)>, size: u64, chunk: u64) -> (u64, u64) {
-    let mut best: Option<(u64, u64)> = None;
-    let mut at = 0;
-    for (begin, end) in taken {
-        if begin >= at + size && best.is_none_or(|(_, slack)| begin - at - size < slack) {
-            best = Some((at, begin - at - size));
+/// Offset of the tightest gap between the members alive with `slab` that holds it, else the end; and how many bytes it
+/// leaves unused. Without branches: this is where planning spends its time.
+fn best_gap(members: &[Member], slab: &Slab, chunk: u64) -> (u64, u64) {
+    // a gap that is too small wraps to more than any that holds the slab
+    const NONE: u64 = 1 << 63;
+    let (mut at, mut offset, mut slack) = (0, 0, NONE);
+    for m in members {
+        let alive = (m.begin <= slab.end) & (slab.begin <= m.end);
+        let [begin, top] = if alive { [m.offset, m.top] } else { [0; 2] };
+        let left = begin.wrapping_sub(at + slab.size);
+        if left < slack {
+            (offset, slack) = (at, left);
         }
-        at = at.max(end);
+        at = at.max(top);
     }
-    best.unwrap_or((at, chunk.saturating_sub(at + size)))
+    if slack < NONE { (offset, slack) } else { (at, chunk.saturating_sub(at + slab.size)) }
 }
 
 /// Most bytes alive at once: no placement can do with less.
@@ -205,6 +230,7 @@ pub(super) fn max_live(slabs: &[Slab]) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     impl Slab {
         fn overlaps(&self, other: &Self) -> bool {
@@ -322,7 +348,7 @@ mod tests {
     #[test]
     fn small_instances_are_placed_nearly_as_an_exhaustive_search_would() {
         let tally = std::cell::RefCell::new((0.0, 1.0f64, 0u32, 0u32));
-        let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
+        let config = ProptestConfig { cases: 300, ..fixed() };
         proptest!(config, |(sizes in prop::collection::vec((1u64..12, 0u32..8, 0u32..5, 0usize..3), 2..7))| {
             let slabs = random(&sizes);
             let (found, optimum) = (check(&slabs, u64::MAX).chunks.iter().sum::<u64>(), least(&slabs));
@@ -336,7 +362,13 @@ mod tests {
         assert!(sum / f64::from(count) <= 1.01 && worst <= 1.25 && exact * 10 >= count * 9);
     }
 
+    /// The same cases in every run.
+    fn fixed() -> ProptestConfig {
+        ProptestConfig { rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() }
+    }
+
     proptest! {
+        #![proptest_config(fixed())]
         #[test]
         fn random_slabs_never_collide(sizes in prop::collection::vec((1u64..40, 0u32..30, 0u32..6, 0usize..4), 1..60)) {
             let slabs = random(&sizes);
@@ -346,7 +378,8 @@ mod tests {
             prop_assert!(total(&p) >= max_live(&slabs));
             let mut by_size: Vec<u32> = (0..slabs.len() as u32).collect();
             by_size.sort_by_key(|&i| (ORDERS[0](&slabs[i as usize]), i));
-            prop_assert!(total(&p) <= total(&greedy(&slabs, 64 * 256, &by_size, 0)), "worse than greedy by size");
+            let first = greedy(&slabs, 64 * 256, &by_size, 0, u64::MAX).expect("no bound");
+            prop_assert!(total(&p) <= total(&first), "worse than greedy by size");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! chain of local operations rolls through the volume, and an operation that reads a whole map waits for all of it.
 
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::network::Network;
 use crate::graph::NodeId;
@@ -18,7 +18,7 @@ pub(super) struct Task {
 /// Values cut into slabs, and the order in which the slabs are computed.
 #[derive(Debug)]
 pub(super) struct Schedule {
-    pub net: Rc<Network>,
+    pub net: Arc<Network>,
     /// Slab depth of each value.
     pub depths: Vec<u32>,
     pub tasks: Vec<Task>,
@@ -31,7 +31,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn new(net: Rc<Network>, depths: Vec<u32>) -> Self {
+    pub(super) fn new(net: Arc<Network>, depths: Vec<u32>) -> Self {
         let mut starts = Vec::with_capacity(depths.len());
         let mut total = 0;
         for (map, depth) in net.maps.iter().zip(&depths) {

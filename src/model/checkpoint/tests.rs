@@ -1,6 +1,7 @@
 //! What PyTorch 2.12.1 wrote is read as it is; what is damaged or hostile is refused. The files are of `tests/vectors/make_checkpoints.py`.
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::*;
 
@@ -224,7 +225,7 @@ fn survives(bytes: Vec<u8>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_files_never_panic(file in 0usize..5, cut in 0.0f64..1.5, flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6)) {
