@@ -64,12 +64,12 @@ pub enum ConstantSource {
 }
 
 impl ConstantSource {
-    /// The type the constant is stored in where maps and weights are stored in `elem`.
+    /// The type the constant is stored in where maps are stored in `elem`: weights of convolutions are f32 always.
     #[must_use]
     pub const fn elem(&self, elem: Elem) -> Elem {
         match self {
-            Self::ScaleShift { .. } | Self::Attention { .. } | Self::Tokens { .. } => Elem::F32,
-            Self::Conv { .. } | Self::Parameter { .. } | Self::PositionTable { .. } => elem,
+            Self::Conv { .. } | Self::ScaleShift { .. } | Self::Attention { .. } | Self::Tokens { .. } => Elem::F32,
+            Self::Parameter { .. } | Self::PositionTable { .. } => elem,
         }
     }
 }

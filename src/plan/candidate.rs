@@ -115,7 +115,7 @@ fn reading_through(request: &Request<'_>, base: &Form) -> Result<Option<Rc<Form>
     }
     let name = |output: &NodeId| graph.find(&base.net.node(*output).name);
     let outputs = base.outputs.iter().filter_map(name).collect();
-    let net = Network::new(graph, request.extent, base.net.elem)?;
+    let net = Network::new(graph, request.extent, base.net.elem, request.caps)?;
     let form = Form::new(Rc::new(net), outputs);
     Ok(Some(Rc::new(Form { once: base.flops.min(form.flops), ..form })))
 }
@@ -135,7 +135,7 @@ fn recomputing(request: &Request<'_>, base: &Form, schedules: &[Rc<Schedule>]) -
         }
         let position = |output: &NodeId| r.origins.iter().position(|o| o == output).and_then(|i| r.graph.ids().nth(i));
         let outputs = base.outputs.iter().filter_map(position).collect();
-        let net = Rc::new(Network::new(r.graph, request.extent, base.net.elem)?);
+        let net = Rc::new(Network::new(r.graph, request.extent, base.net.elem, request.caps)?);
         forms.push(Rc::new(Form { once: base.once, ..Form::new(net, outputs) }));
     }
     Ok(forms)
