@@ -175,7 +175,8 @@ impl Conv3dGeneral {
 impl Kernel for Conv3dGeneral {
     const NAME: &'static str = "conv3d_general";
     const SHADER: &'static str = include_str!("../shaders/conv3d_general.wgsl");
-    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::Read, Binding::Write];
+    const BINDINGS: &'static [Binding] =
+        &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::ReadF32, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
@@ -226,7 +227,7 @@ impl Kernel for Conv3dGeneral {
         let written = elements(out, self.grouping.outputs, self.target.count);
         Cost {
             flops: 2 * taps * u64::from(self.grouping.widths()[0]) * sums,
-            bytes: (read + written + self.grouping.packed_len(self.kernel)) * self.elem.bytes(),
+            bytes: (read + written) * self.elem.bytes() + self.grouping.packed_len(self.kernel) * 4,
         }
     }
 
