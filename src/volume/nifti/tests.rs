@@ -171,6 +171,7 @@ fn channels_and_labels() -> Outcome {
     assert_eq!(scan.image.channel(2), Some(&[4.0, 5.0][..]));
     // The labels of a scan with channels are 3D.
     let labels = Volume::new(1, Extent::new(1, 1, 2), [4.0, 3.0, 2.0], scan.image.axes, vec![1, 300])?;
+    let labels = labels.with_affine(*scan.image.affine());
     write_labels(f.join("l.nii"), &scan.header, &labels)?;
     let (h, back) = read_labels(f.join("l.nii"))?;
     assert_eq!((back, h.datatype, &h.dim[..4]), (labels, 512, &[3, 2, 1, 1][..]));
