@@ -2,7 +2,7 @@
 """Makes nnU-Net model folders with nnunetv2's own planner, preprocessor and trainer, and what nnunetv2 makes of a case with them.
 
     python3 -m venv --system-site-packages /tmp/nn && /tmp/nn/bin/pip install nnunetv2==2.8.1
-    /tmp/nn/bin/python tests/make_nnunet.py /tmp/organum-nnunet [ct mr plane low colour variants]
+    /tmp/nn/bin/python tests/make_nnunet.py /tmp/organum-nnunet [ct mr plane low colour variants readers]
 
 Five cases: `ct` (anisotropic, CT norm, plain 3D network), `mr` (isotropic, two channels, z-score within the mask, plain 3D
 network, two folds), `plane` (2d configuration, residual encoder), `low` (3d_lowres) and `colour` (2d, three channels of 0 to 255). Each becomes FOLDER/NAME with
@@ -10,6 +10,8 @@ network, two folds), `plane` (2d configuration, residual encoder), `low` (3d_low
     case_000C.nii.gz    the channels of a case that training did not see
     expected.safetensors    `data`: nnunetv2's preprocessed array; `logits`: its blended logits (16-bit floats)
     expected.nii.gz     its label map (CPU, mirroring on)
+`readers` becomes what tests/vectors/nnunet_readers is: scans on every sort of grid, whose headers also contradict themselves, and the labels of the model
+of tests/vectors/nnunet by each of nnU-Net's readers (READERS=60 for more of them).
 Networks are cut to three narrow stages and half the patch, so that a minute of two cores trains one and windows overlap.
 """
 
@@ -224,16 +226,100 @@ def variants(root):
         export_prediction_from_logits(logits, properties, conf, manager, dataset, str(out / "expected"))
 
 
+def header(rng, number, shape):
+    """A NIfTI header; the kind of its grid goes with the number."""
+    import nibabel
+    kind = ["sform", "qform", "both", "shear", "straight", "neither", "pixdim of 1", "sform of 1", "microns", "quarter"][number % 10]
+    spacing = np.array([0.8, 0.7, 6.0])[: len(shape)] * rng.uniform(0.85, 1.2, len(shape))
+    if len(shape) == 2:
+        spacing = rng.uniform(0.03, 0.08, 2)
+    spacing = np.append(spacing, 1.0)[:3]
+    axis, angle = rng.normal(size=3), np.radians(rng.choice([2, 15, 30]))
+    x, y, z = axis / np.linalg.norm(axis)
+    k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    turned = np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * k @ k
+    permuted = np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], 3)
+    linear = permuted if kind in ("straight", "neither", "quarter") else turned @ permuted
+    if len(shape) == 2:
+        linear = np.diag([-1.0, -1, 1])
+    if kind == "shear":
+        linear = linear @ (np.eye(3) + np.triu(rng.uniform(-0.2, 0.2, (3, 3)), 1))
+    affine = np.eye(4)
+    affine[:3, :3] = linear * spacing
+    affine[:3, 3] = rng.uniform(-90, 90, 3)
+    h = nibabel.Nifti1Header()
+    h.set_data_shape(shape)
+    h.set_data_dtype(np.int16)
+    h.set_zooms(spacing[: len(shape)])
+    if kind in ("qform", "both", "quarter"):
+        h.set_qform(affine, 1)
+    if kind not in ("qform", "neither"):
+        h.set_sform(np.diag([-1.0, -1, 1, 1]) if kind == "sform of 1" else affine, 1)
+    if kind == "pixdim of 1":
+        h["pixdim"][1:4] = 1
+    if kind == "microns":
+        h["pixdim"][1:4] *= 1000
+        for row in ("srow_x", "srow_y", "srow_z"):
+            h[row] *= 1000
+        h["xyzt_units"] = 3
+    h["vox_offset"] = 352
+    h["magic"] = b"n+1"
+    return h
+
+
+def readers(root):
+    """Labels of the model of tests/vectors/nnunet for scans on grids of every sort, by each reader."""
+    import nibabel
+    import tempfile
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from safetensors.numpy import save_file
+    rng = np.random.default_rng(5)
+    vectors = Path(__file__).resolve().parent / "vectors" / "nnunet"
+    out = root / "readers"
+    out.mkdir(parents=True, exist_ok=True)
+    whole = np.asarray(nibabel.load(vectors / "case_0000.nii.gz").dataobj).astype(np.int16)
+    voxels = [np.ascontiguousarray(whole[10:32, 12:38, 4:11]), np.ascontiguousarray(whole[10:32, 12:38, 6])]
+    arrays = {f"voxels{i}": v.T.copy() for i, v in enumerate(voxels)}
+    predictor = nnUNetPredictor(perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(vectors / "model"), use_folds=(0,), checkpoint_name="checkpoint_final.pth")
+    from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+    classes, cases = [SimpleITKIO, NibabelIO, NibabelIOWithReorient], []
+    for number in range(int(os.environ.get("READERS", "27"))):
+        reader = classes[number % 3]
+        flat = number % 12 == 9
+        h = header(rng, number, voxels[flat].shape)
+        if number % 10 == (3 if reader is SimpleITKIO else 8):
+            continue  # ITK refuses sheared scans, and nibabel takes microns for millimetres
+        name = f"case{number:02d}"
+        with tempfile.TemporaryDirectory() as work:
+            file = Path(work) / "scan.nii"
+            file.write_bytes(h.binaryblock + bytes(4) + voxels[flat].tobytes(order="F"))
+            images, properties = reader().read_images([str(file)])
+            labels = predictor.predict_single_npy_array(images, properties, None, None, False)
+            written = Path(work) / "labels.nii"
+            reader().write_seg(labels, str(written), properties)
+            labels = np.asarray(nibabel.load(written).dataobj).astype(np.uint8)
+        arrays[f"{name}.header"] = np.frombuffer(h.binaryblock, np.uint8)
+        plain = nibabel.Nifti1Image(labels.reshape(labels.shape + (1,) * (3 - labels.ndim)), np.eye(4))
+        nibabel.save(plain, out / f"{name}.nii.gz")
+        cases.append({"name": name, "voxels": int(flat), "reader": reader.__name__})
+        print(name, reader.__name__, number % 10, properties["spacing"], np.bincount(labels.ravel()).tolist())
+    save_file(arrays, out / "scans.safetensors")
+    (out / "cases.json").write_text("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
+
+
 def main():
     root = Path(sys.argv[1]).absolute()
-    names = sys.argv[2:] or [*CASES, "variants"]
+    names = sys.argv[2:] or [*CASES, "variants", "readers"]
     for part in ("raw", "preprocessed", "results"):
         shutil.rmtree(root / part, ignore_errors=True)
         (root / part).mkdir(parents=True)
         os.environ[f"nnUNet_{part}"] = str(root / part)
     os.environ["nnUNet_compile"] = "false"
     for name in names:
-        variants(root) if name == "variants" else make(root, name)
+        {"variants": variants, "readers": readers}.get(name, lambda root: make(root, name))(root)
     for part in ("raw", "preprocessed", "results"):
         shutil.rmtree(root / part, ignore_errors=True)
 

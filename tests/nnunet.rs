@@ -176,6 +176,42 @@ fn refused(model: &Path, more: &[&str], code: i32, words: &str) {
     assert!(!output.exists());
 }
 
+/// Scans on grids of every sort, whose headers contradict themselves too, by each of nnU-Net's
+/// readers: `tests/vectors/nnunet_readers`, or with `ORGANUM_READERS=FOLDER` those of
+/// `tests/make_nnunet.py .. readers`.
+#[test]
+fn scans_have_the_spacing_that_nnunets_readers_say() {
+    let made = std::env::var_os("ORGANUM_READERS").map(PathBuf::from);
+    let folder = made.unwrap_or_else(|| vectors().with_file_name("nnunet_readers"));
+    let cases: Value = serde_json::from_slice(&fs::read(folder.join("cases.json")).expect("read")).expect("JSON");
+    let bytes = fs::read(folder.join("scans.safetensors")).expect("read");
+    let arrays = SafeTensors::deserialize(&bytes).expect("tensors");
+    let out = tempfile::tempdir().expect("a folder");
+    let [scan, labels] = ["scan.nii", "labels.nii"].map(|name| out.path().join(name));
+    let cases = cases.as_array().expect("a list");
+    assert!(cases.len() >= 20);
+    let mut failed = Vec::new();
+    for case in cases {
+        let name = case["name"].as_str().expect("a name");
+        let header = arrays.tensor(&format!("{name}.header")).expect("a header");
+        let voxels = arrays.tensor(&format!("voxels{}", case["voxels"])).expect("voxels");
+        fs::write(&scan, [header.data(), &[0; 4], voxels.data()].concat()).expect("written");
+        let model = changed(out.path(), |plans, _| plans["image_reader_writer"] = case["reader"].clone());
+        let run = organum(&["segment", text(&scan), "--model", text(&model), "--output", text(&labels)]);
+        let told = String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success(), "{name}: {told}");
+        let (_, got) = nifti::read_labels(&labels).expect("labels are read");
+        let (_, expected) = nifti::read_labels(folder.join(format!("{name}.nii.gz"))).expect("labels are read");
+        assert_eq!(got.extent, expected.extent, "{name}");
+        let differing = got.data.iter().zip(&expected.data).filter(|(a, b)| a != b).count();
+        println!("{name} {}: {differing} of {} voxels differ", case["reader"], got.data.len());
+        if differing > 0 {
+            failed.push(format!("{name} {}: {differing} voxels {told}", case["reader"]));
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
 #[test]
 fn folders_that_are_none_are_refused() {
     let out = tempfile::tempdir().expect("a folder");

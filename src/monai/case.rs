@@ -2,25 +2,28 @@
 
 use super::pipeline::{Invert, Largest, Pipeline, Transform};
 use super::resample::{Reading, resample};
+use super::spacing::{self, Change};
 use super::{intensity, largest};
 use crate::model::Card;
 use crate::pipeline::{argmax, softmax};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::resample::{crop, pad_to_multiple, place, plausible};
-use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
-
-/// Spacings that differ by less than this, in mm or as a share, are taken as equal (MONAI's `AFFINE_TOL`).
-const TOLERANCE: f64 = 1e-3;
+use crate::volume::{Affine, Axes, Direction, Volume, VolumeError, VolumeErrorKind, closest, reorient, sizes};
 
 /// A scan as MONAI gives it to the network, and what brings results back to the scan's grid.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// The network's input, zero-padded to the network's stride where it runs at once.
     pub volume: Volume<f32>,
+    /// The input without that padding, and its first voxel in it.
+    prepared: Grid,
+    offset: Extent,
     /// What happened to the scan's space, in order.
     steps: Vec<Step>,
-    /// Of the scan.
+    /// Of the scan, its axes in the order of the file, the fastest first.
+    scan: Grid,
+    /// Of the scan as it was given.
     axes: Axes,
     affine: Affine,
     invert: Invert,
@@ -30,11 +33,29 @@ pub struct Case {
     bytes: f64,
 }
 
+/// Where voxels lie.
+#[derive(Clone, Copy, Debug)]
+struct Grid {
+    extent: Extent,
+    axes: Axes,
+    affine: Affine,
+}
+
+impl Grid {
+    fn of(volume: &Volume<f32>) -> Self {
+        Self { extent: volume.extent, axes: volume.axes, affine: *volume.affine() }
+    }
+
+    fn volume<T>(&self, channels: u32, data: Vec<T>) -> Result<Volume<T>, VolumeError> {
+        Ok(Volume::new(channels, self.extent, self.affine.spacing(), self.axes, data)?.with_affine(self.affine))
+    }
+}
+
 /// A change of space that can be undone.
 #[derive(Clone, Debug)]
 enum Step {
     Turned { before: Axes },
-    Resampled { before: Extent, spacing: [f64; 3], step: [f64; 3], nearest: bool },
+    Resampled { before: Grid, nearest: bool, align: bool },
     Cut { before: Extent, start: [i64; 3] },
 }
 
@@ -51,9 +72,14 @@ impl Case {
             return Err(VolumeError::new(VolumeErrorKind::GridMismatch, text));
         }
         let [d, h, w] = scan.axes.directions();
+        let volume = reorient(scan, Axes::new([w, h, d])?);
+        let grid = Grid::of(&volume);
         let mut case = Self {
-            volume: reorient(scan, Axes::new([w, h, d])?),
+            volume,
+            prepared: grid,
+            offset: Extent::new(0, 0, 0),
             steps: Vec::new(),
+            scan: grid,
             axes: scan.axes,
             affine: *scan.affine(),
             invert: pipeline.invert,
@@ -65,9 +91,9 @@ impl Case {
             match transform {
                 Transform::Orientation { axes } => {
                     case.steps.push(Step::Turned { before: case.volume.axes });
-                    case.volume = reorient(&case.volume, *axes);
+                    case.volume = turned(&case.volume, *axes);
                 }
-                Transform::Spacing { mm, nearest } => case.space(*mm, *nearest)?,
+                Transform::Spacing { mm, nearest, align_corners } => case.space(*mm, *nearest, *align_corners)?,
                 Transform::CropForeground { margin, allow_smaller, k_divisible } => {
                     case.crop_foreground(*margin, *allow_smaller, *k_divisible)?;
                 }
@@ -77,32 +103,22 @@ impl Case {
                 }
             }
         }
+        case.prepared = Grid::of(&case.volume);
         if let Some(multiple) = multiple {
-            let (padded, offset) = pad_to_multiple(&case.volume, multiple.into(), 0.0);
-            let start = offset.axes().map(|n| -i64::from(n));
-            case.steps.push(Step::Cut { before: case.volume.extent, start });
-            case.volume = padded;
+            (case.volume, case.offset) = pad_to_multiple(&case.volume, multiple.into(), 0.0);
         }
         Ok(case)
     }
 
-    fn space(&mut self, mm: [f64; 3], nearest: bool) -> Result<(), VolumeError> {
-        let (before, spacing) = (self.volume.extent, self.volume.spacing);
-        let target = [0, 1, 2].map(|axis| if mm[axis] > 0.0 { mm[axis] } else { spacing[axis] });
-        let n = sizes(before);
-        let exact = [0, 1, 2].map(|axis| ((n[axis] as f64 - 1.0) * spacing[axis] / target[axis] + 1.0).round_ties_even());
-        let to = plausible(exact, spacing, target, |n| n * self.bytes)?;
-        let step = [0, 1, 2].map(|axis| target[axis] / spacing[axis]);
-        let near = |a: f64, b: f64| (a - b).abs() <= TOLERANCE + 1e-5 * b.abs();
-        let equal = (0..3).all(|a| near(spacing[a], target[a])) || (0..3).all(|a| near(step[a], 1.0));
-        if equal && before == to {
-            return Ok(());
-        }
+    fn space(&mut self, mm: [f64; 3], nearest: bool, align: bool) -> Result<(), VolumeError> {
+        let before = Grid::of(&self.volume);
+        let (to, shape) = spacing::target(&before.affine, sizes(before.extent), mm).ok_or_else(singular)?;
+        let extent = plausible(shape, before.affine.spacing(), to.spacing(), |n| n * self.bytes)?;
         let reading = if nearest { Reading::Nearest } else { Reading::Linear };
-        let shape = [n, sizes(to)];
-        let data = self.channels().flat_map(|channel| resample(channel, shape, step, reading)).collect();
-        self.volume = Volume::new(self.volume.channels, to, target, self.volume.axes, data)?;
-        self.steps.push(Step::Resampled { before, spacing, step, nearest });
+        if let Some(volume) = resampled(&self.volume, &to, extent, reading, align)? {
+            self.volume = volume;
+            self.steps.push(Step::Resampled { before, nearest, align });
+        }
         Ok(())
     }
 
@@ -151,68 +167,114 @@ impl Case {
         Input { channels: self.volume.channels, extent: self.volume.extent, data: &self.volume.data }
     }
 
-    /// Labels on the scan's grid of logits `[C][D][H][W]` over the input; probabilities too, if they are wanted. Where the scan was
-    /// cropped away, labels are 0, and so are MONAI's probabilities of all classes.
+    /// Labels of logits `[C][D][H][W]` over the input; probabilities too, if they are wanted. They
+    /// lie on the scan's grid, or, with [`Invert::Nothing`], on that of the input without its
+    /// padding. Where the scan was cropped away, labels are 0, and so are MONAI's probabilities of
+    /// all classes; with [`Invert::Saving`] there are those of the nearest voxel.
     ///
     /// # Errors
     /// When the logits are not those of this input.
-    pub fn export(
-        &self,
-        mut logits: Vec<f32>,
-        classes: u32,
-        probabilities: bool,
-    ) -> Result<(Volume<u16>, Option<Volume<f32>>), VolumeError> {
-        let over = |channels, data| Volume::new(channels, self.volume.extent, self.volume.spacing, self.volume.axes, data);
+    pub fn export(&self, logits: Vec<f32>, classes: u32, probabilities: bool) -> Result<(Volume<u16>, Option<Volume<f32>>), VolumeError> {
+        let padded = Volume::new(classes, self.volume.extent, self.volume.spacing, self.volume.axes, logits)?;
+        let mut logits = crop(&padded, self.offset, self.prepared.extent)?.data;
         let keep = |labels: &mut [u16], extent: Extent, first: bool| {
             if let Some(parts) = self.largest.as_ref().filter(|l| l.first == first) {
                 largest::keep(labels, sizes(extent), parts);
             }
         };
-        let (labels, maps) = if self.invert == Invert::Labels {
-            let mut labels = argmax(&logits, classes);
-            keep(&mut labels, self.volume.extent, true);
-            let labels = self.back(over(1, labels.into_iter().map(f32::from).collect())?, true)?;
-            let mut labels = whole(&labels)?;
-            keep(&mut labels.data, labels.extent, false);
-            let maps = probabilities.then(|| {
-                softmax(&mut logits, classes);
-                self.back(over(classes, logits)?, self.nearest)
-            });
-            (labels, maps.transpose()?)
-        } else {
+        let inverted = matches!(self.invert, Invert::Logits | Invert::Probabilities);
+        let (labels, maps) = if inverted {
             if self.invert == Invert::Probabilities {
                 softmax(&mut logits, classes);
             }
-            let mut maps = self.back(over(classes, logits)?, self.nearest)?;
+            let mut maps = self.back(self.prepared.volume(classes, logits)?, self.nearest)?;
             let mut labels = argmax(&maps.data, classes);
             keep(&mut labels, maps.extent, false);
-            let labels = Volume::new(1, maps.extent, maps.spacing, maps.axes, labels)?;
             if probabilities && self.invert == Invert::Logits {
                 softmax(&mut maps.data, classes);
             }
-            (labels, probabilities.then_some(maps))
+            (Grid::of(&maps).volume(1, labels)?, probabilities.then_some(maps))
+        } else {
+            let mut labels = argmax(&logits, classes);
+            keep(&mut labels, self.prepared.extent, true);
+            let maps = probabilities.then(|| {
+                softmax(&mut logits, classes);
+                self.prepared.volume(classes, logits)
+            });
+            let maps = maps.transpose()?;
+            if self.invert == Invert::Nothing {
+                // MONAI's axes are the fastest first
+                let [d, h, w] = self.prepared.axes.directions();
+                let axes = Axes::new([w, h, d])?;
+                let labels = reorient(&self.prepared.volume(1, labels)?, axes);
+                return Ok((labels, maps.map(|maps| reorient(&maps, axes))));
+            }
+            let labels = self.prepared.volume(1, labels.into_iter().map(f32::from).collect())?;
+            let saving = self.invert == Invert::Saving;
+            let back = |volume, nearest| if saving { self.saved(volume) } else { self.back(volume, nearest) };
+            let mut labels = whole(&back(labels, true)?)?;
+            keep(&mut labels.data, labels.extent, false);
+            (labels, maps.map(|maps| back(maps, self.nearest)).transpose()?)
         };
         let labels = reorient(&labels, self.axes).with_affine(self.affine);
         Ok((labels, maps.map(|maps| reorient(&maps, self.axes).with_affine(self.affine))))
+    }
+
+    /// The volume on the scan's grid as `SaveImage` brings it there: at once, each voxel read at
+    /// the nearest.
+    fn saved(&self, volume: Volume<f32>) -> Result<Volume<f32>, VolumeError> {
+        let there = resampled(&volume, &self.scan.affine, self.scan.extent, Reading::Nearest, false)?;
+        self.scan.volume(volume.channels, there.unwrap_or(volume).data)
     }
 
     /// Undoes all steps; the axes are those of the file then.
     fn back(&self, mut volume: Volume<f32>, nearest: bool) -> Result<Volume<f32>, VolumeError> {
         for step in self.steps.iter().rev() {
             volume = match step {
-                Step::Turned { before } => reorient(&volume, *before),
+                Step::Turned { before } => turned(&volume, *before),
                 Step::Cut { before, start } => cut(&volume, start.map(|n| -n), before.axes().map(i64::from))?,
-                Step::Resampled { before, spacing, step, nearest: nearest_there } => {
-                    let shape = [sizes(volume.extent), sizes(*before)];
+                Step::Resampled { before, nearest: nearest_there, align } => {
                     let reading = if nearest || *nearest_there { Reading::Nearest } else { Reading::Linear };
-                    let channels = volume.data.chunks_exact(shape[0].iter().product::<usize>().max(1));
-                    let data = channels.flat_map(|channel| resample(channel, shape, step.map(|s| 1.0 / s), reading)).collect();
-                    Volume::new(volume.channels, *before, *spacing, volume.axes, data)?
+                    // as MONAI changes the mode it forgets how corners are aligned
+                    let align = *align && !nearest;
+                    let back = resampled(&volume, &before.affine, before.extent, reading, align)?.unwrap_or(volume);
+                    let place = Grid { affine: *back.affine(), ..*before };
+                    place.volume(back.channels, back.data)?
                 }
             };
         }
         Ok(volume)
     }
+}
+
+fn singular() -> VolumeError {
+    let text = "the affine of the scan is degenerate (its voxel axes do not span space); repair the sform or qform";
+    VolumeError::new(VolumeErrorKind::Format, text)
+}
+
+/// The volume along other axes, its affine as MONAI updates it.
+fn turned(volume: &Volume<f32>, to: Axes) -> Volume<f32> {
+    let same = |a: &Direction| to.directions().contains(a);
+    let directions = volume.axes.directions();
+    let n = sizes(volume.extent);
+    let first = [0, 1, 2].map(|axis| if same(&directions[axis]) { 0.0 } else { n[axis] as f64 - 1.0 });
+    let origin = spacing::shifted(volume.affine(), first).origin;
+    let turned = reorient(volume, to);
+    let affine = Affine { origin, ..*turned.affine() };
+    turned.with_affine(affine)
+}
+
+/// The volume on another grid; `None` if MONAI leaves it as it is.
+fn resampled(volume: &Volume<f32>, to: &Affine, extent: Extent, reading: Reading, align: bool) -> Result<Option<Volume<f32>>, VolumeError> {
+    let shapes = [sizes(volume.extent), sizes(extent)];
+    let Change::Resample(map) = spacing::map(volume.affine(), to, shapes, align).ok_or_else(singular)? else {
+        return Ok(None);
+    };
+    let rows = [0, 1, 2].map(|row| map.affine.steps.map(|step| step[row]));
+    let axes = Axes::new(closest::directions(rows).ok_or_else(singular)?)?;
+    let data = resample(&volume.data, shapes, &map.theta, align, reading);
+    let volume = Volume::new(volume.channels, extent, map.affine.spacing(), axes, data)?;
+    Ok(Some(volume.with_affine(map.affine)))
 }
 
 /// Labels that went as numbers.
@@ -221,15 +283,17 @@ fn whole(labels: &Volume<f32>) -> Result<Volume<u16>, VolumeError> {
     Volume::new(1, labels.extent, labels.spacing, labels.axes, labels.data.iter().map(|v| *v as u16).collect())
 }
 
-/// A box that may begin or end outside, where there are zeros.
+/// A box that may begin or end outside, where there are zeros; its affine as MONAI updates it.
 fn cut(volume: &Volume<f32>, start: [i64; 3], size: [i64; 3]) -> Result<Volume<f32>, VolumeError> {
     let n = volume.extent.axes().map(i64::from);
     let inside = [0, 1, 2].map(|axis| (start[axis].max(0), (start[axis] + size[axis]).min(n[axis])));
     let narrow = |values: [i64; 3]| values.map(|v| u32::try_from(v).unwrap_or(0));
+    let cropped = spacing::shifted(volume.affine(), start.map(|n| n.max(0) as f64));
+    let affine = spacing::shifted(&cropped, start.map(|n| n.min(0) as f64));
     let inner = crop(volume, narrow(inside.map(|(low, _)| low)).into(), narrow(inside.map(|(low, high)| high - low)).into())?;
     if inner.extent.axes().map(i64::from) == size {
-        return Ok(inner);
+        return Ok(inner.with_affine(affine));
     }
     let offset = narrow([0, 1, 2].map(|axis| inside[axis].0 - start[axis]));
-    Ok(place(&inner, narrow(size).into(), offset.into(), 0.0))
+    Ok(place(&inner, narrow(size).into(), offset.into(), 0.0).with_affine(affine))
 }

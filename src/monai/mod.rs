@@ -12,6 +12,20 @@
 //!  "invert": "probabilities"}
 //! ```
 //! What this version does not do is refused with its name.
+//!
+//! Grids are those of MONAI on an x86 CPU with AVX-512, to the last bit, for oblique and sheared
+//! scans too: `Spacing` takes shear away and aligns a corner or the centres as its own test says. A
+//! scan lies where MONAI's reader sees it, by the qform if the sform's spacing is not the pixdim
+//! (`nifti::Scan::as_monai_reads`). One thing differs on purpose: a file in metres or microns is
+//! scaled to millimetres, which nibabel and so MONAI do not do.
+//!
+//! Where labels lie is what the bundle asks for ([`Invert`]). With `Invertd` they come back to the
+//! scan's grid, `nearest_interp` as told; one whose `orig_keys` do not name the image inverts
+//! nothing, in MONAI either. Without it `SaveImaged` writes the grid that the preprocessing makes,
+//! or with `resample` brings labels to the scan's grid in one step. Its other arguments
+//! (`output_dir`, `output_dtype`, `separate_folder` and so on) say where and in what form files are
+//! written, which is the caller's matter here: labels are whole numbers in a file of the caller's
+//! choice. `scale`, which would change them, is refused.
 
 mod bundle;
 mod case;
@@ -19,9 +33,11 @@ mod config;
 mod expression;
 mod intensity;
 mod largest;
+mod linear;
 mod network;
 mod pipeline;
 mod resample;
+mod spacing;
 mod transforms;
 
 pub use bundle::Bundle;

@@ -46,6 +46,11 @@ pub enum Invert {
     Probabilities,
     /// The most probable classes.
     Labels,
+    /// Nothing, but as it saves the most probable classes, `SaveImage` resamples them to the scan's
+    /// grid: in one step, each voxel read at the nearest, the outermost beyond the edges.
+    Saving,
+    /// Nothing: labels lie on the grid of the network's input.
+    Nothing,
 }
 
 /// A transform, after MONAI's of about the same name. Axes are D, H, W of the network, in MONAI the first, second and third.
@@ -64,6 +69,9 @@ pub enum Transform {
         /// Read at the nearest voxel.
         #[serde(default, skip_serializing_if = "is_default")]
         nearest: bool,
+        /// How `grid_sample` counts; of no effect but in the last bit.
+        #[serde(default, skip_serializing_if = "is_default")]
+        align_corners: bool,
     },
     /// `CropForeground`: the box of what is above 0 in any of the channels.
     CropForeground {
@@ -140,9 +148,10 @@ impl Pipeline {
         if dims != 3 {
             return Err(format!("the network has {dims} dimensions; bundles of three run"));
         }
-        if let Some(largest) =
-            self.largest.as_ref().filter(|l| !(1..=3).contains(&l.connectivity) || (l.first && self.invert != Invert::Labels))
-        {
+        if let Some(largest) = self.largest.as_ref().filter(|l| {
+            let soft = matches!(self.invert, Invert::Logits | Invert::Probabilities);
+            !(1..=3).contains(&l.connectivity) || (l.first && soft)
+        }) {
             return Err(format!("{largest:?} is no way to keep parts of labels"));
         }
         let finite = |values: &[f64]| values.iter().all(|v| v.is_finite());

@@ -22,7 +22,31 @@ const NEUTRAL: [&str; 11] = [
 ];
 
 /// Those that follow the network.
-const NEUTRAL_AFTER: [&str; 5] = ["CopyItems", "FromMetaTensor", "SaveImage", "SqueezeDim", "ToNumpy"];
+const NEUTRAL_AFTER: [&str; 4] = ["CopyItems", "FromMetaTensor", "SqueezeDim", "ToNumpy"];
+
+/// Arguments of `SaveImage` that say where and in what form a file is written, which the command
+/// line does here.
+const SAVE_NEUTRAL: [&str; 19] = [
+    "allow_missing_keys",
+    "channel_dim",
+    "data_root_dir",
+    "dtype",
+    "folder_layout",
+    "keys",
+    "meta_key_postfix",
+    "meta_keys",
+    "output_dir",
+    "output_dtype",
+    "output_ext",
+    "output_format",
+    "output_name_formatter",
+    "output_postfix",
+    "print_log",
+    "savepath_in_metadict",
+    "separate_folder",
+    "squeeze_end_dims",
+    "writer",
+];
 
 /// An object of the config that names a class, with its arguments.
 pub(super) struct Call<'a> {
@@ -59,6 +83,13 @@ impl<'a> Call<'a> {
     /// The first of what may be a list for several keys.
     fn first(&self, key: &str) -> Option<&'a Value> {
         self.get(key).and_then(|v| if let Value::Array(list) = v { list.first() } else { Some(v) })
+    }
+
+    /// The argument for `pred` of what may be a list with an entry for each of the keys.
+    fn along_keys(&self, key: &str) -> Option<&'a Value> {
+        let Some(Value::Array(list)) = self.get(key) else { return self.get(key) };
+        let at = self.get("keys").and_then(Value::as_array).and_then(|keys| keys.iter().position(|k| *k == json!("pred")));
+        list.get(at.unwrap_or(0)).or(list.first())
     }
 
     fn wrong(&self, key: &str) -> LoadError {
@@ -120,39 +151,48 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The transforms of a `Compose`, or of a list.
-fn composed(value: &Value) -> Option<Vec<Call<'_>>> {
+/// The transforms of a `Compose`, or of a list; `None` if it is neither.
+fn composed(value: &Value) -> Result<Option<Vec<Call<'_>>>, LoadError> {
     let list = match Call::of(value) {
-        Some(call) if call.class == "Compose" => call.get("transforms")?,
-        Some(_) => return None,
-        None => value,
+        Some(call) if call.class == "Compose" => {
+            call.only(&["transforms"], &["map_items", "unpack_items", "log_stats", "overrides"], &[("lazy", json!(false))])?;
+            call.get("transforms")
+        }
+        Some(_) => return Ok(None),
+        None => Some(value),
     };
-    let list = list.as_array()?;
+    let Some(list) = list.and_then(Value::as_array) else { return Ok(None) };
     let mut calls = Vec::new();
     for item in list {
         match Call::of(item) {
-            Some(call) if call.class == "Compose" => calls.extend(composed(item)?),
+            Some(call) if call.class == "Compose" => match composed(item)? {
+                Some(inner) => calls.extend(inner),
+                None => return Ok(None),
+            },
             Some(call) => calls.push(call),
             // what is disabled is left out; what is no call at all cannot be read
             None if item.get("_target_").is_some() => {}
-            None => return None,
+            None => return Ok(None),
         }
     }
-    Some(calls)
+    Ok(Some(calls))
+}
+
+fn calls<'a>(key: &str, value: Option<&'a Value>) -> Result<Vec<Call<'a>>, LoadError> {
+    let Some(value) = value else { return Ok(Vec::new()) };
+    let opaque = || bad(format!("the bundle's {key} is no list of transforms that can be read: it needs Python"));
+    composed(value)?.ok_or_else(opaque)
 }
 
 /// The pipeline of both lists of transforms.
 pub(super) fn pipeline(before: Option<&Value>, after: Option<&Value>) -> Result<Pipeline, LoadError> {
-    let opaque = |key: &str| bad(format!("the bundle's {key} is no list of transforms that can be read: it needs Python"));
-    let before = before.map_or(Ok(Vec::new()), |v| composed(v).ok_or_else(|| opaque("preprocessing")))?;
-    let after = after.map_or(Ok(Vec::new()), |v| composed(v).ok_or_else(|| opaque("postprocessing")))?;
-    let image =
-        before.iter().find(|call| plain(call.class) == "LoadImage").and_then(|call| call.first("keys")?.as_str()).unwrap_or("image");
+    let (first, last) = (calls("preprocessing", before)?, calls("postprocessing", after)?);
+    let image = first.iter().find(|call| plain(call.class) == "LoadImage").and_then(|call| call.first("keys")?.as_str()).unwrap_or("image");
     let mut transforms = Vec::new();
-    for call in before.iter().filter(|call| call.on(image)) {
+    for call in first.iter().filter(|call| call.on(image)) {
         transforms.extend(transform(call, image)?);
     }
-    let (invert, nearest, largest) = inversion(&after)?;
+    let (invert, nearest, largest) = inversion(&last, image, before)?;
     Ok(Pipeline { transforms, invert, nearest, largest })
 }
 
@@ -162,8 +202,12 @@ fn plain(class: &str) -> &str {
 }
 
 fn transform(call: &Call<'_>, image: &str) -> Result<Option<Transform>, LoadError> {
-    const NO_EFFECT: [&str; 6] = ["keys", "allow_missing_keys", "lazy", "dtype", "meta_keys", "meta_key_postfix"];
-    let only = |read: &[&str], fixed: &[(&str, Value)]| call.only(read, &NO_EFFECT, fixed);
+    const NO_EFFECT: [&str; 5] = ["keys", "allow_missing_keys", "dtype", "meta_keys", "meta_key_postfix"];
+    let only = |read: &[&str], fixed: &[(&str, Value)]| {
+        // what is lazy is resampled at once with what follows
+        let fixed = [fixed, &[("lazy", json!(false))]].concat();
+        call.only(read, &NO_EFFECT, &fixed)
+    };
     let name = plain(call.class);
     call.decided()?;
     Ok(Some(match name {
@@ -183,8 +227,17 @@ fn transform(call: &Call<'_>, image: &str) -> Result<Option<Transform>, LoadErro
                 Some(Some("nearest")) => true,
                 Some(_) => return Err(call.wrong("mode")),
             };
+            // by default it is resampled in f64
+            let double = |v: &Value| v.as_str().is_some_and(|text| text.ends_with("float64") || text.ends_with("double"));
+            if call.first("dtype").is_some_and(|v| !double(v)) {
+                return Err(call.wrong("dtype"));
+            }
+            let align_corners = match call.first("align_corners") {
+                None | Some(Value::Null) => false,
+                Some(v) => v.as_bool().ok_or_else(|| call.wrong("align_corners"))?,
+            };
             let mm = call.along("pixdim", Value::as_f64)?.ok_or_else(|| call.wrong("pixdim"))?;
-            Transform::Spacing { mm: mm.map(|v| v.max(0.0)), nearest }
+            Transform::Spacing { mm: mm.map(|v| v.max(0.0)), nearest, align_corners }
         }
         "CropForeground" => {
             only(&["source_key", "margin", "allow_smaller", "k_divisible", "start_coord_key", "end_coord_key", "mode"], &[])?;
@@ -258,9 +311,9 @@ fn unsupported(key: &str, call: &Call<'_>) -> LoadError {
 }
 
 /// What goes the way back, whether it is read at the nearest voxel there, and what is kept of labels.
-fn inversion(after: &[Call<'_>]) -> Result<(Invert, bool, Option<Largest>), LoadError> {
-    // without a way back MONAI saves labels on the scan's grid, each read at the nearest voxel
+fn inversion(after: &[Call<'_>], image: &str, before: Option<&Value>) -> Result<(Invert, bool, Option<Largest>), LoadError> {
     let mut found = None;
+    let mut resampled = false;
     let (mut softmax, mut argmax) = (false, false);
     let mut largest = None;
     for call in after.iter().filter(|call| call.on("pred")) {
@@ -280,7 +333,18 @@ fn inversion(after: &[Call<'_>]) -> Result<(Invert, bool, Option<Largest>), Load
                 argmax |= call.first("argmax") == Some(&json!(true));
             }
             "Invert" => {
-                let nearest = call.first("nearest_interp").is_none_or(|v| *v != json!(false));
+                let neutral = ["keys", "allow_missing_keys", "meta_keys", "orig_meta_keys", "meta_key_postfix", "to_tensor", "device"];
+                call.only(&["transform", "orig_keys", "nearest_interp"], &neutral, &[("post_func", Value::Null)])?;
+                // another list of transforms than the preprocessing would bring results elsewhere
+                if call.get("transform").is_some_and(|v| v.is_object() && Some(v) != before) {
+                    return Err(call.wrong("transform"));
+                }
+                let told = |v: &Value| v.as_str().is_some_and(|key| key == image || key.starts_with(['$', '@']));
+                if !call.along_keys("orig_keys").is_some_and(told) {
+                    // MONAI then finds nothing to invert
+                    continue;
+                }
+                let nearest = call.along_keys("nearest_interp").is_none_or(|v| *v != json!(false));
                 let what = match (argmax, softmax) {
                     (true, _) => Invert::Labels,
                     (false, true) => Invert::Probabilities,
@@ -304,11 +368,21 @@ fn inversion(after: &[Call<'_>]) -> Result<(Invert, bool, Option<Largest>), Load
                     first: found.is_none(),
                 });
             }
+            "SaveImage" => {
+                call.only(&["resample", "mode", "padding_mode"], &SAVE_NEUTRAL, &[("scale", Value::Null)])?;
+                if call.flag("resample")? && found.is_none() {
+                    let one_of = |key: &str, value: &str| call.first(key).is_none_or(|v| *v == json!(value));
+                    if let Some(key) = [("mode", "nearest"), ("padding_mode", "border")].into_iter().find(|(k, v)| !one_of(k, v)) {
+                        return Err(call.wrong(key.0));
+                    }
+                    resampled = true;
+                }
+            }
             name if NEUTRAL.contains(&name) || NEUTRAL_AFTER.contains(&name) => {}
             _ => return Err(unsupported("postprocessing", call)),
         }
     }
-    let (invert, nearest) = found.unwrap_or((Invert::Labels, false));
+    let (invert, nearest) = found.unwrap_or((if resampled { Invert::Saving } else { Invert::Nothing }, false));
     Ok((invert, nearest, largest))
 }
 
@@ -374,7 +448,7 @@ mod tests {
         ]));
         let after = compose(json!([
             {"_target_": "Activationsd", "keys": "pred", "softmax": true},
-            {"_target_": "Invertd", "keys": ["pred", "img"], "transform": "@preprocessing", "nearest_interp": [false, true]},
+            {"_target_": "Invertd", "keys": ["pred", "img"], "transform": "@preprocessing", "orig_keys": "img", "nearest_interp": [false, true]},
             {"_target_": "AsDiscreted", "keys": ["pred", "label"], "argmax": [true, false], "to_onehot": null},
             {"_target_": "KeepLargestConnectedComponentd", "keys": "label"},
             {"_target_": "KeepLargestConnectedComponentd", "keys": "$@pred_key", "applied_labels": [1, 2]},
@@ -389,11 +463,18 @@ mod tests {
             {"transform": "normalize", "nonzero": true, "subtrahend": [4.0]}]});
         assert_eq!(serde_json::to_value(read).ok(), Some(expected));
         let empty = pipeline(None, None)?;
-        assert_eq!((empty.transforms.len(), empty.invert), (0, Invert::Labels));
-        let labels = json!([{"_target_": "AsDiscreted", "keys": "pred", "argmax": true}, {"_target_": "Invertd", "keys": "pred"}]);
+        assert_eq!((empty.transforms.len(), empty.invert), (0, Invert::Nothing));
+        let invert = json!({"_target_": "Invertd", "keys": "pred", "orig_keys": "image"});
+        let labels = json!([{"_target_": "AsDiscreted", "keys": "pred", "argmax": true}, invert]);
         assert_eq!(pipeline(None, Some(&labels))?.invert, Invert::Labels);
-        let logits = pipeline(None, Some(&json!([{"_target_": "Invertd", "keys": "pred"}])))?;
+        let logits = pipeline(None, Some(&json!([invert])))?;
         assert_eq!((logits.invert, logits.nearest), (Invert::Logits, true));
+        // MONAI inverts nothing of a key that no transform worked on
+        let other = json!([{"_target_": "Invertd", "keys": "pred"}, {"_target_": "SaveImaged", "keys": "pred"}]);
+        assert_eq!(pipeline(None, Some(&other))?.invert, Invert::Nothing);
+        let save = json!({"_target_": "SaveImaged", "keys": "pred", "resample": true, "output_dtype": "$np.uint8"});
+        assert_eq!(pipeline(None, Some(&json!([save])))?.invert, Invert::Saving);
+        assert_eq!(pipeline(None, Some(&json!([invert, save])))?.invert, Invert::Logits);
         Ok(())
     }
 
@@ -406,6 +487,10 @@ mod tests {
             (json!({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, 1], "padding_mode": "zeros"}), "padding_mode"),
             (json!({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, 1], "diagonal": true}), "diagonal"),
             (json!({"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1]}), "pixdim"),
+            (json!({"_target_": "Spacingd", "keys": "image", "pixdim": 1, "dtype": "$np.float32"}), "dtype"),
+            (json!({"_target_": "Spacingd", "keys": "image", "pixdim": 1, "align_corners": 1}), "align_corners"),
+            (json!({"_target_": "Spacingd", "keys": "image", "pixdim": 1, "lazy": true}), "lazy"),
+            (json!({"_target_": "Compose", "transforms": [], "lazy": true}), "lazy"),
             (json!({"_target_": "Orientationd", "keys": "image", "axcodes": "XYZ"}), "axcodes"),
             (json!({"_target_": "CropForegroundd", "keys": "image", "source_key": "label"}), "source_key"),
             (json!({"_target_": "CropForegroundd", "keys": "image", "margin": 1, "mode": "edge"}), "mode"),
@@ -425,6 +510,11 @@ mod tests {
             (json!({"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}), "threshold"),
             (json!({"_target_": "KeepLargestConnectedComponentd", "keys": "pred"}), "KeepLargestConnectedComponentd"),
             (json!({"_target_": "Invertd", "keys": "pred", "_disabled_": "$not @invert"}), "_disabled_"),
+            (json!({"_target_": "Invertd", "keys": "pred", "post_func": "$lambda x: x > 0"}), "post_func"),
+            (json!({"_target_": "Invertd", "keys": "pred", "transform": {"_target_": "Compose", "transforms": []}}), "transform"),
+            (json!({"_target_": "SaveImaged", "keys": "pred", "scale": 255}), "scale"),
+            (json!({"_target_": "SaveImaged", "keys": "pred", "resample": "$@resample"}), "resample"),
+            (json!({"_target_": "SaveImaged", "keys": "pred", "resample": true, "mode": "bilinear"}), "mode"),
         ] {
             let e = pipeline(None, Some(&json!([transform]))).map(|_| ()).expect_err("it is not done").to_string();
             assert!(e.contains(named), "{e} does not name {named}");

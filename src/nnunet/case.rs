@@ -33,7 +33,8 @@ pub struct Case {
 }
 
 impl Case {
-    /// Prepares a scan for the model of a card whose `input.nnunet` is `pipeline`.
+    /// Prepares a scan for the model of a card whose `input.nnunet` is `pipeline`. It is resampled
+    /// by its `spacing`, which is to be what the pipeline's [`super::Reader`] says.
     ///
     /// # Errors
     /// When the scan does not have the model's number of channels, its values are not what the model's scaling is for, or its
@@ -191,7 +192,7 @@ fn rounded(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nnunet::Scaling;
+    use crate::nnunet::{Reader, Scaling};
 
     fn card(transpose: [usize; 3], spacing: &[f64]) -> Result<(Card, Pipeline), Box<dyn std::error::Error>> {
         let resample = Resampling { order: 3, order_along: 0, separate: None };
@@ -202,6 +203,7 @@ mod tests {
             channels: vec![Scaling::None],
             resample,
             resample_logits: Resampling { order: 1, ..resample },
+            reader: Reader::SimpleItk,
         };
         Ok((serde_json::from_str(r#"{"architecture":"x","config":{}}"#)?, pipeline))
     }

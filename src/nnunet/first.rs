@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::pipeline::{Pipeline, Resampling, Scaling};
+use super::reader::Reader;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::model::{self, Card};
 
@@ -209,6 +210,7 @@ impl Told {
                 order_along: export.map_or(0, |e| e.interpolation_order_z),
                 separate: export.and_then(|e| e.force_separate_z),
             },
+            reader: Reader::SimpleItk,
         };
         let channels: Option<Vec<&String>> = (0..plans.num_modalities).map(|c| plans.modalities.get(&c.to_string())).collect();
         let mirror: Vec<usize> = if self.mirrored() { (3 - dims..3).collect() } else { Vec::new() };

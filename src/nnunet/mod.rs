@@ -14,6 +14,10 @@
 //! `spacing_mm` has two numbers for a 2d configuration, whose slices stay as they are. `separate` says whether the axis of the
 //! thickest slices is resampled by itself (with `order_along`); null: where slices are more than three times thicker than wide.
 //!
+//! `reader` names the class that nnU-Net reads scans with ([`Reader`]); without it that is
+//! `SimpleITKIO`. A scan has the spacing which that reader says: the pixdim, also where the sform
+//! says another, and for 2D images 999 times the greatest of both for the missing axis.
+//!
 //! With `"version": 1` it is the pipeline of nnU-Net v1, as nnunet 1.7.1 runs on a CPU. Its folders hold `plans.pkl` and, for each fold,
 //! `fold_K/model_final_checkpoint.model` and `.model.pkl`, whose plans and trainer are what counts; the scheme of its windows is
 //! `nnunet_v1`.
@@ -24,9 +28,11 @@ mod first;
 mod folder;
 mod pipeline;
 mod plans;
+mod reader;
 
 pub use case::{Average, Case};
 pub(crate) use folder::beside;
 pub use folder::{Checkpoint, Folder};
 pub use pipeline::{Pipeline, Resampling, Scaling};
 pub use plans::card;
+pub use reader::Reader;

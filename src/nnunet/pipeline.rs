@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::reader::Reader;
 use crate::volume::spline::{self, Order};
 
 /// Slices that are thicker than wide by more than this are resampled each by itself.
@@ -29,6 +30,13 @@ pub struct Pipeline {
     pub resample: Resampling,
     /// How the logits are, or the probabilities.
     pub resample_logits: Resampling,
+    /// What scans are read with.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub reader: Reader,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn two() -> u32 {
@@ -297,6 +305,7 @@ mod tests {
             channels: vec![],
             resample,
             resample_logits: Resampling { separate, ..resample },
+            reader: Reader::SimpleItk,
         };
         let (thick, other, thin) = ([5.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.2, 1.1]);
         assert_eq!(by(2, None).axis_back(other, thick), Some(0));
@@ -332,6 +341,7 @@ mod tests {
             channels: vec![Scaling::None],
             resample,
             resample_logits: resample,
+            reader: Reader::SimpleItk,
         };
         assert_eq!(good.check(3, 1), Ok(()));
         let bad = |p: Pipeline, word: &str| assert!(p.check(3, 1).is_err_and(|e| e.contains(word)), "{word}");

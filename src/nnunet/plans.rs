@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::pipeline::{Pipeline, Resampling, Scaling};
+use super::reader::Reader;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::model::Card;
 
@@ -144,11 +145,11 @@ pub(super) fn of_trainer(
     if let Some(name) = trainer.filter(|name| name.contains("Primus")) {
         return Err(bad(format!("the trainer {name} is not supported: its network is Primus, a transformer")));
     }
-    let axes = match plans.image_reader_writer.as_str() {
-        "SimpleITKIO" | "NibabelIO" => None,
-        "NibabelIOWithReorient" => Some("SAR"),
-        other => return Err(bad(format!("the reader {other:?} is not supported; SimpleITKIO, NibabelIO and NibabelIOWithReorient are"))),
-    };
+    let reader: Reader = serde_json::from_value(json!(plans.image_reader_writer)).map_err(|_| {
+        let other = &plans.image_reader_writer;
+        bad(format!("the reader {other:?} is not supported; SimpleITKIO, NibabelIO and NibabelIOWithReorient are"))
+    })?;
+    let axes = (reader == Reader::NibabelReorient).then_some("SAR");
     let dims = conf.patch_size.len();
     let channels = dataset.channel_names.len();
     let (classes, labels) = classes(dataset.labels)?;
@@ -174,6 +175,7 @@ pub(super) fn of_trainer(
         )?,
         resample: resampling(&conf.resampling_fn_data, &conf.resampling_fn_data_kwargs)?,
         resample_logits: resampling(&conf.resampling_fn_probabilities, &conf.resampling_fn_probabilities_kwargs)?,
+        reader,
     };
     if !(2..=3).contains(&dims) || mirror.iter().any(|&axis| axis as usize >= dims) {
         return Err(bad(format!("patches of {dims} dimensions, mirrored along {mirror:?}, are not supported")));

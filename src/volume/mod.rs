@@ -4,6 +4,7 @@
 //! with the spacing in millimetres and the patient direction of every axis. Nothing here knows of the device.
 
 pub mod affine;
+pub(crate) mod closest;
 pub mod intensity;
 pub mod metrics;
 #[cfg(feature = "nifti")]

@@ -5,13 +5,15 @@
 //! panics where `bitpix` and `datatype` disagree and ignores `vox_offset` where no extension is announced.
 
 mod affine;
+mod extended;
 mod file;
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::Path;
 
-use ::nifti::NiftiHeader;
+pub use ::nifti::NiftiHeader;
 use ::nifti::writer::WriterOptions;
 use ndarray::{ArrayViewD, IxDyn, ShapeBuilder};
 use rayon::prelude::*;
@@ -34,6 +36,23 @@ pub struct Scan {
     pub image: Volume<f32>,
     /// Where the header contradicts itself or leaves its geometry open, and how it was read.
     pub warnings: Vec<Warning>,
+}
+
+impl Scan {
+    /// The image where MONAI's `NibabelReader` sees it: where `image` lies, unless the spacing of
+    /// the sform is not the pixdim, to one part in 100,000. MONAI then takes the qform, with the
+    /// pixdim, even if its code is 0.
+    ///
+    /// # Errors
+    /// Those of [`Volume::new`], which a scan from [`read`] does not meet.
+    pub fn as_monai_reads(&self) -> Result<Cow<'_, Volume<f32>>, VolumeError> {
+        let Some(Geometry { directions: [i, j, k], spacing: [x, y, z], affine }) = affine::rectified(&self.header) else {
+            return Ok(Cow::Borrowed(&self.image));
+        };
+        let Volume { channels, extent, ref data, .. } = self.image;
+        let image = Volume::new(channels, extent, [z, y, x], Axes::new([k, j, i])?, data.clone())?;
+        Ok(Cow::Owned(image.with_affine(affine.reoriented([2, 1, 0], [None; 3]))))
+    }
 }
 
 /// Reads a scan from `.nii`, `.nii.gz`, or a `.hdr`/`.img` pair (either compressed or not; the content decides).
@@ -178,6 +197,35 @@ pub fn write_maps(path: impl AsRef<Path>, header: &NiftiHeader, maps: &Volume<f3
         header.pixdim[4] = 1.0;
     }
     store(path, &shape, &maps.data, 4, |file, view| WriterOptions::new(file).reference_header(&header).write_nifti(&view))
+}
+
+/// The unit of length of a header in millimetres; none stands for millimetres.
+#[must_use]
+pub fn millimetres(header: &NiftiHeader) -> f64 {
+    affine::unit(header)
+}
+
+/// A header for results on the grid of `volume` in place of the scan's: with its dimensions,
+/// spacing and, as sform, affine (in mm, the scan's unit); all else is the scan's.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "headers hold f32, and extents of files u16")]
+pub fn header_on<T>(scan: &NiftiHeader, volume: &Volume<T>) -> NiftiHeader {
+    let mut header = scan.clone();
+    let [d, h, w] = volume.extent.axes().map(|n| n as u16);
+    header.dim = [3, w, h, d, 1, 1, 1, 1];
+    let [z, y, x] = volume.affine().spacing().map(|s| s as f32);
+    header.pixdim[..4].copy_from_slice(&[1.0, x, y, z]);
+    if header.xyzt_units & 7 != 0 {
+        header.xyzt_units = header.xyzt_units & !7 | 2;
+    }
+    let affine = volume.affine();
+    let row = |row: usize| {
+        let [k, j, i] = affine.steps.map(|step| step[row] as f32);
+        [i, j, k, affine.origin[row] as f32]
+    };
+    (header.sform_code, header.qform_code) = (1, 0);
+    (header.srow_x, header.srow_y, header.srow_z) = (row(0), row(1), row(2));
+    header
 }
 
 /// The header with everything that describes the scan's values, not its grid, cleared.

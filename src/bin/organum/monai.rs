@@ -1,15 +1,35 @@
 //! The part of `organum segment` for models with MONAI's pipeline.
 
 use organum::model::Mode;
-use organum::monai::{Case, Pipeline};
-use organum::volume::nifti;
-use organum::{Model, OutputData, OutputMode, PlanOptions, Windows};
+use organum::monai::{Case, Invert, Pipeline};
+use organum::volume::{Volume, VolumeError, nifti};
+use organum::{Model, OutputData, OutputMode, PlanOptions, Warning, WarningKind, Windows};
 use serde_json::{Map, json};
 
 use crate::args;
 use crate::device::{self, Device};
 use crate::fail::Failure;
 use crate::segment::{Segmented, Wanted};
+
+/// What the bundle does with a scan that its owner may not expect.
+pub(crate) fn warnings(pipeline: &Pipeline, scan: &nifti::Scan) -> Result<Vec<Warning>, Failure> {
+    let mut warnings = Vec::new();
+    if pipeline.invert == Invert::Nothing {
+        let text = "the bundle inverts nothing and saves without resampling: the labels are written on the grid that its \
+                    preprocessing makes of the scan, not on the scan's; for that, give its postprocessing an Invertd";
+        warnings.push(Warning::new(WarningKind::Pipeline, text));
+    }
+    let seen = scan.as_monai_reads()?;
+    if seen.axes != scan.image.axes {
+        let text = format!(
+            "the pixdim of the scan is not the spacing of its sform; MONAI's reader then takes the qform, by which the axes \
+             run along {} (D, H, W), not {}",
+            seen.axes, scan.image.axes
+        );
+        warnings.push(Warning::new(WarningKind::Geometry, text));
+    }
+    Ok(warnings)
+}
 
 /// Segments a scan as a MONAI bundle does.
 pub(crate) fn segment(
@@ -24,9 +44,10 @@ pub(crate) fn segment(
     let card = model.card();
     let options = PlanOptions::default().with_output(OutputMode::Logits);
     let mut told = Map::new();
+    let seen = scan.as_monai_reads()?;
     let (case, logits, ran) = match mode {
         Mode::Whole => {
-            let case = Case::new(card, pipeline, &scan.image, Some(model.stride()))?;
+            let case = Case::new(card, pipeline, &seen, Some(model.stride()))?;
             let (mut outputs, ran) = device::run(device, model, case.input(), run, &options)?.take();
             match outputs.pop().map(|o| o.data) {
                 Some(OutputData::Map(logits)) => (case, logits, ran),
@@ -35,7 +56,7 @@ pub(crate) fn segment(
         }
         Mode::Slices => return Err(Failure::usage("--mode slices: a model with MONAI's pipeline runs in windows or at once")),
         Mode::Window => {
-            let case = Case::new(card, pipeline, &scan.image, None)?;
+            let case = Case::new(card, pipeline, &seen, None)?;
             let windows = Windows::new(card, case.volume.extent).map_err(|e| Failure::usage(format!("--mode window: {e}")))?;
             let ran = device::run_with(device, model, windows.tile(), run, &options, |session, how| {
                 pollster::block_on(windows.logits(session, model, case.input(), how))
@@ -46,5 +67,16 @@ pub(crate) fn segment(
         }
     };
     let (labels, maps) = case.export(logits, card.classes(), wanted.probabilities.is_some())?;
-    Ok(Segmented { labels, maps, ran, told, attention: None })
+    if pipeline.invert == Invert::Nothing {
+        let header = Some(nifti::header_on(&scan.header, &labels));
+        return Ok(Segmented { labels, maps, header, ran, told, attention: None });
+    }
+    let labels = on(&scan.image, labels)?;
+    let maps = maps.map(|maps| on(&scan.image, maps)).transpose()?;
+    Ok(Segmented { labels, maps, header: None, ran, told, attention: None })
+}
+
+/// Voxels that came back to those of the scan, where the scan's own header says that they lie.
+fn on<T>(scan: &Volume<f32>, volume: Volume<T>) -> Result<Volume<T>, VolumeError> {
+    Ok(Volume::new(volume.channels, scan.extent, scan.spacing, scan.axes, volume.data)?.with_affine(*scan.affine()))
 }

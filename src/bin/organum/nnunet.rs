@@ -81,5 +81,5 @@ pub(crate) fn segment(
     let mut told = Map::new();
     told.insert("windows".into(), json!({"count": windows.count(), "passes": windows.passes(), "extent": windows.tile().axes()}));
     told.insert("folds".into(), json!(networks.folds()));
-    Ok(Segmented { labels, maps, ran, told, attention: None })
+    Ok(Segmented { labels, maps, header: None, ran, told, attention: None })
 }

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use organum::model::Mode;
+use organum::monai::Invert;
 use organum::pipeline::{self, Prepared};
+use organum::volume::nifti::{self, NiftiHeader};
 use organum::volume::picture::Picture;
-use organum::volume::{Volume, VolumeError, nifti, picture};
+use organum::volume::{Volume, VolumeError, picture};
 use organum::{Input, Model, OutputData, OutputMode, OutputVolume, PlanOptions, Windows, volume_tokens};
 use serde_json::{Map, Value, json};
 
@@ -31,6 +33,8 @@ pub(crate) struct Segmented {
     pub(crate) labels: Volume<u16>,
     /// Probabilities of all classes, where they are wanted.
     pub(crate) maps: Option<Volume<f32>>,
+    /// The header of their grid, where it is not the scan's.
+    pub(crate) header: Option<NiftiHeader>,
     pub(crate) ran: Ran<()>,
     /// Further keys of the JSON: windows or slices, and which volume tokens one of them saw.
     pub(crate) told: Map<String, Value>,
@@ -57,11 +61,12 @@ impl Segmented {
     /// Writes what is wanted of it.
     pub(crate) fn write(&self, scan: &nifti::Scan, wanted: &Wanted<'_>) -> Result<(), Failure> {
         let failed = |e: &VolumeError| Failure::writing(e);
+        let header = self.header.as_ref().unwrap_or(&scan.header);
         if let Some(path) = wanted.labels {
-            nifti::write_labels(path, &scan.header, &self.labels).map_err(|e| failed(&e))?;
+            nifti::write_labels(path, header, &self.labels).map_err(|e| failed(&e))?;
         }
         if let (Some(path), Some(maps)) = (wanted.probabilities, &self.maps) {
-            nifti::write_maps(path, &scan.header, maps).map_err(|e| failed(&e))?;
+            nifti::write_maps(path, header, maps).map_err(|e| failed(&e))?;
         }
         if let Some(path) = wanted.overlay {
             picture::overlay(&scan.image, &self.labels)?.save(path).map_err(|e| failed(&e))?;
@@ -93,7 +98,7 @@ pub(crate) fn segment(
     let maps = probabilities.map(|values| prepared.restore_maps(classes, values)).transpose()?;
     let draw = wanted.attention.is_some() && !attention.maps.is_empty();
     let draw = draw.then(|| picture::attention(&prepared.volume, &attention.maps, attention.at.unwrap_or(centre)));
-    Ok(Segmented { labels, maps, ran, told: attention.told, attention: draw.transpose()? })
+    Ok(Segmented { labels, maps, header: None, ran, told: attention.told, attention: draw.transpose()? })
 }
 
 /// A scan for the network, what its run took, labels, probabilities, and what attention shows.
@@ -260,8 +265,19 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     }
     let mut warnings = Warnings::new(a.strict);
     warnings.add(networks.warnings())?;
-    let scan = nifti::read_channels(&inputs)?;
+    let mut scan = nifti::read_channels(&inputs)?;
     warnings.add(&scan.warnings)?;
+    if let Some(pipeline) = &model.card().input.nnunet {
+        warnings.add(&pipeline.reader.warnings(&scan))?;
+        scan.image.spacing = pipeline.reader.spacing(&scan);
+    }
+    if let Some(pipeline) = &model.card().input.monai {
+        if pipeline.invert == Invert::Nothing && a.overlay.is_some() {
+            let text = "--overlay: the bundle inverts nothing, its labels lie on another grid than the scan";
+            return Err(Failure::usage(text));
+        }
+        warnings.add(&monai::warnings(pipeline, &scan)?)?;
+    }
     warnings.add(&model.card().expects.check_scan(model.card(), &scan.image))?;
     if scan.image.channels == 1 && model.card().takes(1) {
         networks.first = networks.first.for_grey_input()?;

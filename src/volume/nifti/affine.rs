@@ -2,7 +2,9 @@
 
 use ::nifti::NiftiHeader;
 
+use super::extended::Extended;
 use crate::volume::affine::Affine;
+use crate::volume::closest::{self, Matrix, column, cross, norms};
 use crate::volume::orient::Direction;
 use crate::warning::{Warning, WarningKind};
 
@@ -23,17 +25,18 @@ const SHEAR_TOLERANCE: f64 = 0.5;
 /// Grids whose corners lie further apart than this share of a voxel contradict each other.
 const CORNER_TOLERANCE: f64 = 1e-2;
 
-/// The 3x3 part of an affine: `m[world][voxel axis]`, world being right, anterior, superior.
-type Matrix = [[f64; 3]; 3];
-
-/// The directions of i, j, k, their spacing and the affine in millimetres; `None` if the header's affine is degenerate.
+/// The directions of i, j, k, their spacing and the affine in millimetres; `None` if the header's
+/// affine is degenerate.
 ///
 /// The sform counts if its code is above 0, else the qform if its code is, else the grid spacing alone with i running
-/// to the left (as nibabel has it). The directions are those of nibabel's `io_orientation`: of the orthogonal matrix
-/// nearest to the affine, each column in turn takes the world axis it is closest to.
+/// to the left. All numbers are nibabel's to the last bit (on x86), and the directions those of its `io_orientation`.
 pub(super) fn geometry(header: &NiftiHeader) -> Option<Geometry> {
     let form = form(header);
-    let mut matrix = linear(header, form);
+    placed(header, linear(header, form), origin(header, form))
+}
+
+/// The geometry of a grid with these columns and this origin in the header's unit.
+fn placed(header: &NiftiHeader, mut matrix: Matrix, origin: [f64; 3]) -> Option<Geometry> {
     let mut spacing = norms(&matrix);
     // A single slice may come without a normal; any will do.
     if (header.dim[0] < 3 || header.dim[3] == 1) && spacing[2] == 0.0 {
@@ -44,23 +47,54 @@ pub(super) fn geometry(header: &NiftiHeader) -> Option<Geometry> {
         }
         spacing = norms(&matrix);
     }
-    let origin = origin(header, form);
     if spacing.iter().any(|s| !(s.is_finite() && *s > 0.0)) || origin.iter().any(|x| !x.is_finite()) {
         return None;
     }
-    let scale = match header.xyzt_units & 7 {
+    let scale = unit(header);
+    let affine = Affine { steps: [0, 1, 2].map(|axis| column(&matrix, axis).map(|x| x * scale)), origin: origin.map(|x| x * scale) };
+    let directions = closest::directions(matrix)?;
+    Some(Geometry { directions, spacing: spacing.map(|s| s * scale), affine })
+}
+
+/// The header's unit of length in millimetres; none stands for millimetres.
+pub(super) fn unit(header: &NiftiHeader) -> f64 {
+    match header.xyzt_units & 7 {
         1 => 1e3,
         3 => 1e-3,
         _ => 1.0,
-    };
-    let affine = Affine { steps: [0, 1, 2].map(|axis| column(&matrix, axis).map(|x| x * scale)), origin: origin.map(|x| x * scale) };
-    for row in &mut matrix {
-        for (x, s) in row.iter_mut().zip(spacing) {
-            *x /= s;
-        }
     }
-    let directions = closest_axes(nearest_orthogonal(matrix)?)?;
-    Some(Geometry { directions, spacing: spacing.map(|s| s * scale), affine })
+}
+
+/// The geometry that MONAI's reader gives a file, where it is another than [`geometry`]: where the
+/// spacing of the sform is not the pixdim, to one part in 10^5, the qform in numbers of f32
+/// (MONAI's `rectify_header_sform_qform`), whatever its code.
+pub(super) fn rectified(header: &NiftiHeader) -> Option<Geometry> {
+    let rank = usize::from(header.dim[0]);
+    if form(header) != Form::Sform || rank >= 5 {
+        return None;
+    }
+    let (sform, qform) = (linear(header, Form::Sform), linear(header, Form::Qform));
+    // of an image of four dimensions the origin counts as a column
+    let norms = |matrix: &Matrix, origin: [f64; 3]| {
+        let rows = rank.min(3);
+        let norm = |axis: usize| {
+            let entry = |row: usize| if axis == 3 { origin[row] } else { matrix[row][axis] };
+            let square = (0..rows).map(|row| entry(row) * entry(row)).sum::<f64>();
+            let norm = if axis == 3 { (square + 1.0).sqrt() } else { square.sqrt() };
+            if norm == 0.0 { 1.0 } else { norm }
+        };
+        (0..rank).map(norm).collect::<Vec<_>>()
+    };
+    let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-8 + 1e-5 * b.abs());
+    let pixdim: Vec<f64> = (1..=rank).map(|i| zoom(header, i)).collect();
+    let of_sform = norms(&sform, origin(header, Form::Sform));
+    let of_qform = norms(&qform, origin(header, Form::Qform));
+    if close(&pixdim, &of_sform) || close(&of_sform, &pixdim) || !close(&of_qform, &pixdim) {
+        return None;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "it goes through the header's f32")]
+    let single = qform.map(|row| row.map(|x| f64::from(x as f32)));
+    placed(header, single, origin(header, Form::Qform))
 }
 
 /// Where a header says how its voxels lie in the patient.
@@ -105,18 +139,15 @@ pub(super) fn contradictions(header: &NiftiHeader, geometry: &Geometry, file: &s
     let mut warn = |text: String| warnings.push(Warning::new(WarningKind::Geometry, text));
     let show = |s: [f64; 3]| format!("{:.4}x{:.4}x{:.4} mm", s[0], s[1], s[2]);
     let form = form(header);
-    let scale = match header.xyzt_units & 7 {
-        1 => 1e3,
-        3 => 1e-3,
-        _ => 1.0,
-    };
+    let scale = unit(header);
     let pixdim = [1, 2, 3].map(|i| zoom(header, i) * scale);
     let used = if header.dim[0] < 3 { 2 } else { 3 };
     let apart = |(a, b): (&f64, &f64)| (a - b).abs() > SPACING_TOLERANCE * a.abs().max(b.abs());
     if form == Form::Sform && geometry.spacing.iter().zip(&pixdim).take(used).any(apart) {
         warn(format!(
             "{file} contradicts itself: its sform has voxels of {}, its pixdim of {} (i, j, k); \
-             models of nnU-Net take the pixdim, as its readers do, all others the sform; repair the header",
+             models of nnU-Net take the pixdim, as its readers do, those of MONAI the qform with the pixdim, \
+             all others the sform; repair the header",
             show(geometry.spacing),
             show(pixdim)
         ));
@@ -167,79 +198,40 @@ fn linear(header: &NiftiHeader, form: Form) -> Matrix {
     let zooms = [1, 2, 3].map(|i| zoom(header, i));
     if form == Form::Qform {
         let handedness = if header.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
-        let mut matrix = rotation([header.quatern_b, header.quatern_c, header.quatern_d].map(f64::from));
-        for row in &mut matrix {
-            for (x, zoom) in row.iter_mut().zip(zooms) {
-                *x *= zoom;
-            }
-            row[2] *= handedness;
-        }
-        return matrix;
+        let vector = [header.quatern_b, header.quatern_c, header.quatern_d].map(f64::from);
+        return rotation(vector, [zooms[0], zooms[1], zooms[2] * handedness]);
     }
     [[-zooms[0], 0.0, 0.0], [0.0, zooms[1], 0.0], [0.0, 0.0, zooms[2]]]
 }
 
-/// The rotation of the unit quaternion whose vector part is `v`.
-fn rotation(v: [f64; 3]) -> Matrix {
-    let square = v.iter().map(|x| x * x).sum::<f64>();
-    // Rounding may leave the vector part longer than 1: then it is a half turn about that axis.
-    let length = square.max(1.0).sqrt();
-    let [b, c, d] = v.map(|x| x / length);
-    let a = (1.0 - square).max(0.0).sqrt();
-    [
-        [1.0 - 2.0 * (c * c + d * d), 2.0 * (b * c - a * d), 2.0 * (b * d + a * c)],
-        [2.0 * (b * c + a * d), 1.0 - 2.0 * (b * b + d * d), 2.0 * (c * d - a * b)],
-        [2.0 * (b * d - a * c), 2.0 * (c * d + a * b), 1.0 - 2.0 * (b * b + c * c)],
-    ]
-}
-
-/// The orthogonal factor of the polar decomposition, by Newton's iteration `X <- (X + X^-T) / 2`.
-fn nearest_orthogonal(mut x: Matrix) -> Option<Matrix> {
-    for _ in 0..100 {
-        // The rows of the cofactor matrix are the cross products of the rows; it is det(X) X^-T.
-        let cofactor = [cross(x[1], x[2]), cross(x[2], x[0]), cross(x[0], x[1])];
-        let determinant: f64 = x[0].iter().zip(cofactor[0]).map(|(a, b)| a * b).sum();
-        if determinant.is_nan() || determinant.abs() < 1e-9 {
-            return None;
-        }
-        let mut change = 0.0f64;
-        for (row, cofactors) in x.iter_mut().zip(cofactor) {
-            for (value, c) in row.iter_mut().zip(cofactors) {
-                let next = 0.5 * (*value + c / determinant);
-                change = change.max((next - *value).abs());
-                *value = next;
-            }
-        }
-        if change < 1e-14 {
-            break;
-        }
+/// The matrix of a quaternion with the vector part `v`, whose columns are `zooms` long: in the
+/// steps of nibabel's `fillpositive` and `quat2mat`.
+fn rotation(v: [f64; 3], zooms: [f64; 3]) -> Matrix {
+    if v.iter().chain(&zooms).any(|x| !x.is_finite()) {
+        return [[f64::NAN; 3]; 3];
     }
-    Some(x)
-}
-
-fn closest_axes(matrix: Matrix) -> Option<[Direction; 3]> {
-    let mut taken = [false; 3];
-    let mut directions = [Direction::Right; 3];
-    for (axis, direction) in directions.iter_mut().enumerate() {
-        let entries = column(&matrix, axis);
-        // The first of equals, as numpy's argmax.
-        let world = (0..3).filter(|w| !taken[*w]).reduce(|best, w| if entries[w].abs() > entries[best].abs() { w } else { best })?;
-        taken[world] = true;
-        *direction = Direction::along(world, entries[world] >= 0.0);
+    let [one, two] = [1.0, 2.0].map(Extended::new);
+    let mut v = v.map(Extended::new);
+    let mut square = one - (v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
+    if square.to_f64().abs() < 3.0 * f64::from(f32::EPSILON) {
+        square = Extended::ZERO;
+    } else if square.is_negative() {
+        // nibabel refuses it; as the NIfTI library has it, it is a half turn about that axis
+        let length = (one - square).square_root();
+        v = v.map(|x| x / length);
+        square = Extended::ZERO;
     }
-    Some(directions)
-}
-
-fn column(m: &Matrix, axis: usize) -> [f64; 3] {
-    [m[0][axis], m[1][axis], m[2][axis]]
-}
-
-fn norms(m: &Matrix) -> [f64; 3] {
-    [0, 1, 2].map(|axis| column(m, axis).iter().map(|x| x * x).sum::<f64>().sqrt())
-}
-
-fn cross(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
-    [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+    let w = square.square_root();
+    let [x, y, z] = v;
+    let s = two / (w * w + x * x + y * y + z * z);
+    let scaled = v.map(|a| a * s);
+    let [wx, wy, wz] = scaled.map(|a| w * a);
+    let [xx, xy, xz] = scaled.map(|a| x * a);
+    let [_, yy, yz] = scaled.map(|a| y * a);
+    let zz = z * scaled[2];
+    let rows = [[one - (yy + zz), xy - wz, xz + wy], [xy + wz, one - (xx + zz), yz - wx], [xz - wy, yz + wx, one - (xx + yy)]];
+    let zooms = zooms.map(Extended::new);
+    rows.map(|row| [0, 1, 2].map(|axis| (row[axis] * zooms[axis]).to_f64()))
 }
 
 #[cfg(test)]
