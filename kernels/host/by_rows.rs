@@ -157,6 +157,7 @@ impl ByRows for Combine {
 }
 
 /// The sum in sixteen parts, which are added in pairs.
+#[allow(clippy::needless_range_loop, reason = "halves of one array")]
 #[inline(always)]
 fn sum(values: impl Fn(usize) -> f32, n: usize) -> f32 {
     let mut parts = [0.0f32; 16];

@@ -150,6 +150,7 @@ fn array<const N: usize>(values: &[f32]) -> [f32; N] {
 
 /// Adds the products of `M` voxels with `N` columns. Compilers keep the sums in registers because they are a copy, and rows of
 /// the weights arrays.
+#[allow(clippy::needless_range_loop, reason = "indices below constants are what compilers unroll")]
 #[inline(always)]
 fn sum<I: Isa, const M: usize, const N: usize, const B: usize>(
     Rows { panel, runs, .. }: Rows<'_>,
