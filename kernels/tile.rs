@@ -167,7 +167,7 @@ mod tests {
         let through = Some(Through { stored: Extent::new(32, 32, 32), mode: Interpolation::Aligned });
         let through = ConvShape { upsampled: [through, None], ..shape(64, [32, 0], 32) };
         assert_eq!(of(&through), "tiles of 4x4x8 voxels, 2x16 sums an invocation, 1 staged");
-        let one = ConvShape { target: Target { first: 0, begin: 3, count: 1 }, ..shape(64, [32, 0], 32) };
+        let one = ConvShape { target: Target { first: 0, begin: 3, count: 1 }, ..shape(512, [32, 0], 32) };
         assert_eq!(of(&one), "tiles of 1x8x16 voxels, 2x16 sums an invocation, 1 staged");
     }
 
