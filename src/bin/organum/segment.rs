@@ -247,9 +247,6 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     // the folder of --attention is made
     outputs.iter().filter(|o| o.0 != "--attention").try_for_each(|(_, path)| need_folder(path))?;
     let mut networks = nnunet::open(&a.model, a.fold.as_deref(), a.run.allow_non_finite)?;
-    if !a.raw {
-        networks.check_input()?;
-    }
     let model = &networks.first;
     let inputs = channel_files(&a.input, model.card().in_channels());
     let read: Vec<&Path> = inputs.iter().chain([&a.model]).map(PathBuf::as_path).collect();
@@ -283,6 +280,10 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         networks.first = networks.first.for_grey_input()?;
     }
     let model = &networks.first;
+    // after what is wrong with the scan and the options, which is nearer to whoever calls
+    if !a.raw {
+        networks.check_input()?;
+    }
     let load = started.elapsed();
     let device = Device::open(a.run.device.as_deref())?;
     if let Some(folder) = &a.attention {
