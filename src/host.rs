@@ -15,7 +15,7 @@ pub fn available_memory() -> Option<u64> {
 ///
 /// # Errors
 /// Those of opening it, and [`io::ErrorKind::InvalidInput`] for what is no regular file.
-pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+pub fn open_file(path: &Path) -> io::Result<File> {
     // asked before it is opened: a pipe without a writer blocks there
     if std::fs::metadata(path)?.is_file() {
         return File::open(path);

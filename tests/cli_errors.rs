@@ -98,6 +98,23 @@ fn bad_arrays_are_refused() {
 }
 
 #[test]
+#[cfg(unix)]
+fn devices_and_pipes_are_no_files() {
+    let desk = Desk::new();
+    let pipe = desk.path("in", "pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there");
+    assert!(made.success());
+    let y = desk.out("y.npy");
+    for file in [pipe.as_str(), "/dev/zero"] {
+        let words = [file, "regular file"];
+        desk.fails(4, &words, &["inspect", file]);
+        desk.fails(4, &words, &["segment", SCAN, "--model", file, "--output", &desk.out("l.nii")]);
+        desk.fails(3, &words, &["infer", "--model", MODEL, "--input", file, "--output", &y]);
+        desk.segment_fails(3, &words, file);
+    }
+}
+
+#[test]
 fn bad_models_are_refused() {
     let desk = Desk::new();
     let missing = desk.path("in", "missing.safetensors");

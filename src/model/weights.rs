@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
@@ -12,6 +11,7 @@ use safetensors::tensor::{TensorInfo, TensorView};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{LoadError, LoadErrorKind};
+use crate::host::open_file;
 use crate::kernels::WindowShape;
 
 /// The metadata key that holds the card.
@@ -93,7 +93,7 @@ impl Bytes {
     /// When it is missing or unreadable.
     pub(super) fn map(path: &Path) -> Result<Self, LoadError> {
         let open = |e| LoadError::io(format!("cannot open the model {}", path.display()), e);
-        let file = File::open(path).map_err(open)?;
+        let file = open_file(path).map_err(open)?;
         #[expect(unsafe_code, reason = "mapping a file; as every user of mmap, we rely on nobody truncating it meanwhile")]
         // SAFETY: the map is read-only and lives as long as the bytes borrowed from it.
         let map = unsafe { Mmap::map(&file) }.map_err(open)?;

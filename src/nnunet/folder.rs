@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{first, plans};
 use crate::error::{LoadError, LoadErrorKind};
+use crate::host::read_file;
 use crate::model::{self, Card, Model};
 use crate::warning::{Warning, WarningKind};
 
@@ -330,7 +331,7 @@ fn differences(own: &Value, other: &Value, path: &str, levels: usize) -> Vec<Str
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, LoadError> {
-    fs::read(file).map_err(|e| io(file, e))
+    read_file(file, u64::MAX).map_err(|e| io(file, e))
 }
 
 fn io(file: &Path, e: std::io::Error) -> LoadError {

@@ -1,13 +1,12 @@
 //! `organum infer`: the network alone.
 
-use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 use std::time::Instant;
 
 use half::f16;
 use organum::graph::{Node, Op};
-use organum::host::{available_memory, read_file};
+use organum::host::{available_memory, open_file, read_file};
 use organum::model::Layout;
 use organum::{Extent, Input, Model, OutputData, OutputMode, OutputVolume, PlanOptions};
 use safetensors::{Dtype, SafeTensors};
@@ -39,10 +38,7 @@ fn read(path: &Path) -> Result<Array, Failure> {
         };
         return Ok(Array { shape: t.shape().iter().map(|&n| n as u64).collect(), values });
     }
-    if !path.metadata().map_err(|e| bad(&e))?.is_file() {
-        return Err(bad(&"it is no regular file"));
-    }
-    let file = File::open(path).map_err(|e| bad(&e))?;
+    let file = open_file(path).map_err(|e| bad(&e))?;
     let npy = npyz::NpyFile::new(BufReader::new(file)).map_err(|e| bad(&e))?;
     if npy.order() != npyz::Order::C {
         return Err(bad(&"the array is in Fortran order; save it with numpy.ascontiguousarray"));
