@@ -85,7 +85,7 @@ impl Engine {
         let mut adapters = enumerate(None).await;
         let listed = || adapters_text(&adapters);
         let index = match pattern {
-            None => (0..adapters.len()).min_by_key(|&i| rank(adapters[i].get_info().device_type)),
+            None => (0..adapters.len()).min_by_key(|&i| rank(&kind_of(&adapters[i].get_info()))),
             Some(p) => match p.parse::<usize>() {
                 Ok(i) => Some(i).filter(|&i| i < adapters.len()),
                 Err(_) => adapters.iter().position(|a| a.get_info().name.to_lowercase().contains(&p.to_lowercase())),
@@ -98,7 +98,30 @@ impl Engine {
             };
             return Err(EngineError::new(EngineErrorKind::NoAdapter, text));
         };
-        let adapter = adapters.swap_remove(index);
+        Self::open(adapters.swap_remove(index), index).await
+    }
+
+    /// The hardware adapter that [`Engine::request`] takes without a pattern; `None` where every
+    /// adapter is software, or there is none.
+    ///
+    /// # Errors
+    /// When the adapter gives no device.
+    pub async fn request_hardware() -> Result<Option<Self>, EngineError> {
+        let mut adapters = enumerate(None).await;
+        match preferred(adapters.iter().map(|a| kind_of(&a.get_info()))) {
+            Some(index) => Self::open(adapters.swap_remove(index), index).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Which of [`Engine::adapters`] is that of [`Engine::request_hardware`].
+    #[must_use]
+    pub fn preferred(adapters: &[AdapterSummary]) -> Option<usize> {
+        preferred(adapters.iter().map(|a| a.kind.clone()))
+    }
+
+    /// The adapter's device; `index` is its place among all of them.
+    async fn open(adapter: wgpu::Adapter, index: usize) -> Result<Self, EngineError> {
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("organum"),
             required_features: Self::required_features(&adapter),
@@ -215,21 +238,28 @@ fn adapters_text(adapters: &[wgpu::Adapter]) -> String {
     adapters.iter().enumerate().map(|(i, a)| format!("{i} {}", a.get_info().name)).collect::<Vec<_>>().join(", ")
 }
 
-fn rank(kind: wgpu::DeviceType) -> u8 {
-    match kind {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
-    }
+/// Kinds of adapters, the one that is preferred first; the last is software.
+const KINDS: [&str; 5] = ["discretegpu", "integratedgpu", "virtualgpu", "other", "cpu"];
+
+fn kind_of(info: &wgpu::AdapterInfo) -> String {
+    format!("{:?}", info.device_type).to_lowercase()
+}
+
+fn rank(kind: &str) -> usize {
+    KINDS.iter().position(|known| *known == kind).unwrap_or(KINDS.len())
+}
+
+/// The place of the hardware kind that is preferred.
+fn preferred(kinds: impl Iterator<Item = String>) -> Option<usize> {
+    let hardware = kinds.map(|kind| rank(&kind)).enumerate().filter(|&(_, rank)| rank + 1 != KINDS.len());
+    hardware.min_by_key(|&(_, rank)| rank).map(|(index, _)| index)
 }
 
 fn summary_of(info: &wgpu::AdapterInfo, caps: &DeviceCaps) -> AdapterSummary {
     AdapterSummary {
         name: info.name.clone(),
         backend: format!("{:?}", info.backend).to_lowercase(),
-        kind: format!("{:?}", info.device_type).to_lowercase(),
+        kind: kind_of(info),
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
         caps: caps.clone(),
     }
@@ -249,5 +279,21 @@ fn caps_of(limits: &wgpu::Limits, features: wgpu::Features, info: &wgpu::Adapter
         f16: features.contains(wgpu::Features::SHADER_F16),
         cpu: info.device_type == wgpu::DeviceType::Cpu,
         threads: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn software_adapters_are_not_preferred() {
+        let of = |kinds: &[&str]| preferred(kinds.iter().map(|&kind| kind.to_owned()));
+        for kind in &KINDS[..4] {
+            assert_eq!(of(&["cpu", kind]), Some(1), "{kind}");
+        }
+        assert_eq!(of(&["cpu"]), None);
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&["other", "integratedgpu", "discretegpu", "discretegpu", "cpu"]), Some(2));
     }
 }

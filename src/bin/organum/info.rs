@@ -9,7 +9,6 @@ use organum::{DeviceCaps, Engine, Model, format_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::args;
-use crate::device::Device;
 use crate::fail::Failure;
 use crate::nnunet;
 use crate::output::{LARGEST_JSON, Warnings, say, say_json};
@@ -223,13 +222,14 @@ fn recognised(model: &Model, found: Value, json: bool) -> Result<(), Failure> {
 /// `organum devices`.
 pub(crate) fn devices(a: &args::Devices) -> Result<(), Failure> {
     let adapters = pollster::block_on(Engine::adapters());
+    let default = Engine::preferred(&adapters).map_or("cpu", |i| &adapters[i].name);
     if a.json {
         let list: Vec<Value> = adapters
             .iter()
             .enumerate()
             .map(|(i, d)| json!({"index": i, "name": d.name, "backend": d.backend, "kind": d.kind, "driver": d.driver, "caps": d.caps}))
             .collect();
-        say_json(&json!({ "devices": list, "default": Device::open(None)?.name() }));
+        say_json(&json!({ "devices": list, "default": default }));
         return Ok(());
     }
     for (i, d) in adapters.iter().enumerate() {
@@ -247,7 +247,7 @@ pub(crate) fn devices(a: &args::Devices) -> Result<(), Failure> {
     let threads = DeviceCaps::host().threads;
     say(&format!("cpu  this host, {threads} threads, {}; no driver needed", organum::kernels::host::instructions()));
     say("reference  the kernels' scalar twins on this host, which sum in f64: slow");
-    say(&format!("without --device: {}", Device::open(None)?.name()));
+    say(&format!("without --device: {default}"));
     Ok(())
 }
 
