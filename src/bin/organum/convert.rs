@@ -63,9 +63,9 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
             }
         },
     };
-    let model = nnunet::open(&a.source, Some(&fold), a.allow_non_finite)?.first;
-    Warnings::new(false).add(&folder.warnings(&fold)?)?;
-    Ok(model)
+    let networks = nnunet::open(&a.source, Some(&fold), a.allow_non_finite)?;
+    Warnings::new(false).add(networks.warnings())?;
+    Ok(networks.first)
 }
 
 /// The card of the pipeline that a checkpoint carries, under what the options say: key by key, and so

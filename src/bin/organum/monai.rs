@@ -11,15 +11,15 @@ use crate::device::{self, Device};
 use crate::fail::Failure;
 use crate::segment::{Segmented, Wanted};
 
-/// What the bundle does with a scan that its owner may not expect.
-pub(crate) fn warnings(pipeline: &Pipeline, scan: &nifti::Scan) -> Result<Vec<Warning>, Failure> {
+/// Warnings of what the bundle does with a scan that its owner may not expect; `seen` is the image
+/// where MONAI's reader sees it.
+pub(crate) fn warnings(pipeline: &Pipeline, scan: &nifti::Scan, seen: &Volume<f32>) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if pipeline.invert == Invert::Nothing {
         let text = "the bundle inverts nothing and saves without resampling: the labels are written on the grid that its \
                     preprocessing makes of the scan, not on the scan's; for that, give its postprocessing an Invertd";
         warnings.push(Warning::new(WarningKind::Pipeline, text));
     }
-    let seen = scan.as_monai_reads()?;
     if seen.axes != scan.image.axes {
         let text = format!(
             "the pixdim of the scan is not the spacing of its sform; MONAI's reader then takes the qform, by which the axes \
@@ -28,7 +28,7 @@ pub(crate) fn warnings(pipeline: &Pipeline, scan: &nifti::Scan) -> Result<Vec<Wa
         );
         warnings.push(Warning::new(WarningKind::Geometry, text));
     }
-    Ok(warnings)
+    warnings
 }
 
 /// Segments a scan as a MONAI bundle does.
@@ -36,7 +36,7 @@ pub(crate) fn segment(
     device: &Device,
     model: &Model,
     pipeline: &Pipeline,
-    scan: &nifti::Scan,
+    (scan, seen): (&nifti::Scan, &Volume<f32>),
     run: &args::Run,
     mode: Mode,
     wanted: &Wanted<'_>,
@@ -44,10 +44,9 @@ pub(crate) fn segment(
     let card = model.card();
     let options = PlanOptions::default().with_output(OutputMode::Logits);
     let mut told = Map::new();
-    let seen = scan.as_monai_reads()?;
     let (case, logits, ran) = match mode {
         Mode::Whole => {
-            let case = Case::new(card, pipeline, &seen, Some(model.stride()))?;
+            let case = Case::new(card, pipeline, seen, Some(model.stride()))?;
             let (mut outputs, ran) = device::run(device, model, case.input(), run, &options)?.take();
             match outputs.pop().map(|o| o.data) {
                 Some(OutputData::Map(logits)) => (case, logits, ran),
@@ -56,7 +55,7 @@ pub(crate) fn segment(
         }
         Mode::Slices => return Err(Failure::usage("--mode slices: a model with MONAI's pipeline runs in windows or at once")),
         Mode::Window => {
-            let case = Case::new(card, pipeline, &seen, None)?;
+            let case = Case::new(card, pipeline, seen, None)?;
             let windows = Windows::new(card, case.volume.extent).map_err(|e| Failure::usage(format!("--mode window: {e}")))?;
             let ran = device::run_with(device, model, windows.tile(), run, &options, |session, how| {
                 pollster::block_on(windows.logits(session, model, case.input(), how))

@@ -268,12 +268,14 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         warnings.add(&pipeline.reader.warnings(&scan))?;
         scan.image.spacing = pipeline.reader.spacing(&scan);
     }
-    if let Some(pipeline) = &model.card().input.monai {
+    let monai = model.card().input.monai.as_ref();
+    let seen = monai.map(|_| scan.as_monai_reads()).transpose()?;
+    if let (Some(pipeline), Some(seen)) = (monai, &seen) {
         if pipeline.invert == Invert::Nothing && a.overlay.is_some() {
             let text = "--overlay: the bundle inverts nothing, its labels lie on another grid than the scan";
             return Err(Failure::usage(text));
         }
-        warnings.add(&monai::warnings(pipeline, &scan)?)?;
+        warnings.add(&monai::warnings(pipeline, &scan, seen))?;
     }
     warnings.add(&model.card().expects.check_scan(model.card(), &scan.image))?;
     if scan.image.channels == 1 && model.card().takes(1) {
@@ -296,9 +298,9 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         attention: attention.as_deref(),
     };
     let input = &model.card().input;
-    let result = match (&input.nnunet, &input.monai) {
+    let result = match (&input.nnunet, input.monai.as_ref().zip(seen.as_deref())) {
         (Some(pipeline), _) => nnunet::segment(&device, &networks, pipeline, &scan, a, &wanted)?,
-        (None, Some(pipeline)) => monai::segment(&device, model, pipeline, &scan, &a.run, mode, &wanted)?,
+        (None, Some((pipeline, seen))) => monai::segment(&device, model, pipeline, (&scan, seen), &a.run, mode, &wanted)?,
         (None, None) => segment(&device, model, &scan, &a.run, mode, &wanted)?,
     };
     let volumes = result.volumes(model);
