@@ -20,8 +20,8 @@ impl Affine {
     pub fn orthogonal(spacing: [f64; 3], axes: Axes) -> Self {
         let mut steps = [[0.0; 3]; 3];
         for ((step, length), direction) in steps.iter_mut().zip(spacing).zip(axes.directions()) {
-            let (axis, increasing) = direction.line();
-            step[axis] = if increasing { length } else { -length };
+            let axis = direction.world_axis();
+            step[axis] = if direction == Direction::along(axis, true) { length } else { -length };
         }
         Self { steps, origin: [0.0; 3] }
     }
@@ -104,13 +104,6 @@ impl Affine {
             step.iter_mut().for_each(|x| *x *= k);
         }
         Self { steps, origin: self.apply(scale.map(|k| 0.5 * k - 0.5)) }
-    }
-}
-
-impl Direction {
-    /// The world axis that this direction lies along, and whether it runs up it.
-    fn line(self) -> (usize, bool) {
-        (0..3).flat_map(|axis| [(axis, true), (axis, false)]).find(|&(axis, up)| Self::along(axis, up) == self).unwrap_or((0, true))
     }
 }
 

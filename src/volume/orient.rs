@@ -62,7 +62,8 @@ impl Direction {
         }
     }
 
-    fn world_axis(self) -> usize {
+    /// The world axis that the direction lies along.
+    pub(crate) fn world_axis(self) -> usize {
         match self {
             Self::Right | Self::Left => 0,
             Self::Anterior | Self::Posterior => 1,
