@@ -7,19 +7,10 @@ mod support;
 
 use organum::model::random_weights;
 use organum::{DeviceCaps, Extent, Input, Model, Plan, PlanOptions, RunOptions, Session};
+use support::resident;
 
 /// Bytes beside those that are told: lists of tasks, stacks and heaps of threads, the plan itself.
 const BESIDES: u64 = 48 << 20;
-
-/// Resident bytes of this process, and the most since the last reset.
-fn resident() -> [u64; 2] {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
-    let field = |name: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(name)).expect("the field is there");
-        line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") * 1024
-    };
-    [field("VmRSS:"), field("VmHWM:")]
-}
 
 #[test]
 fn a_run_is_resident_as_planned() {

@@ -2,18 +2,11 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::print_stdout, reason = "figures belong to a test's output")]
 
+mod support;
+
 use organum::model::random_weights;
 use organum::{DeviceCaps, Extent, Model, Plan, PlanOptions, Session};
-
-/// Resident bytes of this process, and the most since the last reset.
-fn resident() -> [u64; 2] {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
-    let field = |name: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(name)).expect("the field is there");
-        line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") * 1024
-    };
-    [field("VmRSS:"), field("VmHWM:")]
-}
+use support::resident;
 
 /// FINE with half its published width: 56 million parameters, of which the largest tensor has a seventh.
 #[test]

@@ -7,7 +7,7 @@ use super::product::{Rows, Run, Sink, Weights, multiply, width};
 /// Keys of a block: they are counted from the first key on, so that bits do not depend on which queries are computed together.
 pub(super) const KEYS: usize = 256;
 
-/// What attention needs besides its bindings, for so many queries and channels of a head.
+/// The f32 numbers of scratch that attention needs for so many queries and channels of a head.
 pub(super) struct Room<'r> {
     /// `[queries][qk]`.
     pub queries: &'r mut [f32],

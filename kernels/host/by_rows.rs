@@ -15,13 +15,30 @@ use crate::kernels::resize::Resize;
 use crate::kernels::{Kernel, Load, Spread, Target, Through, Window};
 use crate::shape::{Elem, Map};
 
+/// A result as rows.
+struct Rows {
+    /// The planes that are written.
+    target: Target,
+    /// The type in which elements are stored.
+    elem: Elem,
+    /// Rows of a plane.
+    count: usize,
+    /// Elements of a row.
+    len: usize,
+}
+
+impl Rows {
+    /// The rows of a map, channels last.
+    fn of(map: Map, target: Target, elem: Elem) -> Self {
+        Self { target, elem, count: map.extent.h as usize, len: row_len(map) }
+    }
+}
+
 /// A kernel that computes one row of its result from its sources.
 trait ByRows: Kernel + Sync {
-    /// Rows of a plane of the result, and elements of a row.
-    fn shape(&self) -> [usize; 2];
-    /// What is written, and the type it is stored in.
-    fn stored(&self) -> (Target, Elem);
-    /// Numbers that a row takes besides.
+    /// The layout of the result.
+    fn result(&self) -> Rows;
+    /// The f32 numbers of scratch that a row needs.
     fn room(&self) -> usize;
     /// Computes row `y` of plane `z`, all of whose elements are written.
     fn row<I: Isa>(&self, inputs: &[Slab<'_>], at: [usize; 2], out: &mut [f32], room: &mut [f32]);
@@ -39,8 +56,8 @@ struct RowTask<'a, 'g, K> {
 impl<K: ByRows> Work for RowTask<'_, '_, K> {
     #[inline(always)]
     fn run<I: Isa>(mut self) {
-        let [rows, len] = self.kernel.shape();
-        let begin = self.kernel.stored().0.begin as usize;
+        let Rows { target, count: rows, len, .. } = self.kernel.result();
+        let begin = target.begin as usize;
         let (narrowed, room) = self.room.split_at_mut(if matches!(self.out, SlabMut::F16(_)) { len } else { 0 });
         for i in 0..self.out.len() / len {
             let at = [begin + (self.at + i) / rows, (self.at + i) % rows];
@@ -54,13 +71,14 @@ const TASK: usize = 1 << 15;
 
 impl<K: ByRows> HostHalf for K {
     fn scratch(&self) -> u64 {
-        let narrowed = if self.stored().1 == Elem::F16 { self.shape()[1] } else { 0 };
+        let Rows { elem, len, .. } = self.result();
+        let narrowed = if elem == Elem::F16 { len } else { 0 };
         (self.room() + narrowed) as u64
     }
 
     fn run(&self, inputs: &[Slab<'_>], output: SlabMut<'_>, scratch: &Scratch) {
-        let [rows, len] = self.shape();
-        let out = output.planes_of(&self.stored().0, rows * len);
+        let Rows { target, count: rows, len, .. } = self.result();
+        let out = output.planes_of(&target, rows * len);
         let elements = out.len();
         let most = (elements / len).div_ceil(2 * rayon::current_num_threads());
         let at_once = TASK.div_ceil(len).clamp(1, most.max(1));
@@ -86,12 +104,8 @@ fn whole<'a>(slab: Slab<'a>, map: Map, loading: (Load, Slab<'a>), windows: [Wind
 }
 
 impl ByRows for Normalise {
-    fn shape(&self) -> [usize; 2] {
-        [self.map.extent.h as usize, row_len(self.map)]
-    }
-
-    fn stored(&self) -> (Target, Elem) {
-        (self.target, self.elem)
+    fn result(&self) -> Rows {
+        Rows::of(self.map, self.target, self.elem)
     }
 
     fn room(&self) -> usize {
@@ -114,12 +128,8 @@ impl ByRows for Normalise {
 }
 
 impl ByRows for Combine {
-    fn shape(&self) -> [usize; 2] {
-        [self.map.extent.h as usize, row_len(self.map)]
-    }
-
-    fn stored(&self) -> (Target, Elem) {
-        (self.target, self.elem)
+    fn result(&self) -> Rows {
+        Rows::of(self.map, self.target, self.elem)
     }
 
     fn room(&self) -> usize {
@@ -179,12 +189,8 @@ fn sum(values: impl Fn(usize) -> f32, n: usize) -> f32 {
 }
 
 impl ByRows for LayerNorm {
-    fn shape(&self) -> [usize; 2] {
-        [self.map.extent.h as usize, row_len(self.map)]
-    }
-
-    fn stored(&self) -> (Target, Elem) {
-        (self.target, self.elem)
+    fn result(&self) -> Rows {
+        Rows::of(self.map, self.target, self.elem)
     }
 
     fn room(&self) -> usize {
@@ -218,12 +224,9 @@ impl ByRows for LayerNorm {
 }
 
 impl ByRows for ChannelStats {
-    fn shape(&self) -> [usize; 2] {
-        [parts(self.map.extent.h) as usize, self.map.blocks() as usize * 8]
-    }
-
-    fn stored(&self) -> (Target, Elem) {
-        (self.target, Elem::F32)
+    fn result(&self) -> Rows {
+        let (count, len) = (parts(self.map.extent.h) as usize, self.map.blocks() as usize * 8);
+        Rows { target: self.target, elem: Elem::F32, count, len }
     }
 
     fn room(&self) -> usize {
@@ -269,13 +272,8 @@ impl ByRows for ChannelStats {
 }
 
 impl ByRows for Pool3d {
-    fn shape(&self) -> [usize; 2] {
-        let out = self.output();
-        [out.h as usize, out.w as usize * self.channels.next_multiple_of(4) as usize]
-    }
-
-    fn stored(&self) -> (Target, Elem) {
-        (self.target, self.elem)
+    fn result(&self) -> Rows {
+        Rows::of(Map::new(self.output(), self.channels), self.target, self.elem)
     }
 
     fn room(&self) -> usize {
@@ -318,12 +316,8 @@ impl ByRows for Pool3d {
 }
 
 impl ByRows for Resize {
-    fn shape(&self) -> [usize; 2] {
-        [self.output.h as usize, self.output.w as usize * self.channels.next_multiple_of(4) as usize]
-    }
-
-    fn stored(&self) -> (Target, Elem) {
-        (self.target, self.elem)
+    fn result(&self) -> Rows {
+        Rows::of(Map::new(self.output, self.channels), self.target, self.elem)
     }
 
     fn room(&self) -> usize {
@@ -344,12 +338,8 @@ impl ByRows for Resize {
 }
 
 impl ByRows for DeformableSampling {
-    fn shape(&self) -> [usize; 2] {
-        [self.queries.h as usize, self.queries.w as usize * self.channels.next_multiple_of(4) as usize]
-    }
-
-    fn stored(&self) -> (Target, Elem) {
-        (self.target, self.elem)
+    fn result(&self) -> Rows {
+        Rows::of(Map::new(self.queries, self.channels), self.target, self.elem)
     }
 
     fn room(&self) -> usize {

@@ -52,13 +52,14 @@ pub(super) fn weights(arranged: &[f32], in_channels: [u32; 2], out_channels: u32
     (Weights { values, rows, columns }, &bias[..columns])
 }
 
-/// What becomes of the sums of a convolution: a second map is added, the activation follows, they are stored.
+/// The last steps of a convolution: adds a second map to the sums, activates and stores them.
 pub(super) struct Store<'a, 'o> {
     pub out: &'o mut SlabMut<'a>,
     /// Elements of a stored voxel.
     pub stride: usize,
     pub activation: Activation,
-    /// What is added, and the row and plane of its first voxel: voxels of the product are neighbours there.
+    /// The map that is added, and the row and plane of its first voxel. The product's voxels are
+    /// neighbours there.
     pub added: Option<(Source<'o>, usize)>,
     /// Columns of a run of voxels that are neighbours, and elements from run to run.
     pub columns: usize,
@@ -426,7 +427,7 @@ fn chunk(voxels: usize, channels: usize) -> usize {
     voxels.div_ceil(tasks_wanted(voxels)).next_multiple_of(12).min(most)
 }
 
-/// What pointwise convolutions of a shape share: voxels of all planes, one after the other.
+/// A pointwise convolution over the voxels of all planes, one after the other.
 struct Points<'a> {
     sources: [Option<Source<'a>>; 2],
     plane: usize,
@@ -633,7 +634,7 @@ impl HostHalf for HeadArgmax {
     }
 }
 
-/// What a kernel with one map and no second reads.
+/// The source of a kernel that reads one map.
 pub(super) fn one_source<'a>(
     slabs: [Slab<'a>; 2],
     extent: Extent,

@@ -3,7 +3,7 @@
 
 /// A set of vector instructions.
 pub(super) trait Isa: Copy {
-    /// Whether a multiply-add is one instruction. Where it is not, `f32::mul_add` would be a call of the C library.
+    /// True if a multiply-add is one instruction; otherwise `f32::mul_add` calls the C library.
     const FUSED: bool;
     /// Voxels, and output channels, whose sums the vector registers hold beside what they are computed from.
     const TILE: Tile;
@@ -26,7 +26,7 @@ pub(super) struct Avx512;
 /// x86-64 with AVX2 and FMA.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2;
-/// What every machine of the target has: SSE2 on x86-64, NEON on aarch64.
+/// The instructions that every machine of the target has: SSE2 on x86-64, NEON on aarch64.
 #[derive(Clone, Copy)]
 pub(super) struct Plain;
 

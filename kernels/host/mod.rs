@@ -163,7 +163,7 @@ impl<'a> SlabMut<'a> {
     }
 }
 
-/// What threads need besides the bindings: buffers of one length, one a thread.
+/// Scratch memory of the threads: buffers of one length, one a thread.
 #[derive(Debug)]
 pub struct Scratch {
     len: usize,

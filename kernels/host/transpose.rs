@@ -46,43 +46,48 @@ impl ConvTransposeShape {
     }
 }
 
-struct TileTask<'a, 'g> {
+/// Rows of a plane of the result.
+struct Part<'a, 'g> {
     shape: &'g ConvTransposeShape,
     source: &'g Source<'a>,
     weights: Weights<'a>,
     bias: &'a [f32],
     z: usize,
-    /// First row of the source.
+    /// The first row: of the source in a [`Tile`], of the output in a [`Phase`].
     y: usize,
     out: SlabMut<'g>,
     room: &'g mut [f32],
 }
 
-impl Work for TileTask<'_, '_> {
+/// Rows that are computed tap by tap, where no taps overlap.
+struct Tile<'a, 'g>(Part<'a, 'g>);
+
+impl Work for Tile<'_, '_> {
     #[inline(always)]
-    fn run<I: Isa>(mut self) {
-        let s = self.shape;
+    fn run<I: Isa>(self) {
+        let mut part = self.0;
+        let s = part.shape;
         let [kd, kh, kw] = s.kernel.map(|k| k as usize);
         let (w, stride, channels) = (s.input.w as usize, s.map().blocks() as usize * 4, s.in_channels as usize);
         let row = w * kw * stride;
-        let rows = self.out.len() / (row * kh);
-        let (panel, room) = self.room.split_at_mut(rows * w * channels);
+        let rows = part.out.len() / (row * kh);
+        let (panel, room) = part.room.split_at_mut(rows * w * channels);
         for (r, line) in panel.chunks_exact_mut(w * channels).enumerate() {
-            self.source.row::<I>([self.z / kd, self.y + r], 0..w, room, line, channels, 0);
+            part.source.row::<I>([part.z / kd, part.y + r], 0..w, room, line, channels, 0);
         }
         let begins: Vec<usize> = (0..rows * w).map(|v| v * channels).collect();
         for (j, k) in (0..kh).flat_map(|j| (0..kw).map(move |k| (j, k))) {
-            let tap = (self.z % kd * kh + j) * kw + k;
+            let tap = (part.z % kd * kh + j) * kw + k;
             let runs = [Run { at: 0, row: tap * channels, len: channels }];
             // neighbours of a source row are kw voxels apart
             let mut store = Spread {
-                store: Store { out: &mut self.out, stride, activation: s.activation, added: None, columns: 1, step: 0, begin: 0 },
+                store: Store { out: &mut part.out, stride, activation: s.activation, added: None, columns: 1, step: 0, begin: 0 },
                 columns: w,
                 row: kh * row,
                 voxel: kw * stride,
                 begin: j * row + k * stride,
             };
-            multiply::<I>(Rows { panel, begins: &begins, runs: &runs }, self.weights, self.bias, &mut store);
+            multiply::<I>(Rows { panel, begins: &begins, runs: &runs }, part.weights, part.bias, &mut store);
         }
     }
 }
@@ -131,54 +136,46 @@ impl HostHalf for ConvTranspose3d {
             tasks.extend(plane.parts(most * kh * row).into_iter().enumerate().map(|(j, out)| (z, j * most, out)));
         }
         each(tasks, s.cost().flops, scratch, |(z, y, out), room| {
-            isa::run(TileTask { shape: s, source: &source, weights, bias, z, y, out, room });
+            isa::run(Tile(Part { shape: s, source: &source, weights, bias, z, y, out, room }));
         });
     }
 }
 
-struct PhaseTask<'a, 'g> {
-    shape: &'g ConvTransposeShape,
-    source: &'g Source<'a>,
-    weights: Weights<'a>,
-    bias: &'a [f32],
-    z: usize,
-    /// First row of the output.
-    y: usize,
-    out: SlabMut<'g>,
-    room: &'g mut [f32],
-}
+/// Rows that are computed phase by phase, where taps overlap.
+struct Phase<'a, 'g>(Part<'a, 'g>);
 
-impl Work for PhaseTask<'_, '_> {
+impl Work for Phase<'_, '_> {
     #[inline(always)]
-    fn run<I: Isa>(mut self) {
-        let s = self.shape;
+    fn run<I: Isa>(self) {
+        let mut part = self.0;
+        let s = part.shape;
         let [kd, kh, kw] = s.kernel.map(|k| k as usize);
         let [sd, sh, sw] = s.stride.map(|k| k as usize);
         let [pd, ph, pw] = s.padding.map(|k| k as usize);
         let (n, channels) = (s.input.axes().map(|n| n as usize), s.in_channels as usize);
         let stride = s.map().blocks() as usize * 4;
         let width = s.output().w as usize;
-        let rows = self.out.len() / (width * stride);
+        let rows = part.out.len() / (width * stride);
         let [my, mx] = s.margins();
         // the planes behind output plane z, by tap
-        let planes: Vec<(usize, usize)> = ((self.z + pd) % sd..kd)
+        let planes: Vec<(usize, usize)> = ((part.z + pd) % sd..kd)
             .step_by(sd)
-            .filter_map(|i| (self.z + pd).checked_sub(i).map(|o| (i, o / sd)).filter(|&(_, z)| z < n[0]))
+            .filter_map(|i| (part.z + pd).checked_sub(i).map(|o| (i, o / sd)).filter(|&(_, z)| z < n[0]))
             .collect();
         // panel: rows from `top` - my of the source on, columns from -mx on
-        let top = (self.y + ph) / sh;
-        let (count, line) = (((self.y + rows - 1 + ph) / sh) + 1 - top + 2 * my, (n[2] + 2 * mx) * channels);
-        let (panel, room) = self.room.split_at_mut(planes.len() * count * line);
+        let top = (part.y + ph) / sh;
+        let (count, line) = (((part.y + rows - 1 + ph) / sh) + 1 - top + 2 * my, (n[2] + 2 * mx) * channels);
+        let (panel, room) = part.room.split_at_mut(planes.len() * count * line);
         for (at, line) in panel.chunks_exact_mut(line).enumerate() {
             line.fill(0.0);
             let Some(y) = (top + at % count).checked_sub(my).filter(|&y| y < n[1]) else { continue };
             let own = &mut line[mx * channels..][..n[2] * channels];
-            self.source.row::<I>([planes[at / count].1, y], 0..n[2], room, own, channels, 0);
+            part.source.row::<I>([planes[at / count].1, y], 0..n[2], room, own, channels, 0);
         }
         let (mut begins, mut runs) = (Vec::new(), Vec::new());
         for (fy, fx) in (0..sh).flat_map(|y| (0..sw).map(move |x| (y, x))) {
             // rows and columns of the phase, and its taps
-            let rows_of: Vec<usize> = (0..rows).filter(|r| (self.y + r + ph) % sh == fy).collect();
+            let rows_of: Vec<usize> = (0..rows).filter(|r| (part.y + r + ph) % sh == fy).collect();
             let columns: Vec<usize> = (0..width).filter(|x| (x + pw) % sw == fx).collect();
             let [ty, tx] = [(kh, fy, sh), (kw, fx, sw)].map(|(k, first, step)| k.saturating_sub(first).div_ceil(step));
             runs.clear();
@@ -191,20 +188,20 @@ impl Work for PhaseTask<'_, '_> {
             }
             begins.clear();
             for r in &rows_of {
-                let row = ((self.y + r + ph) / sh - top) * line;
+                let row = ((part.y + r + ph) / sh - top) * line;
                 begins.extend(columns.iter().map(|x| row + (x + pw) / sw * channels));
             }
             if begins.is_empty() {
                 continue;
             }
             let mut store = Spread {
-                store: Store { out: &mut self.out, stride, activation: s.activation, added: None, columns: 1, step: 0, begin: 0 },
+                store: Store { out: &mut part.out, stride, activation: s.activation, added: None, columns: 1, step: 0, begin: 0 },
                 columns: columns.len(),
                 row: sh * width * stride,
                 voxel: sw * stride,
                 begin: (rows_of[0] * width + columns[0]) * stride,
             };
-            multiply::<I>(Rows { panel, begins: &begins, runs: &runs }, self.weights, self.bias, &mut store);
+            multiply::<I>(Rows { panel, begins: &begins, runs: &runs }, part.weights, part.bias, &mut store);
         }
     }
 }
@@ -243,7 +240,7 @@ impl HostHalf for ConvTranspose3dGeneral {
             tasks.extend(plane.parts(most * row).into_iter().enumerate().map(|(j, out)| (z, j * most, out)));
         }
         each(tasks, s.cost().flops, scratch, |(z, y, out), room| {
-            isa::run(PhaseTask { shape: s, source: &source, weights, bias, z, y, out, room });
+            isa::run(Phase(Part { shape: s, source: &source, weights, bias, z, y, out, room }));
         });
     }
 }

@@ -89,3 +89,14 @@ pub(crate) fn nnunet_card(dims: usize, in_channels: u32, classes: u32, features:
     });
     serde_json::json!({ "architecture": "plain_conv_unet", "config": config }).to_string()
 }
+
+/// Resident bytes of this process, and the most since the last reset.
+#[cfg(target_os = "linux")]
+pub(crate) fn resident() -> [u64; 2] {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(name)).expect("the field is there");
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") * 1024
+    };
+    [field("VmRSS:"), field("VmHWM:")]
+}
