@@ -173,7 +173,7 @@ impl Prepared {
     }
 }
 
-/// What so many voxels of a prepared scan take on the host: their values, and labels of 16 bits.
+/// The bytes that so many voxels of a prepared scan take on the host: values, and labels of 16 bits.
 fn bytes_of(channels: u32, model: &Model) -> impl Fn(f64) -> f64 {
     let windows = model.card().mode() == Mode::Window;
     let sums = if windows { 4.0 * f64::from(model.card().classes()) } else { 0.0 };

@@ -80,7 +80,6 @@ impl Session {
             }
             memory.write(constant.dst, 0, &encode(&values, recording.constant_elem(&constant.source)));
         }
-
         Ok(Self { memory: Memory::Host(memory), plan, grey: model.card().takes(1) })
     }
 

@@ -16,7 +16,7 @@ use crate::warning::{Warning, WarningKind};
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Expects {
-    /// What the scans are, for people: modality, region, cropping.
+    /// A description of the scans for people: modality, region, cropping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scan: Option<String>,
     /// The least and the greatest field of view in mm along D, H, W of the card's `input.axes`, or of
@@ -38,7 +38,10 @@ impl Expects {
         *self == Self::default()
     }
 
-    /// What is wrong with the key, given its card.
+    /// Checks the key against its card.
+    ///
+    /// # Errors
+    /// The reason why it makes no sense: a range, or a label that the card does not have.
     pub(super) fn check(&self, card: &Card) -> Result<(), String> {
         let range = |[low, high]: [f64; 2]| low.is_finite() && high.is_finite() && 0.0 <= low && low <= high;
         if let Some(mm) = self.field_of_view_mm.filter(|mm| !mm.iter().all(|&r| range(r))) {

@@ -29,7 +29,7 @@ pub struct Case {
     invert: Invert,
     nearest: bool,
     largest: Option<Largest>,
-    /// What a voxel of the network's input takes on the host there and back.
+    /// The bytes that a voxel of the network's input takes on the host, there and back.
     bytes: f64,
 }
 

@@ -124,7 +124,7 @@ impl Config {
     }
 }
 
-/// What a value counts: one, and the bytes of its texts and keys.
+/// The bytes that a value counts: one, and those of its texts and keys.
 fn bytes(value: &Value) -> usize {
     1 + match value {
         Value::String(text) => text.len(),

@@ -131,7 +131,7 @@ fn zoom(header: &NiftiHeader, i: usize) -> f64 {
     f64::from(header.pixdim[i]).abs()
 }
 
-/// What a header says twice in different ways, or not at all, about where its voxels lie.
+/// Warnings of a header that says where its voxels lie twice in different ways, or not at all.
 ///
 /// `geometry` is what was read of it.
 pub(super) fn contradictions(header: &NiftiHeader, geometry: &Geometry, file: &str) -> Vec<Warning> {
