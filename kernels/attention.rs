@@ -58,14 +58,12 @@ pub struct Params {
     q_plane: u32,
     q_stride: u32,
     q_first: u32,
-    q_dim: u32,
+    v_blocks: u32,
     k_tokens: u32,
     k_stride: u32,
     k_first: u32,
     v_stride: u32,
     v_first: u32,
-    v_dim: u32,
-    v_blocks: u32,
     heads: u32,
     out_first: u32,
     out_begin: u32,
@@ -77,10 +75,39 @@ pub struct Params {
     more_tokens: u32,
     more_k_first: u32,
     more_v_first: u32,
-    pad: [u32; 2],
 }
 
-const VALUES: u32 = 16;
+/// Most blocks of four channels of a vector that an invocation holds.
+const MOST_HELD: u32 = 16;
+/// Most channels of a head of which an invocation computes two, where one would write half a word.
+const MOST_PAIRED: u32 = 16;
+/// Bytes of keys and values in workgroup memory at a time.
+const STAGED: u32 = 8 << 10;
+
+/// What an invocation holds of a head and a workgroup stages of the keys: the shader's constants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Blocks of four channels of a query, and of its values.
+    pub blocks: [u32; 2],
+    /// Keys in workgroup memory at a time.
+    pub keys: u32,
+    /// Keys whose scores are rescaled together.
+    pub scores: u32,
+}
+
+impl Held {
+    /// Staged blocks of a key and of its values, in rows of four.
+    #[must_use]
+    pub fn rows(self) -> [u32; 2] {
+        self.blocks.map(|blocks| blocks.div_ceil(4))
+    }
+
+    /// Lanes that stage a key, and its values.
+    #[must_use]
+    pub fn lanes(self) -> [u32; 2] {
+        self.blocks.map(u32::next_power_of_two)
+    }
+}
 
 impl Attention {
     fn padded(channels: u32) -> u32 {
@@ -97,14 +124,33 @@ impl Attention {
         self.tokens(self.keys) + self.more_keys.map_or(0, |keys| self.tokens(keys))
     }
 
+    /// Invocations along y of a head.
     fn value_blocks(&self) -> u32 {
-        (self.channels.v / self.heads).div_ceil(VALUES)
+        (self.channels.v / self.heads).div_ceil(4 * MOST_HELD)
+    }
+
+    /// What is held and staged: heads of up to 64 channels wholly, of longer queries the first 64.
+    #[must_use]
+    pub fn held(&self, caps: &DeviceCaps) -> Held {
+        let [q_dim, v_dim] = [self.channels.qk / self.heads, self.channels.v / self.heads];
+        let blocks = [q_dim.div_ceil(4).min(MOST_HELD), v_dim.div_ceil(self.value_blocks()).div_ceil(4)];
+        let [q_rows, v_rows] = blocks.map(|blocks| blocks.div_ceil(4));
+        // as many in a row as compilers still unroll; a CPU driver takes seconds for more
+        let most = if caps.cpu { 32 } else { 128 };
+        let scores: u32 = 1 << (most / (blocks[0] + blocks[1])).clamp(1, 8).ilog2();
+        Held { blocks, keys: (STAGED / (64 * (q_rows + v_rows))).next_multiple_of(8).min(32), scores }
+    }
+
+    /// Whether heads are whole blocks of four channels.
+    fn is_aligned(&self) -> bool {
+        let TokenChannels { qk, v, first } = self.channels;
+        [qk / self.heads, v / self.heads].into_iter().chain(first).all(|c| c % 4 == 0)
     }
 
     /// Heads of an invocation: two where one would write half a word of 16-bit floats.
     fn heads_at_once(&self) -> u32 {
         let dim = self.channels.v / self.heads;
-        if self.elem == Elem::F16 && self.heads > 1 && dim % 2 == 1 && dim <= VALUES { 2 } else { 1 }
+        if self.elem == Elem::F16 && self.heads > 1 && dim % 2 == 1 && dim <= MOST_PAIRED { 2 } else { 1 }
     }
 
     fn source_count(&self) -> usize {
@@ -120,7 +166,20 @@ impl Kernel for Attention {
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
+        let held = self.held(caps);
+        let ([q_held, v_held], [q_rows, v_rows], [q_lanes, v_lanes]) = (held.blocks, held.rows(), held.lanes());
         Variant::new(self.elem, workgroup_size(caps))
+            .set("Q_DIM", self.channels.qk / self.heads)
+            .set("V_DIM", self.channels.v / self.heads)
+            .set("Q_HELD", q_held)
+            .set("V_HELD", v_held)
+            .set("Q_ROWS", q_rows)
+            .set("V_ROWS", v_rows)
+            .set("Q_LANES", q_lanes)
+            .set("V_LANES", v_lanes)
+            .set("KEYS", held.keys)
+            .set("SCORES", held.scores)
+            .set("ALIGNED", u8::from(self.is_aligned()))
             .set("PER_PLANE", u8::from(self.per_plane))
             .set("SOURCES", if self.more_keys.is_some() { 2u8 } else { 1 })
             .set("MASKED", u8::from(self.masked))
@@ -129,7 +188,7 @@ impl Kernel for Attention {
 
     fn packs(&self) -> bool {
         let dim = self.channels.v / self.heads;
-        self.heads == 1 || dim.is_multiple_of(2) || dim <= VALUES
+        self.heads == 1 || dim.is_multiple_of(2) || dim <= MOST_PAIRED
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the planner refuses maps above u32 tokens")]
@@ -138,14 +197,12 @@ impl Kernel for Attention {
             q_plane: self.queries.plane() as u32,
             q_stride: Self::padded(self.stored[0]),
             q_first: self.windows[0].first,
-            q_dim: self.channels.qk / self.heads,
+            v_blocks: self.value_blocks(),
             k_tokens: self.tokens(self.keys) as u32,
             k_stride: Self::padded(self.stored[1]),
             k_first: self.windows[1].first,
             v_stride: Self::padded(self.stored[2]),
             v_first: self.windows[2].first,
-            v_dim: self.channels.v / self.heads,
-            v_blocks: self.value_blocks(),
             heads: self.heads,
             out_first: self.target.first,
             out_begin: self.target.begin,
@@ -157,7 +214,6 @@ impl Kernel for Attention {
             more_tokens: self.more_keys.map_or(0, |keys| self.tokens(keys)) as u32,
             more_k_first: self.windows[3].first,
             more_v_first: self.windows[4].first,
-            pad: [0; 2],
         }
     }
 
@@ -310,6 +366,8 @@ impl Kernel for Attention {
             case("odd_heads_f16", Extent::new(1, 3, 5), 6, 15, 3, false, Elem::F16),
             case("odd_dims", Extent::new(3, 5, 7), 6, 15, 3, false, Elem::F32),
             case("per_plane", Extent::new(3, 4, 5), 16, 8, 2, true, Elem::F32),
+            case("aligned_heads", Extent::new(2, 5, 7), 96, 64, 2, false, Elem::F32),
+            case("aligned_wide_heads", Extent::new(1, 5, 7), 144, 144, 1, true, Elem::F32),
             case("wide_heads", Extent::new(1, 3, 3), 160, 80, 2, false, Elem::F32),
             case("one_token", Extent::new(1, 1, 1), 4, 4, 1, false, Elem::F32),
             case("many_tokens", Extent::new(4, 16, 16), 32, 32, 4, false, Elem::F32),

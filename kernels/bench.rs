@@ -6,8 +6,9 @@ use super::ceiling_fma::CeilingFma;
 use super::{
     Activation, Call, ConvShape, ConvTransposeShape, Grouping, Interpolation, Load, Scope, Shift, Spread, Target, Through, TokenChannels,
     Window, WindowShape, argmax, attention, channel_stats, combine, concat, conv_transpose3d, conv_transpose3d_general, conv3d_direct,
-    conv3d_general, conv3d_pointwise, deformable_sampling, gather_tokens, head_argmax, layer_norm, norm_scale, normalise, patch_expand,
-    patch_merge, plane_stats, pool3d, position_add, resize, shift, softmax, tile_accumulate, tile_normalise, token_rows, window_attention,
+    conv3d_general, conv3d_pointwise, conv3d_tiled, deformable_sampling, gather_tokens, head_argmax, layer_norm, norm_scale, normalise,
+    patch_expand, patch_merge, plane_stats, pool3d, position_add, resize, shift, softmax, tile_accumulate, tile_normalise, token_rows,
+    window_attention,
 };
 use crate::shape::{Elem, Extent, Map};
 
@@ -39,6 +40,33 @@ fn conv(input: Extent, in_channels: [u32; 2], out_channels: u32, k: u32, elem: E
         windows: [Window::whole(0); 4],
         target: whole(input),
     }
+}
+
+/// Convolutions of small kernels: the levels of U-Nets, what they fuse, strides, and a map that does not fill a GPU.
+fn convolutions(elem: Elem, cube: impl Fn(u32) -> Extent) -> Vec<(String, ConvShape)> {
+    let norm = Load { norm: Some(Scope::Volume), activation: Activation::LeakyRelu { slope: 0.01 } };
+    let k3 = |n: u32, in_channels: [u32; 2], out: u32| conv(cube(n), in_channels, out, 3, elem);
+    // the last source through upsampling that is not stored
+    let through = |in_channels: [u32; 2], out: u32| {
+        let mut shape = k3(64, in_channels, out);
+        shape.upsampled[usize::from(in_channels[1] > 0)] = Some(Through { stored: cube(32), mode: Interpolation::Aligned });
+        shape
+    };
+    let mut stride = ConvShape { stride: [2; 3], ..k3(64, [32, 0], 64) };
+    stride.target = whole(stride.output());
+    let list = [
+        ("k3_16-16", k3(64, [16, 0], 16)),
+        ("k3_32-32", k3(64, [32, 0], 32)),
+        ("k3_64-64", k3(32, [64, 0], 64)),
+        ("k3_256-256", k3(16, [256, 0], 256)),
+        ("k3_norm_32-32", ConvShape { loads: [norm, Load::default()], ..k3(64, [32, 0], 32) }),
+        ("k3_16+16-16", k3(64, [16, 16], 16)),
+        ("k3_through_32+0-32", through([32, 0], 32)),
+        ("k3_through_16+16-16", through([16, 16], 16)),
+        ("k3_stride2_32-64", stride),
+        ("k1x3x3_32-32", ConvShape { kernel: [1, 3, 3], padding: [0, 1, 1], ..k3(64, [32, 0], 32) }),
+    ];
+    list.into_iter().map(|(label, shape)| (format!("{label}_{}", shape.input), shape)).collect()
 }
 
 /// What goes with the large steps: tokens, statistics, tiles.
@@ -89,19 +117,8 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
         let n = if small { n / 2 } else { n };
         Extent::new(n, n, n)
     };
-    let direct = |n: u32, in_channels: [u32; 2], out: u32| {
-        let [a, b] = in_channels;
-        let source = if b > 0 { format!("{a}+{b}") } else { a.to_string() };
-        let shape = conv(cube(n), in_channels, out, 3, elem);
-        (format!("k3_{source}-{out}_{}", shape.input), Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)))
-    };
-    // the last source through upsampling that is not stored
-    let through = |n: u32, in_channels: [u32; 2], out: u32| {
-        let mut shape = conv(cube(n), in_channels, out, 3, elem);
-        shape.upsampled[usize::from(in_channels[1] > 0)] = Some(Through { stored: cube(n / 2), mode: Interpolation::Aligned });
-        let source = in_channels.map(|c| c.to_string()).join("+");
-        (format!("k3_through_{source}-{out}_{}", shape.input), Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)))
-    };
+    let in_rows = |(label, shape): (String, ConvShape)| (label, Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)));
+    let in_tiles = |(label, shape): (String, ConvShape)| (label, Call::Conv3dTiled(conv3d_tiled::Conv3dTiled(shape)));
     let pointwise = |n: u32, in_channels: [u32; 2], out: u32| {
         let shape = conv(cube(n), in_channels, out, 1, elem);
         (
@@ -237,16 +254,11 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
     };
     let norm = Load { norm: Some(Scope::Volume), activation: Activation::LeakyRelu { slope: 0.01 } };
     let list = vec![
-        direct(64, [16, 0], 16),
-        direct(64, [32, 0], 32),
-        direct(32, [64, 0], 64),
-        direct(64, [16, 16], 16),
-        through(64, [32, 0], 32),
-        through(64, [16, 16], 16),
         general(1, 2),
         general(4, 1),
         general(32, 1),
         pointwise(64, [64, 0], 64),
+        pointwise(8, [768, 0], 768),
         pointwise(64, [16, 16], 16),
         transposed(2, false),
         transposed(3, true),
@@ -329,6 +341,10 @@ pub fn cases(elem: Elem, small: bool) -> Vec<(String, Call)> {
         attention(cube(16), 256, 8),
         ("two_levels_6x64".to_owned(), Call::DeformableSampling(deformable)),
     ];
-    let list = list.into_iter().chain(around(elem, fine));
+    let convolutions = convolutions(elem, cube);
+    let linear = [("k1_64-64", cube(64), [64, 0], 64), ("k1_16+16-16", cube(64), [16; 2], 16), ("k1_768-768", cube(8), [768, 0], 768)];
+    let linear = linear.map(|(label, n, from, to)| (format!("{label}_{n}"), conv(n, from, to, 1, elem).flattened()));
+    let tiled = convolutions.clone().into_iter().chain(linear).map(in_tiles);
+    let list = convolutions.into_iter().map(in_rows).chain(tiled).chain(list).chain(around(elem, fine));
     list.into_iter().map(|(label, call)| (format!("{}/{label}", call.name()), call)).collect()
 }

@@ -10,6 +10,9 @@ use crate::shape::{Elem, Extent, Map};
 /// Output channels that one invocation computes, and the block width of packed weights.
 pub(super) const OUT_BLOCK: u32 = 8;
 
+/// Weights between a block of four input channels and one of eight output channels.
+const TAP: usize = 4 * OUT_BLOCK as usize;
+
 /// How a source is stored that a convolution reads through resampling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Through {
@@ -62,6 +65,13 @@ impl ConvShape {
             out[axis] = (n[axis] + 2 * self.padding[axis]).saturating_sub(self.kernel[axis]) / self.stride[axis] + 1;
         }
         out.into()
+    }
+
+    /// The same pointwise convolution of maps whose planes are one row, as which it is cut into tiles without edges.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the planner refuses planes above u32")]
+    pub fn flattened(self) -> Self {
+        Self { input: Extent::new(self.input.d, 1, self.input.plane() as u32), ..self }
     }
 
     /// The output map.
@@ -147,6 +157,22 @@ impl ConvShape {
         variant.load(LOAD_A, self.loads[0]).load(LOAD_B, self.loads[1])
     }
 
+    /// The shader constants of the window, and of how the sources are read.
+    pub(super) fn window_constants(&self, mut variant: Variant) -> Variant {
+        for (names, values) in [(["KD", "KH", "KW"], self.kernel), (["SD", "SH", "SW"], self.stride), (["PD", "PH", "PW"], self.padding)] {
+            for (name, value) in names.into_iter().zip(values) {
+                variant = variant.set(name, value);
+            }
+        }
+        for (name, upsampled) in ["UPSAMPLED_A", "UPSAMPLED_B"].into_iter().zip(self.upsampled) {
+            variant = variant.set(name, u8::from(upsampled.is_some()));
+        }
+        match self.through() {
+            Some(Through { mode, .. }) => variant.set("RESIZE", mode.code()),
+            None => variant,
+        }
+    }
+
     /// The window along D.
     pub(super) fn taps(&self) -> Taps {
         Taps { kernel: self.kernel[0], stride: self.stride[0], padding: self.padding[0] }
@@ -176,7 +202,14 @@ impl ConvShape {
         self.out_channels.div_ceil(OUT_BLOCK)
     }
 
+    /// Of a kernel that makes values between voxels anew for every tap and block of output channels.
     pub(super) fn cost(&self) -> super::Cost {
+        let taps: u64 = self.kernel.iter().map(|&k| u64::from(k)).product();
+        self.cost_of(taps * u64::from(self.out_blocks()) * self.output().plane() * u64::from(self.target.count))
+    }
+
+    /// Of a kernel that makes `mixes` voxels of a source that it reads through resampling.
+    pub(super) fn cost_of(&self, mixes: u64) -> super::Cost {
         let taps: u64 = self.kernel.iter().map(|&k| u64::from(k)).product();
         let cin: u64 = self.in_channels.iter().map(|&c| u64::from(c)).sum();
         let voxels = self.output().plane() * u64::from(self.target.count);
@@ -186,13 +219,11 @@ impl ConvShape {
         };
         let added = if self.residual { elements(self.output(), self.out_channels, self.target.count) } else { 0 };
         let read = share(0) + share(1) + added;
-        // values between voxels are made anew for every tap and block of output channels
         let mixed: u64 = (0..2).filter_map(|s| Some(self.upsampled[s]?.mode.flops() * u64::from(self.in_channels[s]))).sum();
-        let mixes = taps * mixed * u64::from(self.out_blocks()) * voxels;
         let written = elements(self.output(), self.out_channels, self.target.count);
         super::Cost {
-            flops: 2 * taps * cin * u64::from(self.out_channels) * voxels + mixes + added,
-            bytes: (read + written + packed_len(self.in_channels, self.out_channels, self.kernel)) * self.elem.bytes(),
+            flops: 2 * taps * cin * u64::from(self.out_channels) * voxels + mixes * mixed + added,
+            bytes: (read + written) * self.elem.bytes() + packed_len(self.in_channels, self.out_channels, self.kernel) * 4,
         }
     }
 
@@ -283,16 +314,16 @@ fn tap(o: usize, k: usize, stride: u32, padding: u32, n: usize) -> Option<usize>
     (o * stride as usize + k).checked_sub(padding as usize).filter(|&s| s < n)
 }
 
-/// Elements of the packed weights and bias of a convolution.
+/// Elements of the packed weights and bias of a convolution: whole blocks of four input and eight output channels.
 #[must_use]
 pub fn packed_len(in_channels: [u32; 2], out_channels: u32, kernel: [u32; 3]) -> u64 {
     let cin: u64 = in_channels.iter().map(|&c| u64::from(c.div_ceil(4)) * 4).sum();
     let taps: u64 = kernel.iter().map(|&k| u64::from(k)).product();
-    u64::from(out_channels.div_ceil(OUT_BLOCK)) * u64::from(OUT_BLOCK) * (taps * cin + 1)
+    (u64::from(out_channels.div_ceil(OUT_BLOCK)) * u64::from(OUT_BLOCK) * (taps * cin + 1)).next_multiple_of(TAP as u64)
 }
 
 /// Packs the rows of a weight in PyTorch's order, `[I][KD][KH][KW]` for each output with its bias, into the order the shaders
-/// read: `[O/8][KD][KH][KW][I padded][8]`, then the bias `[O padded]`. Padding is zero. Rows are taken one at a time: a
+/// read, f32 whatever maps are stored in: `[O/8][KD][KH][KW][I padded][8]`, then the bias `[O padded]`. Padding is zero. Rows are taken one at a time: a
 /// weight is never held besides its packed form.
 #[must_use]
 pub fn pack_weights(
@@ -307,7 +338,7 @@ pub fn pack_weights(
     let cin = padded_a + cb.div_ceil(4) * 4;
     let block = OUT_BLOCK as usize;
     let blocks = (out_channels as usize).div_ceil(block);
-    let mut packed = vec![0.0f32; blocks * block * (taps * cin + 1)];
+    let mut packed = vec![0.0f32; (blocks * block * (taps * cin + 1)).next_multiple_of(TAP)];
     let bias_at = blocks * block * taps * cin;
     for (o, (row, bias)) in rows.into_iter().take(out_channels as usize).enumerate() {
         for (i, of_input) in row.chunks_exact(taps).take(ca + cb).enumerate() {

@@ -1,5 +1,5 @@
 //! Direct 3D convolution: any kernel size, stride and zero padding; bias, activation, and channel concatenation or the sum with a
-//! second map fused.
+//! second map fused. What a CPU computes, and a GPU where [`super::conv3d_tiled`] does not.
 //!
 //! Source: cross-correlation as `torch.nn.Conv3d` defines it. Weights are packed by [`super::pack_weights`].
 
@@ -38,11 +38,15 @@ pub struct Params {
     pad: [u32; 3],
 }
 
-const VOXELS: u32 = 4;
+const VOXELS: u32 = 8;
 
 impl Kernel for Conv3dDirect {
     const NAME: &'static str = "conv3d_direct";
-    const SHADER: &'static str = concat!(include_str!("../shaders/shared/resize.wgsl"), include_str!("../shaders/conv3d_direct.wgsl"));
+    const SHADER: &'static str = concat!(
+        include_str!("../shaders/shared/resize.wgsl"),
+        include_str!("../shaders/shared/weights.wgsl"),
+        include_str!("../shaders/conv3d_direct.wgsl")
+    );
     const BINDINGS: &'static [Binding] = &[
         Binding::Params,
         Binding::Read,
@@ -51,25 +55,14 @@ impl Kernel for Conv3dDirect {
         Binding::Read,
         Binding::ReadF32,
         Binding::ReadF32,
-        Binding::Read,
+        Binding::ReadF32,
         Binding::Write,
     ];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
         let s = &self.0;
-        let mut variant = Variant::new(s.elem, workgroup_size(caps));
-        for (names, values) in [(["KD", "KH", "KW"], s.kernel), (["SD", "SH", "SW"], s.stride), (["PD", "PH", "PW"], s.padding)] {
-            for (name, value) in names.into_iter().zip(values) {
-                variant = variant.set(name, value);
-            }
-        }
-        for (name, upsampled) in ["UPSAMPLED_A", "UPSAMPLED_B"].into_iter().zip(s.upsampled) {
-            variant = variant.set(name, u8::from(upsampled.is_some()));
-        }
-        if let Some(Through { mode, .. }) = s.through() {
-            variant = variant.set("RESIZE", mode.code());
-        }
+        let variant = s.window_constants(Variant::new(s.elem, workgroup_size(caps)));
         s.source_constants(variant).activation(s.activation)
     }
 
@@ -308,8 +301,8 @@ mod tests {
     #[test]
     fn rows_are_folded_and_planes_are_not() {
         let caps = DeviceCaps::default();
-        // 3 groups of 4 voxels a row, 64 groups a workgroup
-        assert_eq!(groups(Extent::new(2, 70_000, 9), &caps), Ok([(70_000u32 * 3).div_ceil(64), 2, 2]));
+        // 2 groups of 8 voxels a row, 64 groups a workgroup
+        assert_eq!(groups(Extent::new(2, 70_000, 9), &caps), Ok([(70_000u32 * 2).div_ceil(64), 2, 2]));
         assert_eq!(groups(Extent::new(65_535, 1, 9), &caps), Ok([1, 2, 65_535]));
         assert!(groups(Extent::new(65_536, 1, 9), &caps).is_err());
         let edge = 65_535 * 64;

@@ -175,7 +175,8 @@ impl Conv3dGeneral {
 impl Kernel for Conv3dGeneral {
     const NAME: &'static str = "conv3d_general";
     const SHADER: &'static str = include_str!("../shaders/conv3d_general.wgsl");
-    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::Read, Binding::Write];
+    const BINDINGS: &'static [Binding] =
+        &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::ReadF32, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
@@ -226,7 +227,7 @@ impl Kernel for Conv3dGeneral {
         let written = elements(out, self.grouping.outputs, self.target.count);
         Cost {
             flops: 2 * taps * u64::from(self.grouping.widths()[0]) * sums,
-            bytes: (read + written + self.grouping.packed_len(self.kernel)) * self.elem.bytes(),
+            bytes: (read + written) * self.elem.bytes() + self.grouping.packed_len(self.kernel) * 4,
         }
     }
 
@@ -404,7 +405,10 @@ mod tests {
         let bias: Vec<f64> = (0..9).map(|o| f64::from(o) - 0.5).collect();
         let rows = || weight.chunks(5 * 6).map(<[f64]>::to_vec).zip(bias.iter().copied());
         let packed = pack_grouped(rows(), g, kernel);
-        assert_eq!(packed, pack_weights(rows(), [5, 0], 9, kernel));
+        // which ends in whole blocks
+        let plain = pack_weights(rows(), [5, 0], 9, kernel);
+        assert_eq!(packed, plain[..packed.len()]);
+        assert!(plain[packed.len()..].iter().all(|&w| w == 0.0));
         assert_eq!(packed.len() as u64, g.packed_len(kernel));
     }
 

@@ -43,9 +43,9 @@ impl Conv3dPointwise {
 
 impl Kernel for Conv3dPointwise {
     const NAME: &'static str = "conv3d_pointwise";
-    const SHADER: &'static str = include_str!("../shaders/conv3d_pointwise.wgsl");
+    const SHADER: &'static str = concat!(include_str!("../shaders/shared/weights.wgsl"), include_str!("../shaders/conv3d_pointwise.wgsl"));
     const BINDINGS: &'static [Binding] =
-        &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::ReadF32, Binding::Read, Binding::Write];
+        &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::ReadF32, Binding::ReadF32, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {

@@ -101,7 +101,7 @@ impl ConvTransposeShape {
         let written = elements(out, self.out_channels, self.target.count);
         Cost {
             flops: 2 * taps * u64::from(self.in_channels) * u64::from(self.out_channels),
-            bytes: (read + written + packed_len([self.in_channels, 0], self.out_channels, self.kernel)) * self.elem.bytes(),
+            bytes: (read + written) * self.elem.bytes() + packed_len([self.in_channels, 0], self.out_channels, self.kernel) * 4,
         }
     }
 

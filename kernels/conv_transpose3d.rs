@@ -44,8 +44,8 @@ fn plane(extent: Extent) -> u32 {
 
 impl Kernel for ConvTranspose3d {
     const NAME: &'static str = "conv_transpose3d";
-    const SHADER: &'static str = include_str!("../shaders/conv_transpose3d.wgsl");
-    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::ReadF32, Binding::Read, Binding::Write];
+    const SHADER: &'static str = concat!(include_str!("../shaders/shared/weights.wgsl"), include_str!("../shaders/conv_transpose3d.wgsl"));
+    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::ReadF32, Binding::ReadF32, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {

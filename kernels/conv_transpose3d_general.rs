@@ -45,8 +45,10 @@ impl ConvTranspose3dGeneral {
 
 impl Kernel for ConvTranspose3dGeneral {
     const NAME: &'static str = "conv_transpose3d_general";
-    const SHADER: &'static str = include_str!("../shaders/conv_transpose3d_general.wgsl");
-    const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::Read, Binding::Write];
+    const SHADER: &'static str =
+        concat!(include_str!("../shaders/shared/weights.wgsl"), include_str!("../shaders/conv_transpose3d_general.wgsl"));
+    const BINDINGS: &'static [Binding] =
+        &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::ReadF32, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {

@@ -43,9 +43,9 @@ impl HeadArgmax {
 
 impl Kernel for HeadArgmax {
     const NAME: &'static str = "head_argmax";
-    const SHADER: &'static str = include_str!("../shaders/head_argmax.wgsl");
+    const SHADER: &'static str = concat!(include_str!("../shaders/shared/weights.wgsl"), include_str!("../shaders/head_argmax.wgsl"));
     const BINDINGS: &'static [Binding] =
-        &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::ReadF32, Binding::Read, Binding::WriteWords];
+        &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::ReadF32, Binding::ReadF32, Binding::WriteWords];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {

@@ -20,6 +20,7 @@ pub mod concat;
 pub mod conv3d_direct;
 pub mod conv3d_general;
 pub mod conv3d_pointwise;
+pub mod conv3d_tiled;
 pub mod conv_transpose3d;
 pub mod conv_transpose3d_general;
 pub mod deformable_sampling;
@@ -37,6 +38,7 @@ pub mod position_add;
 pub mod resize;
 pub mod shift;
 pub mod softmax;
+pub mod tile;
 pub mod tile_accumulate;
 pub mod tile_normalise;
 pub mod token_rows;
@@ -387,6 +389,7 @@ macro_rules! catalogue {
 
 catalogue! {
     Conv3dDirect(conv3d_direct::Conv3dDirect),
+    Conv3dTiled(conv3d_tiled::Conv3dTiled),
     Conv3dGeneral(conv3d_general::Conv3dGeneral),
     Conv3dPointwise(conv3d_pointwise::Conv3dPointwise),
     ConvTranspose3d(conv_transpose3d::ConvTranspose3d),

@@ -3,7 +3,7 @@
 // One invocation computes 8 output channels of VOXELS neighbouring voxels of a row: x walks the row groups of a plane,
 // y the blocks of output channels, z the planes.
 // A source may be read through resampling to `in_extent`, which is never stored; values are rounded as if it were.
-// Includes shared/resize.wgsl.
+// Includes shared/resize.wgsl and shared/weights.wgsl.
 // Limits: no dilation, no groups (conv3d_general has them); a source spans at most two slabs; sources read through resampling have one extent.
 
 override WORKGROUP: u32 = 64u;
@@ -21,7 +21,7 @@ override RESIDUAL: bool = false; // b is added to the sums, nothing is concatena
 override UPSAMPLED_A: bool = false;
 override UPSAMPLED_B: bool = false;
 
-const VOXELS: u32 = 4u;
+const VOXELS: u32 = 8u;
 
 struct Params {
     in_extent: vec3<u32>,     // D, H, W
@@ -51,67 +51,68 @@ struct Params {
 @group(0) @binding(4) var<storage, read> b_hi: array<Elem4>;         // [D, H, W, B/4]
 @group(0) @binding(5) var<storage, read> a_norm: array<vec4<f32>>;   // [1 or D, 2, A/4]: scale, shift
 @group(0) @binding(6) var<storage, read> b_norm: array<vec4<f32>>;   // [1 or D, 2, B/4 or O/4]
-@group(0) @binding(7) var<storage, read> weight: array<Elem4>;       // [O/8, KD, KH, KW, A+B, 2] then bias [O/8, 2]
+@group(0) @binding(7) var<storage, read> weight: array<Tap8>;        // [O/8, KD, KH, KW, (A+B)/4] then bias [O/32]
 @group(0) @binding(8) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
 
-// Scale and shift of 4 channels on plane z.
-fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
-    if CONCAT && c >= params.a_blocks {
-        if B_NORM > 0u {
-            let at = select(0u, z - params.b_norm_first, B_NORM == 2u) * 2u * params.b_blocks + c - params.a_blocks;
-            return mat2x4<f32>(b_norm[at], b_norm[at + params.b_blocks]);
-        }
-    } else if A_NORM > 0u {
+// Scale and shift of a block of 4 channels of each source on plane z.
+fn norm_of_a(z: u32, c: u32) -> mat2x4<f32> {
+    if A_NORM > 0u {
         let at = select(0u, z - params.a_norm_first, A_NORM == 2u) * 2u * params.a_blocks + c;
         return mat2x4<f32>(a_norm[at], a_norm[at + params.a_blocks]);
     }
     return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
 }
 
-// Block `c` of the channels of a stored voxel of a map of `plane` voxels a plane.
-fn load_voxel(z: u32, plane: u32, voxel: u32, c: u32) -> vec4<f32> {
-    if CONCAT && c >= params.a_blocks {
-        let at = voxel * params.b_blocks + c - params.a_blocks;
+fn norm_of_b(z: u32, c: u32) -> mat2x4<f32> {
+    if B_NORM > 0u {
+        let at = select(0u, z - params.b_norm_first, B_NORM == 2u) * 2u * params.b_blocks + c;
+        return mat2x4<f32>(b_norm[at], b_norm[at + params.b_blocks]);
+    }
+    return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
+}
+
+// Where plane z of a source begins in its slab, in elements; `plane` elements each.
+fn plane_at(z: u32, first: u32, split: u32, plane: u32) -> u32 {
+    return (z - select(split, first, z < split)) * plane;
+}
+
+// Block `at` of the slab of a source that plane z lies in.
+fn load_block(second: bool, z: u32, at: u32) -> vec4<f32> {
+    if second {
         if z < params.b_split {
-            return wide(b_lo[(z - params.b_first) * plane * params.b_blocks + at]);
+            return wide(b_lo[at]);
         }
-        return wide(b_hi[(z - params.b_split) * plane * params.b_blocks + at]);
+        return wide(b_hi[at]);
     }
-    let at = voxel * params.a_blocks + c;
     if z < params.a_split {
-        return wide(a_lo[(z - params.a_first) * plane * params.a_blocks + at]);
+        return wide(a_lo[at]);
     }
-    return wide(a_hi[(z - params.a_split) * plane * params.a_blocks + at]);
+    return wide(a_hi[at]);
 }
 
-fn load_source(z: u32, y: u32, x: u32, c: u32, norm: mat2x4<f32>) -> vec4<f32> {
-    let s = load_voxel(z, params.in_extent.y * params.in_extent.z, y * params.in_extent.z + x, c);
-    if CONCAT && c >= params.a_blocks {
-        return load_b(s, norm);
-    }
-    return load_a(s, norm);
-}
-
-fn is_upsampled(c: u32) -> bool {
-    return (UPSAMPLED_B && c >= params.a_blocks) || (UPSAMPLED_A && c < params.a_blocks);
-}
-
-fn bilinear(z: u32, y: Tap, x: Tap, c: u32) -> vec4<f32> {
-    let plane = params.coarse.y * params.coarse.z;
-    let row_low = y.low * params.coarse.z;
-    let row_high = y.high * params.coarse.z;
-    let top = linear_mix(load_voxel(z, plane, row_low + x.low, c), load_voxel(z, plane, row_low + x.high, c), x.weight);
-    let bottom = linear_mix(load_voxel(z, plane, row_high + x.low, c), load_voxel(z, plane, row_high + x.high, c), x.weight);
+fn bilinear(second: bool, z: u32, y: Tap, x: Tap, c: u32) -> vec4<f32> {
+    let blocks = select(params.a_blocks, params.b_blocks, second);
+    let first = select(params.a_first, params.b_first, second);
+    let split = select(params.a_split, params.b_split, second);
+    let plane = plane_at(z, first, split, params.coarse.y * params.coarse.z * blocks) + c;
+    let low = plane + y.low * params.coarse.z * blocks;
+    let high = plane + y.high * params.coarse.z * blocks;
+    let top = linear_mix(load_block(second, z, low + x.low * blocks), load_block(second, z, low + x.high * blocks), x.weight);
+    let bottom = linear_mix(load_block(second, z, high + x.low * blocks), load_block(second, z, high + x.high * blocks), x.weight);
     return linear_mix(top, bottom, y.weight);
 }
 
-fn load_upsampled(z: Tap, y: Tap, x: Tap, c: u32) -> vec4<f32> {
+fn load_upsampled(second: bool, z: Tap, y: Tap, x: Tap, c: u32) -> vec4<f32> {
     if RESIZE == 2u {
-        return rounded(load_voxel(z.low, params.coarse.y * params.coarse.z, y.low * params.coarse.z + x.low, c));
+        let blocks = select(params.a_blocks, params.b_blocks, second);
+        let first = select(params.a_first, params.b_first, second);
+        let split = select(params.a_split, params.b_split, second);
+        let plane = plane_at(z.low, first, split, params.coarse.y * params.coarse.z * blocks);
+        return rounded(load_block(second, z.low, plane + (y.low * params.coarse.z + x.low) * blocks + c));
     }
-    var acc = bilinear(z.low, y, x, c);
+    var acc = bilinear(second, z.low, y, x, c);
     if z.weight > 0.0 {
-        acc = linear_mix(acc, bilinear(z.high, y, x, c), z.weight);
+        acc = linear_mix(acc, bilinear(second, z.high, y, x, c), z.weight);
     }
     return rounded(acc);
 }
@@ -137,11 +138,11 @@ fn conv3d_direct(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     let blocks = params.a_blocks + params.b_blocks;
-    let bias = (params.out_blocks + 1u) / 2u * KD * KH * KW * blocks * 8u + id.y * 2u;
+    let bias = bias_of((params.out_blocks + 1u) / 2u * KD * KH * KW * blocks, id.y);
     var acc: array<array<vec4<f32>, 2>, VOXELS>;
     for (var v = 0u; v < VOXELS; v++) {
-        acc[v][0] = wide(weight[bias]);
-        acc[v][1] = wide(weight[bias + 1u]);
+        acc[v][0] = bias[0];
+        acc[v][1] = bias[1];
     }
 
     for (var i = 0u; i < KD; i++) {
@@ -164,29 +165,49 @@ fn conv3d_direct(@builtin(global_invocation_id) id: vec3<u32>) {
                         tx[v] = resize_tap(x + v * SW, params.coarse.z, params.in_extent.z);
                     }
                 }
-                var w = (((id.y * KD + i) * KH + j) * KW + k) * blocks * 8u;
-                for (var c = 0u; c < blocks; c++) {
-                    let w0 = wide(weight[w]);
-                    let w1 = wide(weight[w + 1u]);
-                    let w2 = wide(weight[w + 2u]);
-                    let w3 = wide(weight[w + 3u]);
-                    let w4 = wide(weight[w + 4u]);
-                    let w5 = wide(weight[w + 5u]);
-                    let w6 = wide(weight[w + 6u]);
-                    let w7 = wide(weight[w + 7u]);
-                    w += 8u;
-                    let norm = norm_of(z, c);
+                var w = (((id.y * KD + i) * KH + j) * KW + k) * blocks;
+                var at: array<u32, VOXELS>;
+                for (var v = 0u; v < VOXELS; v++) {
+                    at[v] = plane_at(z, params.a_first, params.a_split, params.in_extent.y * params.in_extent.z * params.a_blocks)
+                        + (y * params.in_extent.z + x + v * SW) * params.a_blocks;
+                }
+                for (var c = 0u; c < params.a_blocks; c++) {
+                    let tap = weight[w];
+                    w += 1u;
+                    let norm = norm_of_a(z, c);
                     for (var v = 0u; v < VOXELS; v++) {
-                        let sx = x + v * SW;
-                        if sx < params.in_extent.z {
+                        if x + v * SW < params.in_extent.z {
                             var s: vec4<f32>;
-                            if is_upsampled(c) {
-                                s = load_upsampled(tz, ty, tx[v], c);
+                            if UPSAMPLED_A {
+                                s = load_upsampled(false, tz, ty, tx[v], c);
                             } else {
-                                s = load_source(z, y, sx, c, norm);
+                                s = load_a(load_block(false, z, at[v] + c), norm);
                             }
-                            acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
-                            acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
+                            acc[v][0] = add_low(acc[v][0], s, tap);
+                            acc[v][1] = add_high(acc[v][1], s, tap);
+                        }
+                    }
+                }
+                if CONCAT {
+                    for (var v = 0u; v < VOXELS; v++) {
+                        at[v] = plane_at(z, params.b_first, params.b_split, params.in_extent.y * params.in_extent.z * params.b_blocks)
+                            + (y * params.in_extent.z + x + v * SW) * params.b_blocks;
+                    }
+                    for (var c = 0u; c < params.b_blocks; c++) {
+                        let tap = weight[w];
+                        w += 1u;
+                        let norm = norm_of_b(z, c);
+                        for (var v = 0u; v < VOXELS; v++) {
+                            if x + v * SW < params.in_extent.z {
+                                var s: vec4<f32>;
+                                if UPSAMPLED_B {
+                                    s = load_upsampled(true, tz, ty, tx[v], c);
+                                } else {
+                                    s = load_b(load_block(true, z, at[v] + c), norm);
+                                }
+                                acc[v][0] = add_low(acc[v][0], s, tap);
+                                acc[v][1] = add_high(acc[v][1], s, tap);
+                            }
                         }
                     }
                 }

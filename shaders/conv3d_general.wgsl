@@ -41,7 +41,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> lo: array<Elem4>;           // [D, H, W, I/4]
 @group(0) @binding(2) var<storage, read> hi: array<Elem4>;           // [D, H, W, I/4]
 @group(0) @binding(3) var<storage, read> norm: array<vec4<f32>>;     // [1 or D, 2, I/4]: scale, shift
-@group(0) @binding(4) var<storage, read> weight: array<Elem4>;       // [O/8, KD, KH, KW, band, 8] or [.., 2], then bias [O/8, 2]
+@group(0) @binding(4) var<storage, read> weight: array<vec4<f32>>;     // [O/8, KD, KH, KW, band, 8] or [.., 2], then bias [O/8, 2]
 @group(0) @binding(5) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
 
 // Scale and shift of 4 channels on source plane z.
@@ -78,8 +78,8 @@ fn conv3d_general(@builtin(global_invocation_id) id: vec3<u32>) {
     let bias = (params.out_blocks + 1u) / 2u * KD * KH * KW * step + id.y * 2u;
     var acc: array<array<vec4<f32>, 2>, VOXELS>;
     for (var v = 0u; v < VOXELS; v++) {
-        acc[v][0] = wide(weight[bias]);
-        acc[v][1] = wide(weight[bias + 1u]);
+        acc[v][0] = weight[bias];
+        acc[v][1] = weight[bias + 1u];
     }
 
     for (var i = 0u; i < KD; i++) {
@@ -99,7 +99,7 @@ fn conv3d_general(@builtin(global_invocation_id) id: vec3<u32>) {
                     // the outputs' own channels
                     for (var h = 0u; h < 2u && id.y * 2u + h < params.in_blocks; h++) {
                         let c = id.y * 2u + h;
-                        let own = wide(weight[w + h]);
+                        let own = weight[w + h];
                         let scale = norm_of(z, c);
                         for (var v = 0u; v < VOXELS; v++) {
                             let sx = x + v * SW;
@@ -111,14 +111,14 @@ fn conv3d_general(@builtin(global_invocation_id) id: vec3<u32>) {
                     continue;
                 }
                 for (var c = begin; c < end; c++) {
-                    let w0 = wide(weight[w]);
-                    let w1 = wide(weight[w + 1u]);
-                    let w2 = wide(weight[w + 2u]);
-                    let w3 = wide(weight[w + 3u]);
-                    let w4 = wide(weight[w + 4u]);
-                    let w5 = wide(weight[w + 5u]);
-                    let w6 = wide(weight[w + 6u]);
-                    let w7 = wide(weight[w + 7u]);
+                    let w0 = weight[w];
+                    let w1 = weight[w + 1u];
+                    let w2 = weight[w + 2u];
+                    let w3 = weight[w + 3u];
+                    let w4 = weight[w + 4u];
+                    let w5 = weight[w + 5u];
+                    let w6 = weight[w + 6u];
+                    let w7 = weight[w + 7u];
                     w += 8u;
                     let scale = norm_of(z, c);
                     for (var v = 0u; v < VOXELS; v++) {

@@ -2,6 +2,7 @@
 // activation fused. Or of one map, and a second one is added to the sums before the activation.
 // One invocation computes 8 output channels of VOXELS neighbouring voxels: x walks the voxel groups of a plane,
 // y the blocks of output channels, z the planes.
+// Includes shared/weights.wgsl.
 // Limits: stride 1; each source's planes lie in one slab.
 
 override WORKGROUP: u32 = 64u;
@@ -30,19 +31,22 @@ struct Params {
 @group(0) @binding(2) var<storage, read> b: array<Elem4>;            // [D, H, W, B/4], or what is added [D, H, W, O/4]
 @group(0) @binding(3) var<storage, read> a_norm: array<vec4<f32>>;   // [1 or D, 2, A/4]: scale, shift
 @group(0) @binding(4) var<storage, read> b_norm: array<vec4<f32>>;   // [1 or D, 2, B/4 or O/4]
-@group(0) @binding(5) var<storage, read> weight: array<Elem4>;       // [O/8, A+B, 2] then bias [O/8, 2]
+@group(0) @binding(5) var<storage, read> weight: array<Tap8>;        // [O/8, (A+B)/4] then bias [O/32]
 @group(0) @binding(6) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
 
-// Scale and shift of 4 channels on plane z.
-fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
-    if CONCAT && c >= params.a_blocks {
-        if B_NORM > 0u {
-            let at = select(0u, z - params.b_norm_first, B_NORM == 2u) * 2u * params.b_blocks + c - params.a_blocks;
-            return mat2x4<f32>(b_norm[at], b_norm[at + params.b_blocks]);
-        }
-    } else if A_NORM > 0u {
+// Scale and shift of a block of 4 channels of each source on plane z.
+fn norm_of_a(z: u32, c: u32) -> mat2x4<f32> {
+    if A_NORM > 0u {
         let at = select(0u, z - params.a_norm_first, A_NORM == 2u) * 2u * params.a_blocks + c;
         return mat2x4<f32>(a_norm[at], a_norm[at + params.a_blocks]);
+    }
+    return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
+}
+
+fn norm_of_b(z: u32, c: u32) -> mat2x4<f32> {
+    if B_NORM > 0u {
+        let at = select(0u, z - params.b_norm_first, B_NORM == 2u) * 2u * params.b_blocks + c;
+        return mat2x4<f32>(b_norm[at], b_norm[at + params.b_blocks]);
     }
     return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
 }
@@ -66,37 +70,41 @@ fn conv3d_pointwise(@builtin(global_invocation_id) id: vec3<u32>) {
     let voxel = id.x * VOXELS;
     let inside = min(VOXELS, params.plane - voxel);
     let blocks = params.a_blocks + params.b_blocks;
-    let bias = (params.out_blocks + 1u) / 2u * blocks * 8u + id.y * 2u;
+    let bias = bias_of((params.out_blocks + 1u) / 2u * blocks, id.y);
     var acc: array<array<vec4<f32>, 2>, VOXELS>;
     for (var v = 0u; v < VOXELS; v++) {
-        acc[v][0] = wide(weight[bias]);
-        acc[v][1] = wide(weight[bias + 1u]);
+        acc[v][0] = bias[0];
+        acc[v][1] = bias[1];
     }
 
-    let a_voxel = (z - params.a_first) * params.plane + voxel;
-    let b_voxel = (z - params.b_first) * params.plane + voxel;
-    var w = id.y * blocks * 8u;
-    for (var c = 0u; c < blocks; c++) {
-        let w0 = wide(weight[w]);
-        let w1 = wide(weight[w + 1u]);
-        let w2 = wide(weight[w + 2u]);
-        let w3 = wide(weight[w + 3u]);
-        let w4 = wide(weight[w + 4u]);
-        let w5 = wide(weight[w + 5u]);
-        let w6 = wide(weight[w + 6u]);
-        let w7 = wide(weight[w + 7u]);
-        w += 8u;
-        let norm = norm_of(z, c);
+    var at: array<u32, VOXELS>;
+    for (var v = 0u; v < VOXELS; v++) {
+        at[v] = ((z - params.a_first) * params.plane + voxel + min(v, inside - 1u)) * params.a_blocks;
+    }
+    var w = id.y * blocks;
+    for (var c = 0u; c < params.a_blocks; c++) {
+        let tap = weight[w];
+        w += 1u;
+        let norm = norm_of_a(z, c);
         for (var v = 0u; v < VOXELS; v++) {
-            let step = min(v, inside - 1u);
-            var s: vec4<f32>;
-            if CONCAT && c >= params.a_blocks {
-                s = load_b(wide(b[(b_voxel + step) * params.b_blocks + c - params.a_blocks]), norm);
-            } else {
-                s = load_a(wide(a[(a_voxel + step) * params.a_blocks + c]), norm);
+            let s = load_a(wide(a[at[v] + c]), norm);
+            acc[v][0] = add_low(acc[v][0], s, tap);
+            acc[v][1] = add_high(acc[v][1], s, tap);
+        }
+    }
+    if CONCAT {
+        for (var v = 0u; v < VOXELS; v++) {
+            at[v] = ((z - params.b_first) * params.plane + voxel + min(v, inside - 1u)) * params.b_blocks;
+        }
+        for (var c = 0u; c < params.b_blocks; c++) {
+            let tap = weight[w];
+            w += 1u;
+            let norm = norm_of_b(z, c);
+            for (var v = 0u; v < VOXELS; v++) {
+                let s = load_b(wide(b[at[v] + c]), norm);
+                acc[v][0] = add_low(acc[v][0], s, tap);
+                acc[v][1] = add_high(acc[v][1], s, tap);
             }
-            acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
-            acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
         }
     }
 

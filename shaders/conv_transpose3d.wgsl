@@ -2,6 +2,7 @@
 // voxels and no two overlap: one matrix product whose rows are scattered. Norm, bias and activation fused.
 // One invocation computes 8 output channels at one place of the blocks of VOXELS neighbouring source voxels: x walks the
 // voxel groups of a source plane, y the places within a plane of the block and the blocks of output channels, z the output planes.
+// Includes shared/weights.wgsl.
 // Limits: no padding; no groups; the source's planes lie in one slab.
 
 override WORKGROUP: u32 = 64u;
@@ -29,7 +30,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> src: array<Elem4>;          // [D, H, W, I/4]
 @group(0) @binding(2) var<storage, read> norm: array<vec4<f32>>;     // [1 or D, 2, I/4]: scale, shift
-@group(0) @binding(3) var<storage, read> weight: array<Elem4>;       // [O/8, KD, KH, KW, I, 2] then bias [O/8, 2]
+@group(0) @binding(3) var<storage, read> weight: array<Tap8>;        // [O/8, KD, KH, KW, I/4] then bias [O/32]
 @group(0) @binding(4) var<storage, read_write> dst: array<Elem4>;    // [D KD, H KH, W KW, O/4]
 
 // Scale and shift of 4 channels on source plane z.
@@ -39,11 +40,6 @@ fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
         return mat2x4<f32>(norm[at], norm[at + params.in_blocks]);
     }
     return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
-}
-
-// Block `c` of the channels of a source voxel.
-fn load_source(voxel: u32, c: u32, scale: mat2x4<f32>) -> vec4<f32> {
-    return load_a(wide(src[voxel * params.in_blocks + c]), scale);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -57,30 +53,26 @@ fn conv_transpose3d(@builtin(global_invocation_id) id: vec3<u32>) {
     let oz = params.out_begin + id.z;
     let first_voxel = id.x * VOXELS;
     let inside = min(VOXELS, params.in_plane - first_voxel);
-    let bias = out_eights * KD * KH * KW * params.in_blocks * 8u + o * 2u;
+    let bias = bias_of(out_eights * KD * KH * KW * params.in_blocks, o);
     var acc: array<array<vec4<f32>, 2>, VOXELS>;
     for (var v = 0u; v < VOXELS; v++) {
-        acc[v][0] = wide(weight[bias]);
-        acc[v][1] = wide(weight[bias + 1u]);
+        acc[v][0] = bias[0];
+        acc[v][1] = bias[1];
     }
 
-    let voxel = (oz / KD - params.first) * params.in_plane + first_voxel;
-    var w = ((o * KD + oz % KD) * KH * KW + place) * params.in_blocks * 8u;
+    var at: array<u32, VOXELS>;
+    for (var v = 0u; v < VOXELS; v++) {
+        at[v] = ((oz / KD - params.first) * params.in_plane + first_voxel + min(v, inside - 1u)) * params.in_blocks;
+    }
+    var w = ((o * KD + oz % KD) * KH * KW + place) * params.in_blocks;
     for (var c = 0u; c < params.in_blocks; c++) {
-        let w0 = wide(weight[w]);
-        let w1 = wide(weight[w + 1u]);
-        let w2 = wide(weight[w + 2u]);
-        let w3 = wide(weight[w + 3u]);
-        let w4 = wide(weight[w + 4u]);
-        let w5 = wide(weight[w + 5u]);
-        let w6 = wide(weight[w + 6u]);
-        let w7 = wide(weight[w + 7u]);
-        w += 8u;
+        let tap = weight[w];
+        w += 1u;
         let scale = norm_of(oz / KD, c);
         for (var v = 0u; v < VOXELS; v++) {
-            let s = load_source(voxel + min(v, inside - 1u), c, scale);
-            acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
-            acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
+            let s = load_a(wide(src[at[v] + c]), scale);
+            acc[v][0] = add_low(acc[v][0], s, tap);
+            acc[v][1] = add_high(acc[v][1], s, tap);
         }
     }
 

@@ -36,7 +36,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> lo: array<Elem4>;           // [D, H, W, I/4]
 @group(0) @binding(2) var<storage, read> hi: array<Elem4>;           // [D, H, W, I/4]
 @group(0) @binding(3) var<storage, read> norm: array<vec4<f32>>;     // [1 or D, 2, I/4]: scale, shift
-@group(0) @binding(4) var<storage, read> weight: array<Elem4>;       // [O/8, KD, KH, KW, I, 2] then bias [O/8, 2]
+@group(0) @binding(4) var<storage, read> weight: array<Tap8>;        // [O/8, KD, KH, KW, I/4] then bias [O/32]
 @group(0) @binding(5) var<storage, read_write> dst: array<Elem4>;    // [D, H, W, O/4]
 
 // Scale and shift of 4 channels on source plane z.
@@ -48,14 +48,17 @@ fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
     return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
 }
 
-// Block `c` of the channels of a source voxel.
-fn load_source(z: u32, y: u32, x: u32, c: u32, scale: mat2x4<f32>) -> vec4<f32> {
-    let voxel = y * params.in_extent.z + x;
-    let plane = params.in_extent.y * params.in_extent.z;
+// Where the channels of a source voxel begin in its slab.
+fn voxel_at(z: u32, y: u32, x: u32) -> u32 {
+    let plane = z - select(params.split, params.first, z < params.split);
+    return ((plane * params.in_extent.y + y) * params.in_extent.z + x) * params.in_blocks;
+}
+
+fn load_block(z: u32, at: u32) -> vec4<f32> {
     if z < params.split {
-        return load_a(wide(lo[((z - params.first) * plane + voxel) * params.in_blocks + c]), scale);
+        return wide(lo[at]);
     }
-    return load_a(wide(hi[((z - params.split) * plane + voxel) * params.in_blocks + c]), scale);
+    return wide(hi[at]);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -71,11 +74,11 @@ fn conv_transpose3d_general(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     let blocks = params.in_blocks;
-    let bias = (params.out_blocks + 1u) / 2u * KD * KH * KW * blocks * 8u + id.y * 2u;
+    let bias = bias_of((params.out_blocks + 1u) / 2u * KD * KH * KW * blocks, id.y);
     var acc: array<array<vec4<f32>, 2>, VOXELS>;
     for (var v = 0u; v < VOXELS; v++) {
-        acc[v][0] = wide(weight[bias]);
-        acc[v][1] = wide(weight[bias + 1u]);
+        acc[v][0] = bias[0];
+        acc[v][1] = bias[1];
     }
 
     // source index below zero wraps above the extent
@@ -87,23 +90,20 @@ fn conv_transpose3d_general(@builtin(global_invocation_id) id: vec3<u32>) {
                 if y < params.in_extent.y {
                     var x = step + (phase + PW) / SW;
                     for (var k = (phase + PW) % SW; k < KW; k += SW) {
-                        var w = (((id.y * KD + i) * KH + j) * KW + k) * blocks * 8u;
+                        var w = (((id.y * KD + i) * KH + j) * KW + k) * blocks;
+                        var at: array<u32, VOXELS>;
+                        for (var v = 0u; v < VOXELS; v++) {
+                            at[v] = voxel_at(z, y, min(x + v, params.in_extent.z - 1u));
+                        }
                         for (var c = 0u; c < blocks; c++) {
-                            let w0 = wide(weight[w]);
-                            let w1 = wide(weight[w + 1u]);
-                            let w2 = wide(weight[w + 2u]);
-                            let w3 = wide(weight[w + 3u]);
-                            let w4 = wide(weight[w + 4u]);
-                            let w5 = wide(weight[w + 5u]);
-                            let w6 = wide(weight[w + 6u]);
-                            let w7 = wide(weight[w + 7u]);
-                            w += 8u;
+                            let tap = weight[w];
+                            w += 1u;
                             let scale = norm_of(z, c);
                             for (var v = 0u; v < VOXELS; v++) {
                                 if x + v < params.in_extent.z {
-                                    let s = load_source(z, y, x + v, c, scale);
-                                    acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
-                                    acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
+                                    let s = load_a(load_block(z, at[v] + c), scale);
+                                    acc[v][0] = add_low(acc[v][0], s, tap);
+                                    acc[v][1] = add_high(acc[v][1], s, tap);
                                 }
                             }
                         }

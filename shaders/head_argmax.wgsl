@@ -3,6 +3,7 @@
 // bits of a label are set where a logit is NaN or infinite: told by its bits, as shaders may take floats to be finite.
 // One invocation computes one word: x walks the words of a plane, whose last word is padded with zeros; z the planes.
 // The sums run in the order of conv3d_pointwise, so that f32 labels are those of its logits.
+// Includes shared/weights.wgsl.
 // Limits: each source's planes lie in one slab; at most 65,536 classes.
 
 override WORKGROUP: u32 = 64u;
@@ -31,29 +32,24 @@ struct Params {
 @group(0) @binding(2) var<storage, read> b: array<Elem4>;            // [D, H, W, B/4]
 @group(0) @binding(3) var<storage, read> a_norm: array<vec4<f32>>;   // [1 or D, 2, A/4]: scale, shift
 @group(0) @binding(4) var<storage, read> b_norm: array<vec4<f32>>;   // [1 or D, 2, B/4]
-@group(0) @binding(5) var<storage, read> weight: array<Elem4>;       // [O/8, A+B, 2] then bias [O/8, 2]
+@group(0) @binding(5) var<storage, read> weight: array<Tap8>;        // [O/8, (A+B)/4] then bias [O/32]
 @group(0) @binding(6) var<storage, read_write> dst: array<u32>;      // [D, words]
 
-// Scale and shift of 4 channels on plane z.
-fn norm_of(z: u32, c: u32) -> mat2x4<f32> {
-    if CONCAT && c >= params.a_blocks {
-        if B_NORM > 0u {
-            let at = select(0u, z - params.b_norm_first, B_NORM == 2u) * 2u * params.b_blocks + c - params.a_blocks;
-            return mat2x4<f32>(b_norm[at], b_norm[at + params.b_blocks]);
-        }
-    } else if A_NORM > 0u {
+// Scale and shift of a block of 4 channels of each source on plane z.
+fn norm_of_a(z: u32, c: u32) -> mat2x4<f32> {
+    if A_NORM > 0u {
         let at = select(0u, z - params.a_norm_first, A_NORM == 2u) * 2u * params.a_blocks + c;
         return mat2x4<f32>(a_norm[at], a_norm[at + params.a_blocks]);
     }
     return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
 }
 
-// Block `c` of the channels of a voxel.
-fn load_source(z: u32, voxel: u32, c: u32, norm: mat2x4<f32>) -> vec4<f32> {
-    if CONCAT && c >= params.a_blocks {
-        return load_b(wide(b[((z - params.b_first) * params.plane + voxel) * params.b_blocks + c - params.a_blocks]), norm);
+fn norm_of_b(z: u32, c: u32) -> mat2x4<f32> {
+    if B_NORM > 0u {
+        let at = select(0u, z - params.b_norm_first, B_NORM == 2u) * 2u * params.b_blocks + c;
+        return mat2x4<f32>(b_norm[at], b_norm[at + params.b_blocks]);
     }
-    return load_a(wide(a[((z - params.a_first) * params.plane + voxel) * params.a_blocks + c]), norm);
+    return mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(0.0));
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -66,32 +62,43 @@ fn head_argmax(@builtin(global_invocation_id) id: vec3<u32>) {
     let last = params.plane - 1u;
     let blocks = params.a_blocks + params.b_blocks;
     let eights = (params.classes + 7u) / 8u;
+    var a_at: array<u32, VOXELS>;
+    var b_at: array<u32, VOXELS>;
+    for (var v = 0u; v < LABELS; v++) {
+        a_at[v] = ((z - params.a_first) * params.plane + min(voxel + v, last)) * params.a_blocks;
+        b_at[v] = ((z - params.b_first) * params.plane + min(voxel + v, last)) * params.b_blocks;
+    }
     var best: array<f32, VOXELS>;
     var label: array<u32, VOXELS>;
     var exponent: array<u32, VOXELS>;
     for (var o = 0u; o < eights; o++) {
-        let bias = eights * blocks * 8u + o * 2u;
+        let bias = bias_of(eights * blocks, o);
         var acc: array<array<vec4<f32>, 2>, VOXELS>;
         for (var v = 0u; v < LABELS; v++) {
-            acc[v][0] = wide(weight[bias]);
-            acc[v][1] = wide(weight[bias + 1u]);
+            acc[v][0] = bias[0];
+            acc[v][1] = bias[1];
         }
-        var w = o * blocks * 8u;
-        for (var c = 0u; c < blocks; c++) {
-            let w0 = wide(weight[w]);
-            let w1 = wide(weight[w + 1u]);
-            let w2 = wide(weight[w + 2u]);
-            let w3 = wide(weight[w + 3u]);
-            let w4 = wide(weight[w + 4u]);
-            let w5 = wide(weight[w + 5u]);
-            let w6 = wide(weight[w + 6u]);
-            let w7 = wide(weight[w + 7u]);
-            w += 8u;
-            let norm = norm_of(z, c);
+        var w = o * blocks;
+        for (var c = 0u; c < params.a_blocks; c++) {
+            let tap = weight[w];
+            w += 1u;
+            let norm = norm_of_a(z, c);
             for (var v = 0u; v < LABELS; v++) {
-                let s = load_source(z, min(voxel + v, last), c, norm);
-                acc[v][0] = fma(vec4<f32>(s.w), w6, fma(vec4<f32>(s.z), w4, fma(vec4<f32>(s.y), w2, fma(vec4<f32>(s.x), w0, acc[v][0]))));
-                acc[v][1] = fma(vec4<f32>(s.w), w7, fma(vec4<f32>(s.z), w5, fma(vec4<f32>(s.y), w3, fma(vec4<f32>(s.x), w1, acc[v][1]))));
+                let s = load_a(wide(a[a_at[v] + c]), norm);
+                acc[v][0] = add_low(acc[v][0], s, tap);
+                acc[v][1] = add_high(acc[v][1], s, tap);
+            }
+        }
+        if CONCAT {
+            for (var c = 0u; c < params.b_blocks; c++) {
+                let tap = weight[w];
+                w += 1u;
+                let norm = norm_of_b(z, c);
+                for (var v = 0u; v < LABELS; v++) {
+                    let s = load_b(wide(b[b_at[v] + c]), norm);
+                    acc[v][0] = add_low(acc[v][0], s, tap);
+                    acc[v][1] = add_high(acc[v][1], s, tap);
+                }
             }
         }
         for (var v = 0u; v < LABELS; v++) {

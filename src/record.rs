@@ -69,12 +69,12 @@ impl ConstantSource {
         matches!(self, Self::Conv { .. })
     }
 
-    /// The type the constant is stored in where maps and weights are stored in `elem`.
+    /// The type the constant is stored in where maps are stored in `elem`: weights of convolutions are f32 always.
     #[must_use]
     pub const fn elem(&self, elem: Elem) -> Elem {
         match self {
-            Self::ScaleShift { .. } | Self::Attention { .. } | Self::Tokens { .. } => Elem::F32,
-            Self::Conv { .. } | Self::Parameter { .. } | Self::PositionTable { .. } => elem,
+            Self::Conv { .. } | Self::ScaleShift { .. } | Self::Attention { .. } | Self::Tokens { .. } => Elem::F32,
+            Self::Parameter { .. } | Self::PositionTable { .. } => elem,
         }
     }
 }
@@ -208,11 +208,6 @@ impl Recording {
     #[must_use]
     pub fn uniform_bytes(&self) -> u64 {
         (self.dispatches().count().max(1) as u64) * UNIFORM_STRIDE
-    }
-
-    /// The type in which a constant is stored: weights of products are f32 on the host whatever maps are.
-    pub(crate) fn constant_elem(&self, source: &ConstantSource) -> Elem {
-        if self.threads > 0 && source.is_weights() { Elem::F32 } else { source.elem(self.elem) }
     }
 
     /// Every device byte of a run.

@@ -25,7 +25,7 @@ pub(crate) struct HostMemory {
 impl HostMemory {
     pub(crate) fn new(recording: &Recording) -> Self {
         let chunks = recording.chunks.iter().map(|&bytes| vec![0u32; (bytes / 4) as usize]).collect();
-        let wide = recording.constants.iter().filter(|c| recording.constant_elem(&c.source) == Elem::F32).map(|c| c.dst).collect();
+        let wide = recording.constants.iter().filter(|c| c.source.elem(recording.elem) == Elem::F32).map(|c| c.dst).collect();
         let scratch = (recording.threads > 0).then(|| Scratch::new(recording.scratch, recording.threads));
         Self { elem: recording.elem, chunks, wide, scratch }
     }

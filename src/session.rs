@@ -56,7 +56,7 @@ impl Session {
         memory.write_uniforms(&uniforms).await.map_err(failed)?;
         for constant in &recording.constants {
             let values = constant_values(model, &plan, &constant.source)?;
-            let bytes = encode(&values, recording.constant_elem(&constant.source));
+            let bytes = encode(&values, constant.source.elem(recording.elem));
             memory.write(constant.dst, 0, &bytes).await.map_err(failed)?;
         }
         memory.flush().await.map_err(failed)?;
@@ -78,7 +78,7 @@ impl Session {
             if let Some(arranged) = half.and_then(|half| half.arrange(&values)) {
                 values = arranged;
             }
-            memory.write(constant.dst, 0, &encode(&values, recording.constant_elem(&constant.source)));
+            memory.write(constant.dst, 0, &encode(&values, constant.source.elem(recording.elem)));
         }
         Ok(Self { memory: Memory::Host(memory), plan, grey: model.card().takes(1) })
     }
@@ -155,7 +155,7 @@ impl Session {
             }
             let values = constant_values(model, &self.plan, &constant.source)
                 .map_err(|e| RunError::new(RunErrorKind::InputMismatch, "the model is not that of the session").caused_by(e))?;
-            let bytes = encode(&values, recording.constant_elem(&constant.source));
+            let bytes = encode(&values, constant.source.elem(recording.elem));
             match &mut self.memory {
                 Memory::Gpu { memory, .. } => memory.write(constant.dst, 0, &bytes).await?,
                 Memory::Host(memory) => memory.write(constant.dst, 0, &bytes),

@@ -8,6 +8,12 @@ use organum::kernels::{self, Storage};
 /// Operation, kernel, and a word that the labels of its cases begin with or hold.
 const OPERATIONS: &[(&str, &str, &str)] = &[
     ("convolution 1x1x1, linear layer", "conv3d_pointwise", "plain"),
+    ("convolution 3x3x3 in tiles", "conv3d_tiled", "k3"),
+    ("convolution 2x2x2 stride 2 in tiles", "conv3d_tiled", "k2_stride2"),
+    ("two sources for a concatenation, in tiles", "conv3d_tiled", "concat"),
+    ("norm and activation as a tile is staged", "conv3d_tiled", "k3_norm"),
+    ("residual added to the sums of tiles", "conv3d_tiled", "residual"),
+    ("tiles read through upsampling", "conv3d_tiled", "upsampled"),
     ("convolution 1x3x3", "conv3d_direct", "k1x3x3"),
     ("convolution 3x3x3", "conv3d_direct", "k3"),
     ("convolution 5x5x5, stride 1x2x2", "conv3d_direct", "k5"),

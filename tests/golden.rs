@@ -195,6 +195,31 @@ fn every_budget_gives_the_same_bits() {
     }
 }
 
+/// The kernels that GPUs get, on the adapter that is here: exact, and of the same bits in slabs of one plane, whose tiles are others.
+#[test]
+fn kernels_of_gpus_equal_pytorch() {
+    let Some(engine) = engine() else { return };
+    let mut caps = engine.caps().clone();
+    caps.cpu = false;
+    for name in ["u_transformer_3d", "nnunet_3d_fullres", "vnet_monai", "unet2d_bilinear", "swin_unet"] {
+        let Some(golden) = load(name) else { continue };
+        for (precision, bound) in [(Elem::F32, 1e-5), (Elem::F16, 5e-3)] {
+            let options = PlanOptions::default().with_precision(precision);
+            let [whole, slabs] = [options.clone(), options.with_slab_depth(1)].map(|options| {
+                let plan = plan(&golden, &caps, &options);
+                let tiled = plan.recording().dispatches().filter(|(call, _)| call.name() == "conv3d_tiled").count();
+                assert!(tiled > 0, "{name}: nothing is tiled");
+                let mut session = pollster::block_on(Session::new(engine, &golden.model, plan)).expect("the session is made");
+                logits(&golden, &mut session)
+            });
+            let e = error(&golden, &whole);
+            println!("{name} {} in tiles: relative error {e:.2e}", precision.name());
+            assert!(e <= bound, "{name} {}: relative error {e:e}", precision.name());
+            assert!(whole == slabs, "{name} {}: other bits in slabs", precision.name());
+        }
+    }
+}
+
 /// Every module of a reference whose value a case holds, and that is a node here, has that value: what `infer --trace` writes.
 #[test]
 fn intermediate_values_are_those_of_the_references() {

@@ -7,16 +7,18 @@ use half::f16;
 use organum::harness::{KernelOutput, KernelRun, host_half, source_sizes, twin, updates};
 use organum::kernels::{
     self, Activation, Call, Interpolation, Load, Scope, Storage, Target, Window, argmax, channel_stats, conv3d_direct, conv3d_pointwise,
-    layer_norm, norm_scale, normalise, plane_stats, resize,
+    conv3d_tiled, layer_norm, norm_scale, normalise, plane_stats, resize,
 };
 use organum::{DeviceCaps, Elem, Engine, Extent, Map};
 use support::{Random, engine, engine_without_f16};
 
-/// Every case with a seed of its own, once for each way in which the device under test can store its elements.
+/// Every case with a seed of its own, once for each way in which the device under test can store its elements; of those whose
+/// labels begin with `ORGANUM_KERNELS`, if it is set: `ORGANUM_KERNELS=attention/ cargo test --test kernels`.
 fn runs() -> Vec<(&'static Engine, u64, String, Call)> {
     let mut all = Vec::new();
+    let wanted = std::env::var("ORGANUM_KERNELS").unwrap_or_default();
     for engine in [engine(), engine_without_f16()].into_iter().flatten() {
-        for (seed, (label, call)) in (1u64..).zip(kernels::cases()) {
+        for (seed, (label, call)) in (1u64..).zip(kernels::cases()).filter(|(_, (label, _))| label.starts_with(&wanted)) {
             let storage = call.variant(engine.caps()).storage;
             if engine.caps().f16 || (storage == Storage::PackedF16 && call.packs()) {
                 all.push((engine, seed, format!("{label} [{}]", storage.name()), call));
@@ -290,10 +292,12 @@ fn layer_norm_survives_a_large_mean() {
 
 /// The resampled map in between or not: the same bits.
 #[test]
-fn conv3d_direct_through_resampling_is_resampling_then_conv3d() {
+fn convolution_through_resampling_is_resampling_then_convolution() {
     let mut tried = Vec::new();
     for (engine, seed, label, call) in runs() {
-        let Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)) = &call else { continue };
+        let (Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)) | Call::Conv3dTiled(conv3d_tiled::Conv3dTiled(shape))) = &call else {
+            continue;
+        };
         if shape.upsampled == [None; 2] {
             continue;
         }
@@ -317,7 +321,11 @@ fn conv3d_direct_through_resampling_is_resampling_then_conv3d() {
         }
         let mut plain = shape.clone();
         plain.upsampled = [None; 2];
-        let apart = on_device(engine, &Call::Conv3dDirect(conv3d_direct::Conv3dDirect(plain)), &stored);
+        let plain = match call {
+            Call::Conv3dTiled(_) => Call::Conv3dTiled(conv3d_tiled::Conv3dTiled(plain)),
+            _ => Call::Conv3dDirect(conv3d_direct::Conv3dDirect(plain)),
+        };
+        let apart = on_device(engine, &plain, &stored);
         assert!(on_device(engine, &call, &inputs) == apart, "{label}");
     }
     for mode in [Interpolation::Aligned, Interpolation::HalfPixel, Interpolation::Nearest] {

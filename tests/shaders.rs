@@ -96,8 +96,13 @@ fn variants() -> Vec<(Call, Variant)> {
     let packed = DeviceCaps::default().without_f16();
     for caps in [DeviceCaps::default(), DeviceCaps::host(), packed] {
         for (_, call) in kernels::cases().into_iter().filter(|(_, call)| caps.f16 || call.packs()) {
-            let variant = call.variant(&caps);
-            all.entry(format!("{} {}", call.name(), variant.key())).or_insert((call, variant));
+            // once more with sources in two slabs
+            let mut split = call.clone();
+            split.operands().0.iter_mut().for_each(|window| window.split = 1);
+            for call in [call, split] {
+                let variant = call.variant(&caps);
+                all.entry(format!("{} {}", call.name(), variant.key())).or_insert((call, variant));
+            }
         }
     }
     all.into_values().collect()
@@ -190,7 +195,12 @@ fn declared(name: &str, (module, info): &(Module, ModuleInfo), storage: Storage)
         let naga::TypeInner::Array { base, .. } = module.types[ty].inner else { return false };
         matches!(module.types[base].inner, naga::TypeInner::Scalar(s) | naga::TypeInner::Vector { scalar: s, .. } if s == wanted)
     };
-    let f32s = |ty| of(ty, naga::Scalar::F32);
+    // packed weights are blocks of vectors
+    let block = |ty| {
+        let naga::TypeInner::Array { base, .. } = module.types[ty].inner else { return false };
+        matches!(module.types[base].inner, naga::TypeInner::Struct { .. })
+    };
+    let f32s = |ty| of(ty, naga::Scalar::F32) || block(ty);
     let mut found = BTreeMap::new();
     for (handle, variable) in module.global_variables.iter() {
         let is_read = info.get_entry_point(0)[handle].contains(GlobalUse::READ);

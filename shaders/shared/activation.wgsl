@@ -22,6 +22,9 @@ fn activate_as(x: vec4<f32>, kind: u32, slope: f32) -> vec4<f32> {
         return 1.0 / (1.0 + exp(-x));
     }
     if kind == 3u {
+        if slope > 0.0 && slope <= 1.0 {
+            return max(x, slope * x);     // the same in fewer instructions
+        }
         return select(slope * x, x, x >= vec4<f32>(0.0));
     }
     if kind == 4u {

@@ -128,7 +128,7 @@ fn reading_through(request: &Request<'_>, base: &Form) -> Result<Option<Arc<Form
     }
     let name = |output: &NodeId| graph.find(&base.net.node(*output).name);
     let outputs = base.outputs.iter().filter_map(name).collect();
-    let net = Network::new(graph, request.extent, base.net.elem)?;
+    let net = Network::new(graph, request.extent, base.net.elem, request.caps)?;
     let form = Form::new(Arc::new(net), outputs);
     Ok(Some(Arc::new(Form { once: base.flops.min(form.flops), ..form })))
 }
@@ -148,7 +148,7 @@ fn recomputing(request: &Request<'_>, base: &Form, schedules: &[Arc<Schedule>]) 
         }
         let position = |output: &NodeId| r.origins.iter().position(|o| o == output).and_then(|i| r.graph.ids().nth(i));
         let outputs = base.outputs.iter().filter_map(position).collect();
-        let net = Arc::new(Network::new(r.graph, request.extent, base.net.elem)?);
+        let net = Arc::new(Network::new(r.graph, request.extent, base.net.elem, request.caps)?);
         forms.push(Arc::new(Form { once: base.once, ..Form::new(net, outputs) }));
     }
     Ok(forms)
@@ -220,8 +220,6 @@ fn constants(net: &Network, caps: &DeviceCaps) -> Result<Vec<Needed>, PlanError>
     let mut list: Vec<Needed> = Vec::new();
     for node in net.graph.ids() {
         let Some((source, bytes)) = net.constant(node) else { continue };
-        let wide = caps.is_host() && source.is_weights();
-        let bytes = if wide { bytes / net.elem.bytes() * 4 } else { bytes };
         if bytes > most {
             let text = format!("weights of {bytes} bytes must lie in one storage binding, the device binds at most {most}");
             return Err(PlanError::new(PlanErrorKind::Limits, text).at(net.node(node).name.clone()));

@@ -219,7 +219,7 @@ impl Planner {
         let mut outputs = taps(&graph)?;
         let logits = graph.output();
         outputs.insert(0, if options.output == OutputMode::Labels { pass::label(&mut graph, &outputs) } else { logits });
-        let net = Arc::new(Network::new(graph, extent, options.precision)?);
+        let net = Arc::new(Network::new(graph, extent, options.precision, caps)?);
         let finest = options.slab_depth.map_or_else(|| slab::candidates(extent.d), |d| vec![d.clamp(1, extent.d)]);
         let request = candidate::Request { net, extent, outputs, caps, finest, options };
         Ok(Self { extent, caps: caps.clone(), candidates: candidate::enumerate(&request)?, smallest: OnceLock::new() })

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
+use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind};
 use crate::graph::{self, Conv, ConvTranspose, Graph, GraphError, Node, NodeId, Op};
 use crate::kernels::{
     Activation, Call, ConvShape, ConvTransposeShape, Load, Reach, Target, Through, Window, argmax, attention, channel_stats, combine,
-    concat, conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_general, conv3d_pointwise, deformable_sampling, head_argmax,
-    layer_norm, norm_scale, normalise, packed_len, plane_stats, position_add, softmax, token_rows, window_attention,
+    concat, conv_transpose3d, conv_transpose3d_general, conv3d_direct, conv3d_general, conv3d_pointwise, conv3d_tiled, deformable_sampling,
+    head_argmax, layer_norm, norm_scale, normalise, packed_len, plane_stats, position_add, softmax, tile, token_rows, window_attention,
 };
 use crate::record::ConstantSource;
 use crate::shape::{Elem, Extent, Map};
@@ -23,6 +24,7 @@ pub(super) struct Network {
     pub graph: Graph,
     pub maps: Vec<Map>,
     pub elem: Elem,
+    caps: DeviceCaps,
     /// The kernel of each node over whole maps; `None` for the input.
     calls: Vec<Option<Call>>,
     /// How the kernel of each node reads its inputs.
@@ -33,10 +35,10 @@ pub(super) struct Network {
 
 impl Network {
     /// Infers the shapes and chooses the kernels.
-    pub(super) fn new(graph: Graph, extent: Extent, elem: Elem) -> Result<Self, PlanError> {
+    pub(super) fn new(graph: Graph, extent: Extent, elem: Elem, caps: &DeviceCaps) -> Result<Self, PlanError> {
         let maps = graph.infer(extent).map_err(|e| misfit(e, extent))?;
         check_indices(&graph, &maps)?;
-        let mut net = Self { elem, calls: Vec::new(), reaches: Vec::new(), plane_bytes: Vec::new(), graph, maps };
+        let mut net = Self { elem, caps: caps.clone(), calls: Vec::new(), reaches: Vec::new(), plane_bytes: Vec::new(), graph, maps };
         for id in net.graph.ids() {
             let map = net.maps[id.index()];
             let call = net.kernel(id)?;
@@ -99,12 +101,12 @@ impl Network {
                 let in_channels = self.source_channels(id, c);
                 let plain = || packed_len(in_channels, c.out_channels, c.kernel);
                 let elements = if c.is_plain() { plain() } else { c.grouping().packed_len(c.kernel) };
-                Some((ConstantSource::Conv { node: id, in_channels }, elements * self.elem.bytes()))
+                Some((ConstantSource::Conv { node: id, in_channels }, elements * 4))
             }
             Op::ConvTranspose(c) => {
                 let in_channels = [c.in_channels, 0];
                 let elements = packed_len(in_channels, c.out_channels, c.kernel);
-                Some((ConstantSource::Conv { node: id, in_channels }, elements * self.elem.bytes()))
+                Some((ConstantSource::Conv { node: id, in_channels }, elements * 4))
             }
             Op::PositionalEncoding(_) => {
                 let map = self.map(id);
@@ -179,11 +181,14 @@ impl Network {
             return self.conv_general(id, c);
         }
         let shape = self.conv_shape(id, c);
-        Ok(if c.is_pointwise() {
-            Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape))
-        } else {
-            Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape))
-        })
+        let tiled = |shape: ConvShape| Call::Conv3dTiled(conv3d_tiled::Conv3dTiled(shape));
+        if !c.is_pointwise() {
+            let in_tiles = tile::tiles(&shape, &self.caps);
+            return Ok(if in_tiles { tiled(shape) } else { Call::Conv3dDirect(conv3d_direct::Conv3dDirect(shape)) });
+        }
+        let flat = shape.clone().flattened();
+        let in_tiles = tile::tiles(&flat, &self.caps);
+        Ok(if in_tiles { tiled(flat) } else { Call::Conv3dPointwise(conv3d_pointwise::Conv3dPointwise(shape)) })
     }
 
     fn conv_general(&self, id: NodeId, c: &Conv) -> Result<Call, PlanError> {
