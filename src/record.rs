@@ -79,13 +79,15 @@ impl ConstantSource {
     }
 }
 
-/// A region that is filled once.
+/// A region that is filled once, or at each [`Command::Fetch`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Constant {
-    /// Where.
+    /// Where; of weights that are fetched the size alone counts.
     pub dst: Region,
     /// With what.
     pub source: ConstantSource,
+    /// It stays on the host between its uses.
+    pub fetched: bool,
 }
 
 /// How an output is stored.
@@ -154,12 +156,21 @@ pub enum Command {
         /// Index into [`Recording::host_slots`].
         slot: u32,
     },
-    /// A slab that comes back from the host; its slot is free afterwards.
+    /// A slab that comes back from the host.
     Restore {
         /// Where to.
         dst: Region,
         /// Index into [`Recording::host_slots`].
         slot: u32,
+        /// It comes back once more; else its slot is free afterwards.
+        keep: bool,
+    },
+    /// Weights that stay on the host between their uses come to the device.
+    Fetch {
+        /// Where to.
+        dst: Region,
+        /// Index into [`Recording::constants`].
+        constant: u32,
     },
     /// End of a batch: what came before is submitted, progress told and cancelling looked at.
     Split,
@@ -174,7 +185,7 @@ pub struct Recording {
     pub input: Option<Map>,
     /// Sizes of the device buffers in bytes.
     pub chunks: Vec<u64>,
-    /// Filled once.
+    /// Filled once, or fetched.
     pub constants: Vec<Constant>,
     /// Done at every run.
     pub commands: Vec<Command>,

@@ -118,10 +118,13 @@ pub(crate) struct Run<'a, 'o> {
     total: u64,
     outputs: Vec<OutputVolume>,
     slots: HostSlots,
+    /// Bytes of the constants that are fetched.
+    kept: &'a [Vec<u8>],
 }
 
 impl<'a, 'o> Run<'a, 'o> {
-    pub(crate) fn new(plan: &'a Plan, input: Input<'a>, options: RunOptions<'o>) -> Self {
+    /// `kept` holds the bytes of the constants that are fetched, by their index.
+    pub(crate) fn new(plan: &'a Plan, kept: &'a [Vec<u8>], input: Input<'a>, options: RunOptions<'o>) -> Self {
         let recording = plan.recording();
         Self {
             recording,
@@ -130,6 +133,7 @@ impl<'a, 'o> Run<'a, 'o> {
             total: plan.report().flops,
             outputs: recording.outputs.iter().map(OutputVolume::empty).collect(),
             slots: HostSlots::new(recording.host_slots.len()),
+            kept,
         }
     }
 
@@ -157,7 +161,7 @@ impl<'a, 'o> Run<'a, 'o> {
                     let room = self.slots.room(src.size);
                     memory.fetch(*src, index, room).await?;
                 }
-                Command::Restore { dst, slot } => {
+                Command::Restore { dst, slot, keep } => {
                     let bytes = loop {
                         if let Some(bytes) = self.slots.take(*slot) {
                             break bytes;
@@ -168,8 +172,9 @@ impl<'a, 'o> Run<'a, 'o> {
                         self.take_in(memory)?;
                     };
                     memory.write(*dst, 0, &bytes).await?;
-                    self.slots.give_back(bytes);
+                    self.slots.came_back(*slot, bytes, *keep);
                 }
+                Command::Fetch { dst, constant } => memory.write(*dst, 0, self.weights(*constant)?).await?,
                 Command::Split => {
                     self.check_cancel()?;
                     memory.end_batch(flops).await?;
@@ -217,11 +222,12 @@ impl<'a, 'o> Run<'a, 'o> {
                     bytes.extend_from_slice(memory.bytes(*src));
                     self.slots.put(*slot, bytes);
                 }
-                Command::Restore { dst, slot } => {
+                Command::Restore { dst, slot, keep } => {
                     let bytes = self.slots.take(*slot).ok_or_else(|| internal("a slab is to come back that did not leave"))?;
                     memory.write(*dst, 0, &bytes);
-                    self.slots.give_back(bytes);
+                    self.slots.came_back(*slot, bytes, *keep);
                 }
+                Command::Fetch { dst, constant } => memory.write(*dst, 0, self.weights(*constant)?),
                 Command::Split => {
                     self.check_cancel()?;
                     self.tell(flops);
@@ -229,6 +235,12 @@ impl<'a, 'o> Run<'a, 'o> {
             }
         }
         Ok(self.outputs)
+    }
+
+    /// The bytes of a constant that stays on the host.
+    fn weights(&self, constant: u32) -> Result<&'a [u8], RunError> {
+        let kept = self.kept.get(constant as usize).filter(|bytes| !bytes.is_empty());
+        kept.map(Vec::as_slice).ok_or_else(|| internal("weights are to be fetched that the session does not keep"))
     }
 
     /// Takes what has arrived from the device and tells of what is finished.
@@ -309,6 +321,15 @@ impl HostSlots {
 
     fn take(&mut self, slot: u32) -> Option<Vec<u8>> {
         self.waiting[slot as usize].take()
+    }
+
+    /// Ends a restore: the bytes wait on where they come back once more.
+    fn came_back(&mut self, slot: u32, bytes: Vec<u8>, keep: bool) {
+        if keep {
+            self.put(slot, bytes);
+        } else {
+            self.give_back(bytes);
+        }
     }
 
     fn give_back(&mut self, mut buffer: Vec<u8>) {

@@ -21,6 +21,8 @@ use crate::transfer::{Input, OutputData, OutputVolume, encode};
 pub struct Session {
     plan: Plan,
     memory: Memory,
+    /// Bytes of the constants that are fetched at each run, by their index; those of the others are empty.
+    kept: Vec<Vec<u8>>,
     /// An input of one channel is repeated to all channels of the network.
     grey: bool,
 }
@@ -54,13 +56,18 @@ impl Session {
         let mut memory = Box::new(GpuMemory::new(engine, recording).await?);
         let failed = |e: RunError| EngineError::new(EngineErrorKind::NoDevice, "the weights could not be uploaded").caused_by(e);
         memory.write_uniforms(&uniforms).await.map_err(failed)?;
-        for constant in &recording.constants {
+        let mut kept = vec![Vec::new(); recording.constants.len()];
+        for (constant, kept) in recording.constants.iter().zip(&mut kept) {
             let values = constant_values(model, &plan, &constant.source)?;
             let bytes = encode(&values, constant.source.elem(recording.elem));
-            memory.write(constant.dst, 0, &bytes).await.map_err(failed)?;
+            if constant.fetched {
+                *kept = bytes.into_owned();
+            } else {
+                memory.write(constant.dst, 0, &bytes).await.map_err(failed)?;
+            }
         }
         memory.flush().await.map_err(failed)?;
-        Ok(Self { memory: Memory::Gpu { memory, pipelines }, plan, grey: model.card().takes(1) })
+        Ok(Self { memory: Memory::Gpu { memory, pipelines }, plan, kept, grey: model.card().takes(1) })
     }
 
     /// The same on the host, no driver needed. A plan for [`crate::DeviceCaps::host`] runs the kernels' host halves, any other,
@@ -72,15 +79,21 @@ impl Session {
         let recording = plan.recording();
         let mut memory = HostMemory::new(recording);
         let readers = host_readers(recording);
-        for constant in &recording.constants {
+        let mut kept = vec![Vec::new(); recording.constants.len()];
+        for (constant, kept) in recording.constants.iter().zip(&mut kept) {
             let mut values = constant_values(model, &plan, &constant.source)?;
             let half = readers.get(&constant.dst).and_then(|call| call.host()).filter(|_| constant.source.is_weights());
             if let Some(arranged) = half.and_then(|half| half.arrange(&values)) {
                 values = arranged;
             }
-            memory.write(constant.dst, 0, &encode(&values, constant.source.elem(recording.elem)));
+            let bytes = encode(&values, constant.source.elem(recording.elem));
+            if constant.fetched {
+                *kept = bytes.into_owned();
+            } else {
+                memory.write(constant.dst, 0, &bytes);
+            }
         }
-        Ok(Self { memory: Memory::Host(memory), plan, grey: model.card().takes(1) })
+        Ok(Self { memory: Memory::Host(memory), plan, kept, grey: model.card().takes(1) })
     }
 
     /// The plan.
@@ -109,7 +122,7 @@ impl Session {
     pub async fn run(&mut self, input: Input<'_>, options: RunOptions<'_>) -> Result<Vec<OutputVolume>, RunError> {
         check_input(&self.plan, &input, self.grey)?;
         let allowed = options.allows_non_finite();
-        let run = Run::new(&self.plan, input, options);
+        let run = Run::new(&self.plan, &self.kept, input, options);
         let mut outputs = match &mut self.memory {
             Memory::Gpu { memory, pipelines } => {
                 memory.forget();

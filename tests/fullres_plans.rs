@@ -44,6 +44,19 @@ fn an_nnu_net_with_instance_norm_on_a_whole_ct_fits_six_gigabytes_without_the_ho
     let six = plan(&graph, Elem::F16, 6_000_000_000, 1.0, PlanOptions::default().without_spill().without_recompute());
     assert_eq!((six.report().spilled_bytes, six.report().recomputed_flops), (0, 0));
     plan(&graph, Elem::F16, 2_000_000_000, 2.2, PlanOptions::default());
+    let small = plan(&graph, Elem::F16, 1_000_000_000, 1.3, PlanOptions::default());
+    assert!(small.report().smallest_budget <= 250_000_000, "{}", small.report().smallest_budget);
+    let small = plan(&graph, Elem::F32, 2_000_000_000, 1.3, PlanOptions::default());
+    assert!(small.report().smallest_budget <= 500_000_000, "{}", small.report().smallest_budget);
+}
+
+#[test]
+fn a_u_net_on_a_whole_ct_fits_six_gigabytes_without_the_host_and_half_of_one_with_it() {
+    let graph = unet();
+    let six = plan(&graph, Elem::F16, 6_000_000_000, 1.1, PlanOptions::default());
+    assert_eq!((six.report().spilled_bytes, six.report().fetched_bytes), (0, 0));
+    let half = plan(&graph, Elem::F16, 500_000_000, 1.2, PlanOptions::default());
+    assert!(half.report().smallest_budget <= 300_000_000, "{}", half.report().smallest_budget);
 }
 
 #[test]

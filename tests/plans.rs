@@ -24,6 +24,7 @@ struct Tally {
     cuts: u32,
     recomputed: u32,
     spilled: u32,
+    fetched: u32,
 }
 
 impl Tally {
@@ -36,6 +37,7 @@ impl Tally {
             cuts: self.cuts + other.cuts,
             recomputed: self.recomputed + other.recomputed,
             spilled: self.spilled + other.spilled,
+            fetched: self.fetched + other.fetched,
         }
     }
 }
@@ -54,7 +56,8 @@ fn try_case(case: &Case, tally: &mut Tally) {
         tally.cuts += u32::from(plan.report().slabs > plan.graph().nodes().len() as u64);
         tally.recomputed += u32::from(plan.report().recomputed_flops > 0);
         tally.spilled += u32::from(plan.report().spilled_bytes > 0);
-        assert!(case.spill || plan.report().spilled_bytes == 0);
+        tally.fetched += u32::from(plan.report().fetched_bytes > 0);
+        assert!(case.spill || plan.report().spilled_bytes + plan.report().fetched_bytes == 0);
         assert!(case.recompute || plan.report().recomputed_flops == 0);
         Ok(plan)
     };
@@ -94,7 +97,7 @@ fn try_case(case: &Case, tally: &mut Tally) {
 }
 
 /// Random cases, and the plans that are to come of them: most cases make three.
-const CASES: u32 = 3_400;
+const CASES: u32 = 3_600;
 const PLANS: u32 = 10_000;
 
 #[test]
@@ -111,17 +114,18 @@ fn random_plans_hold_what_they_promise() {
     });
     let t = a.and(&b);
     println!(
-        "{} plans ({} cut into slabs, {} spilling, {} recomputing), {} cases beyond the limits; activation buffers to most bytes alive: worst {:.3}, mean {:.3}",
+        "{} plans ({} cut into slabs, {} spilling, {} fetching weights, {} recomputing), {} cases beyond the limits; activation buffers to most bytes alive: worst {:.3}, mean {:.3}",
         t.plans,
         t.cuts,
         t.spilled,
+        t.fetched,
         t.recomputed,
         t.refused,
         t.worst,
         t.sum / f64::from(t.plans)
     );
     assert!(t.plans >= PLANS, "{} plans are too few", t.plans);
-    assert!(t.cuts > 2000 && t.recomputed > 100 && t.spilled > 100, "the cases are too tame");
+    assert!(t.cuts > 2000 && t.recomputed > 100 && t.spilled > 100 && t.fetched > 100, "the cases are too tame");
 }
 
 #[test]
@@ -134,7 +138,7 @@ fn the_checker_sees_every_misplaced_slab() {
     for at in 0..plan.recording().commands.len() {
         let regions = match &plan.recording().commands[at] {
             Command::Dispatch { bindings, .. } => bindings.len(),
-            Command::Upload { .. } | Command::Download { .. } | Command::Spill { .. } | Command::Restore { .. } => 1,
+            Command::Upload { .. } | Command::Download { .. } | Command::Spill { .. } | Command::Restore { .. } | Command::Fetch { .. } => 1,
             Command::Split => 0,
         };
         // the first source and the destination; an upper slab is bound even where it is not read
@@ -146,7 +150,8 @@ fn the_checker_sees_every_misplaced_slab() {
                     Command::Upload { dst: r, .. }
                     | Command::Download { src: r, .. }
                     | Command::Spill { src: r, .. }
-                    | Command::Restore { dst: r, .. } => r,
+                    | Command::Restore { dst: r, .. }
+                    | Command::Fetch { dst: r, .. } => r,
                     Command::Split => continue,
                 };
                 let Some(offset) = region.offset.checked_add_signed(step * caps.alignment as i64) else { continue };

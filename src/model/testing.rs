@@ -20,11 +20,9 @@ pub(super) fn published(architecture: &str, config: &str, extent: Extent, millio
     let counted = elements as f64 / 1e6;
     assert!((counted - millions).abs() <= 0.0051, "{architecture}: {counted} million parameters");
     for (elem, most) in [Elem::F32, Elem::F16].into_iter().zip(bytes) {
-        let options = PlanOptions::default().with_precision(elem);
+        let options = PlanOptions::default().with_precision(elem).with_budget(most);
         let plan = Plan::of_graph(&graph, extent, &DeviceCaps::desktop(), &options).expect("it can be planned");
         let report = plan.report();
-        // weights of products are f32 whatever maps are
-        let most = if elem == Elem::F16 { most + 2 * elements as u64 } else { most };
         assert!(report.peak_bytes <= most, "{architecture} {}: {} bytes", elem.name(), report.peak_bytes);
         #[expect(clippy::cast_precision_loss, reason = "a count of billions")]
         let counted = report.flops as f64 / 1e9;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::PlanOptions;
-use super::lifetime::{Lifetimes, uses, waiting};
+use super::lifetime::{Lifetimes, Weights, uses, waiting};
 use super::lower;
 use super::network::Network;
 use super::occupancy::Occupancy;
@@ -30,6 +30,15 @@ const RECOMPUTED: [usize; 4] = [1, 2, 3, 4];
 
 /// Slabs beyond which a finer cut is not tried.
 const MOST_SLABS: usize = 12_000;
+
+/// Weights that are a smaller share of all constants stay on the device.
+const LEAST_FETCHED: u64 = 256;
+
+/// Weights are fetched only where that saves at least this share of a plan's bytes.
+const WORTH_FETCHING: u64 = 32;
+
+/// How much longer a run may take, as a factor, that keeps its values on the device.
+const WAITING: f64 = 1.05;
 
 /// A network to schedule: the graph itself, or one that recomputes values.
 #[derive(Debug)]
@@ -72,6 +81,8 @@ pub(super) struct Candidate {
     form: Arc<Form>,
     schedule: Arc<Schedule>,
     lifetimes: Lifetimes,
+    /// Weights stay on the host between their uses.
+    fetches: bool,
     max_live: u64,
     /// Bytes that no plan of this candidate can do without.
     least: u64,
@@ -80,6 +91,12 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    /// What candidates are ordered by: estimated seconds, and a little more where values wait on the host. That takes the
+    /// host's memory and its bus, which others want, too, for less than the estimates are off by.
+    fn rank(&self) -> f64 {
+        if self.lifetimes.slots.is_empty() { self.seconds } else { self.seconds * WAITING }
+    }
+
     fn placement(&self, caps: &DeviceCaps) -> &Placement {
         self.placement.get_or_init(|| place::place(&self.lifetimes.lives, caps.max_buffer))
     }
@@ -158,7 +175,12 @@ fn recomputing(request: &Request<'_>, base: &Form, schedules: &[Arc<Schedule>]) 
 fn enumerate_form(request: &Request<'_>, form: &Arc<Form>, list: &mut Vec<Candidate>) -> Result<Vec<Arc<Schedule>>, PlanError> {
     let net = &form.net;
     let limits = slab::depth_limits(net, request.caps)?;
-    let constants = constants(net, request.caps)?.iter().map(|c| request.caps.align(c.bytes)).sum::<u64>();
+    let constants = constants(net, request.caps)?;
+    let bytes_of = |wanted: &dyn Fn(&Needed) -> bool| constants.iter().filter(|c| wanted(c)).map(|c| request.caps.align(c.bytes)).sum::<u64>();
+    let total = bytes_of(&|_| true);
+    let resident = [total, bytes_of(&|c| !c.may_wait(total))];
+    // memory of the host is what they would wait in
+    let may_wait = !request.options.without_spill && !request.caps.is_host();
     let mut seen: Vec<Arc<Schedule>> = Vec::new();
     for &planes in &request.finest {
         let depths = slab::depths(net, &limits, planes);
@@ -171,23 +193,38 @@ fn enumerate_form(request: &Request<'_>, form: &Arc<Form>, list: &mut Vec<Candid
         }
         let schedule = Arc::new(Schedule::new(Arc::clone(net), depths));
         let uses = uses(&schedule);
+        let weights: Vec<Weights> = if may_wait {
+            (0u32..).zip(&constants).filter(|(_, c)| c.may_wait(total)).map(|(i, c)| c.weights(i, &schedule)).collect()
+        } else {
+            Vec::new()
+        };
         let order = waiting(&schedule, &uses);
+        let computed = schedule.tasks.iter().filter(|t| !net.is_input(t.node)).count() as u64;
+        let besides = if request.caps.is_host() { form.scratch_bytes(request.caps) } else { computed * UNIFORM_STRIDE };
+        let most = if may_wait { order.len() } else { 0 };
         let mut lowest = u64::MAX;
-        // memory of the host is what a slab would be spilled to
-        let most = if request.options.without_spill || request.caps.is_host() { 0 } else { order.len() };
         for spilled in SPILLED.into_iter().filter(|&n| n <= most) {
-            let lifetimes = Lifetimes::new(&schedule, &uses, &order[..spilled], request.caps);
-            let max_live = place::max_live(&lifetimes.lives);
-            if max_live >= lowest {
-                continue; // a transfer that frees nothing
+            let add = |fetches: bool, lowest: u64, list: &mut Vec<Candidate>| {
+                let fetched: &[Weights] = if fetches { &weights } else { &[] };
+                let lifetimes = Lifetimes::new(&schedule, &uses, &order[..spilled], fetched, request.caps);
+                let max_live = place::max_live(&lifetimes.lives);
+                let least = max_live + resident[usize::from(fetches)] + besides;
+                if least >= lowest {
+                    return least; // a transfer that frees nothing
+                }
+                let seconds = seconds(form, &lifetimes, schedule.tasks.len(), request.caps);
+                let (form, schedule) = (Arc::clone(form), Arc::clone(&schedule));
+                list.push(Candidate { form, schedule, lifetimes, fetches, max_live, least, seconds, placement: OnceLock::new() });
+                least
+            };
+            let least = add(false, lowest, list);
+            if least >= lowest {
+                continue;
             }
-            lowest = max_live;
-            let computed = schedule.tasks.iter().filter(|t| !net.is_input(t.node)).count() as u64;
-            let besides = if request.caps.is_host() { form.scratch_bytes(request.caps) } else { computed * UNIFORM_STRIDE };
-            let least = max_live + constants + besides;
-            let seconds = seconds(form, &lifetimes, schedule.tasks.len(), request.caps);
-            let (form, schedule) = (Arc::clone(form), Arc::clone(&schedule));
-            list.push(Candidate { form, schedule, lifetimes, max_live, least, seconds, placement: OnceLock::new() });
+            lowest = least;
+            if !weights.is_empty() && resident[0] - resident[1] > least / WORTH_FETCHING {
+                add(true, least - least / WORTH_FETCHING, list);
+            }
         }
         seen.push(schedule);
     }
@@ -199,7 +236,8 @@ fn enumerate_form(request: &Request<'_>, form: &Arc<Form>, list: &mut Vec<Candid
 fn seconds(form: &Form, lifetimes: &Lifetimes, tasks: usize, caps: &DeviceCaps) -> f64 {
     let rates = caps.rates();
     let compute = (form.flops as f64 / rates.flops).max(form.traffic as f64 / rates.bytes) + tasks as f64 * rates.dispatch_seconds;
-    let transfer = 2.0 * lifetimes.spilled_bytes() as f64 / rates.host_bytes;
+    let moved = lifetimes.spilled_bytes() + lifetimes.restored_bytes() + lifetimes.weights_bytes[1];
+    let transfer = moved as f64 / rates.host_bytes;
     compute.max(transfer) + NOT_OVERLAPPED * compute.min(transfer)
 }
 
@@ -212,6 +250,20 @@ struct Needed {
     source: ConstantSource,
     bytes: u64,
     nodes: Vec<NodeId>,
+}
+
+impl Needed {
+    /// Whether it may stay on the host between its uses, given the bytes of all constants.
+    fn may_wait(&self, total: u64) -> bool {
+        self.source.is_weights() && self.bytes >= total / LEAST_FETCHED
+    }
+
+    /// The same as what may be fetched, `constant` its index.
+    fn weights(&self, constant: u32, schedule: &Schedule) -> Weights {
+        let tasks = (0u32..).zip(&schedule.tasks);
+        let steps = tasks.filter(|(_, task)| self.nodes.contains(&task.node)).map(|(step, _)| step).collect();
+        Weights { constant, bytes: self.bytes.next_multiple_of(4), steps }
+    }
 }
 
 /// Constants of a network; a node that is computed again binds those of the first.
@@ -249,7 +301,7 @@ pub(super) fn choose(
     smallest: &OnceLock<u64>,
 ) -> Result<Chosen, PlanError> {
     let mut order: Vec<&Candidate> = candidates.iter().collect();
-    order.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    order.sort_by(|a, b| a.rank().total_cmp(&b.rank()));
     let mut chosen = None;
     'candidates: for candidate in order.iter().filter(|c| budget.is_none_or(|b| c.least <= b)) {
         if budget.is_some_and(|b| candidate.least_placed(caps) > b) {
@@ -315,9 +367,18 @@ fn assemble(c: &Candidate, placement: &Placement, caps: &DeviceCaps, staging: u6
 
     let mut regions = Vec::new();
     let mut by_node = vec![None; s.net.maps.len()];
+    let mut fetched = vec![None; s.net.maps.len()];
     let mut open: Option<usize> = None;
-    for needed in constants(&s.net, caps)? {
+    let constants = constants(&s.net, caps)?;
+    let total = constants.iter().map(|c| caps.align(c.bytes)).sum();
+    for (index, needed) in (0u32..).zip(constants) {
         let size = caps.align(needed.bytes);
+        if c.fetches && needed.may_wait(total) {
+            needed.nodes.iter().for_each(|node| fetched[node.index()] = Some(index));
+            let dst = Region { chunk: 0, offset: 0, size: needed.bytes.next_multiple_of(4) };
+            regions.push(Constant { dst, source: needed.source, fetched: true });
+            continue;
+        }
         let chunk = open.filter(|&c| chunks[c] + size <= caps.max_buffer).unwrap_or_else(|| {
             chunks.push(0);
             chunks.len() - 1
@@ -329,7 +390,7 @@ fn assemble(c: &Candidate, placement: &Placement, caps: &DeviceCaps, staging: u6
         for node in needed.nodes {
             by_node[node.index()] = Some(dst);
         }
-        regions.push(Constant { dst, source: needed.source });
+        regions.push(Constant { dst, source: needed.source, fetched: false });
     }
     let weights_bytes = chunks.iter().sum::<u64>() - activation_bytes;
 
@@ -348,7 +409,7 @@ fn assemble(c: &Candidate, placement: &Placement, caps: &DeviceCaps, staging: u6
         ..Recording::default()
     };
     let base = if caps.is_host() { Recording { upload_staging: 0, download_staging: 0, ..base } } else { base };
-    let lowering = lower::Lowering { schedule: s, lifetimes: &c.lifetimes, placement, constants: by_node, outputs: outputs.clone(), caps };
+    let lowering = lower::Lowering { schedule: s, lifetimes: &c.lifetimes, placement, constants: by_node, fetched, outputs: outputs.clone(), caps };
     let recording = lowering.record(base, regions)?;
     let mut report = Report::new(s, &recording, weights_bytes, c.max_live, &c.lifetimes);
     report.recomputed_flops = c.form.flops - c.form.once;

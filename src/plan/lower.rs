@@ -27,12 +27,28 @@ pub(super) struct Lowering<'a> {
     pub placement: &'a Placement,
     /// Regions of constants by node.
     pub constants: Vec<Option<Region>>,
+    /// Constants that are fetched, and those of them that each node binds.
+    pub fetched: Vec<Option<u32>>,
     /// Nodes whose values leave the device.
     pub outputs: Vec<NodeId>,
     pub caps: &'a DeviceCaps,
 }
 
 impl Lowering<'_> {
+    /// Where the constants of a node lie at a step.
+    fn constants(&self, node: NodeId, step: u32, recording: &Recording) -> Option<Region> {
+        match self.fetched[node.index()] {
+            Some(constant) => self.fetched_region(constant, step, recording),
+            None => self.constants[node.index()],
+        }
+    }
+
+    fn fetched_region(&self, constant: u32, step: u32, recording: &Recording) -> Option<Region> {
+        let place = self.placement.places[self.lifetimes.life_of_weights(constant, step)?];
+        let size = recording.constants[constant as usize].dst.size;
+        Some(Region { chunk: place.chunk, offset: place.offset, size })
+    }
+
     fn region(&self, node: NodeId, slab: u32, step: u32) -> Region {
         let place = self.placement.places[self.lifetimes.life(self.schedule.slab_id(node, slab), step)];
         Region { chunk: place.chunk, offset: place.offset, size: self.schedule.slab_bytes(node, slab) }
@@ -54,30 +70,36 @@ impl Lowering<'_> {
     }
 
     /// The kernel and the source bindings that compute planes `z` of a node.
-    fn call(&self, call: &Call, id: NodeId, target: Target, z: &Range<u32>, step: u32) -> (Call, Vec<Region>) {
+    fn call(&self, call: &Call, id: NodeId, target: Target, z: &Range<u32>, step: u32, constants: Option<Region>) -> (Call, Vec<Region>) {
         let windows = (0..self.schedule.net.node(id).inputs.len()).map(|slot| self.window(id, slot, z, step));
         let (windows, slabs): (Vec<Window>, Vec<[Region; 2]>) = windows.map(|(window, lo, hi)| (window, [lo, hi])).unzip();
         let mut call = call.clone();
         let (lie, write) = call.operands();
         lie.copy_from_slice(&windows);
         *write = target;
-        let bindings = call.bind(&slabs, self.constants[id.index()].as_slice());
+        let bindings = call.bind(&slabs, constants.as_slice());
         (call, bindings)
     }
 
-    fn task(&self, task: Task, step: u32, recording: &mut Recording, since_split: &mut u64) -> Result<(), PlanError> {
+    fn task(&self, task: &Task, step: u32, recording: &mut Recording, since_split: &mut u64) -> Result<(), PlanError> {
         let s = self.schedule;
         let planes = s.planes(task.node, task.slab);
         let dst = self.region(task.node, task.slab, step);
         for m in self.lifetimes.restores.get(&step).into_iter().flatten() {
-            recording.commands.push(Command::Restore { dst: self.region(m.node, m.slab, step), slot: m.slot });
+            recording.commands.push(Command::Restore { dst: self.region(m.node, m.slab, step), slot: m.slot, keep: m.keep });
         }
+        for &constant in self.lifetimes.fetches.get(&step).into_iter().flatten() {
+            if let Some(dst) = self.fetched_region(constant, step, recording) {
+                recording.commands.push(Command::Fetch { dst, constant });
+            }
+        }
+        let constants = self.constants(task.node, step, recording);
         if let Some(whole) = s.net.call(task.node) {
             let target = |z: &Range<u32>| Target { first: planes.start, begin: z.start, count: z.end - z.start };
-            let one = planes.start..planes.start + 1;
-            let plane_flops = self.call(whole, task.node, target(&one), &one, step).0.cost().flops;
+            let one = task.begin..task.begin + 1;
+            let plane_flops = self.call(whole, task.node, target(&one), &one, step, constants).0.cost().flops;
             for z in s.dispatches(task, plane_flops, DISPATCH_FLOPS) {
-                let (call, mut bindings) = self.call(whole, task.node, target(&z), &z, step);
+                let (call, mut bindings) = self.call(whole, task.node, target(&z), &z, step, constants);
                 let storage = call.bindings().iter().filter(|b| **b != Binding::Params).count();
                 if storage > self.caps.max_storage_buffers as usize {
                     let text = format!("{} binds {storage} storage buffers, the device {}", call.name(), self.caps.max_storage_buffers);
@@ -100,7 +122,8 @@ impl Lowering<'_> {
         } else {
             recording.commands.push(Command::Upload { dst, planes: planes.clone(), node: task.node });
         }
-        for (output, _) in (0u32..).zip(&self.outputs).filter(|&(_, &o)| o == task.node) {
+        let completed = s.completes(task);
+        for (output, _) in (0u32..).zip(&self.outputs).filter(|&(_, &o)| completed && o == task.node) {
             recording.commands.push(Command::Download { src: dst, output, planes: planes.clone() });
         }
         for m in self.lifetimes.spills.get(&step).into_iter().flatten() {
@@ -130,7 +153,7 @@ impl Lowering<'_> {
             .collect();
         let mut since_split = 0;
         recording.host_slots.clone_from(&self.lifetimes.slots);
-        for (step, &task) in (0u32..).zip(&s.tasks) {
+        for (step, task) in (0u32..).zip(&s.tasks) {
             self.task(task, step, &mut recording, &mut since_split)?;
         }
         recording.commands.push(Command::Split);

@@ -35,8 +35,10 @@ pub struct Report {
     pub recomputed_flops: u64,
     /// Bytes that kernels read and write.
     pub traffic_bytes: u64,
-    /// Bytes that leave for the host to save device memory; as many come back.
+    /// Bytes that leave for the host to save device memory; as many come back, or more where some come back twice.
     pub spilled_bytes: u64,
+    /// Bytes of weights that come from the host between their uses, to save device memory.
+    pub fetched_bytes: u64,
     /// Kernel dispatches.
     pub dispatches: u64,
     /// Slabs of all values.
@@ -78,11 +80,12 @@ impl Report {
             weights_bytes,
             max_live_bytes,
             activation_bytes: recording.chunks.iter().sum::<u64>() - weights_bytes,
-            host_bytes: input.extent.voxels() * u64::from(input.channels) * 4 + outputs + lifetimes.host_peak(),
+            host_bytes: input.extent.voxels() * u64::from(input.channels) * 4 + outputs + lifetimes.host_peak() + lifetimes.weights_bytes[0],
             flops,
             recomputed_flops: 0,
             traffic_bytes: traffic,
             spilled_bytes: lifetimes.spilled_bytes(),
+            fetched_bytes: lifetimes.weights_bytes[1],
             dispatches,
             slabs: s.slab_count() as u64,
             slab_depth: s.depths[0],
@@ -110,10 +113,11 @@ impl fmt::Display for Report {
         writeln!(f, "host bytes          {}", format_bytes(self.host_bytes))?;
         writeln!(
             f,
-            "work                {tera:.3} TFLOP, {} recomputed, {} of traffic, {} spilled",
+            "work                {tera:.3} TFLOP, {} recomputed, {} of traffic, {} spilled, {} of weights fetched",
             self.recomputed_flops,
             format_bytes(self.traffic_bytes),
-            format_bytes(self.spilled_bytes)
+            format_bytes(self.spilled_bytes),
+            format_bytes(self.fetched_bytes)
         )?;
         let depths = || self.slab_depths.values();
         let (least, most) = (depths().min().unwrap_or(&0), depths().max().unwrap_or(&0));

@@ -7,12 +7,24 @@ use std::sync::Arc;
 use super::network::Network;
 use crate::graph::NodeId;
 
-/// One slab of one value to compute.
+/// Planes of one slab of one value to compute. A slab is computed in as many tasks as its windows need to lie in few slabs of
+/// the sources, so that these come late and go early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Task {
     pub node: NodeId,
     /// Which slab of the node's value.
     pub slab: u32,
+    /// Its first plane, of the value.
+    pub begin: u32,
+    /// The plane behind its last.
+    pub end: u32,
+}
+
+impl Task {
+    /// The planes, of the value.
+    pub(super) fn planes(&self) -> Range<u32> {
+        self.begin..self.end
+    }
 }
 
 /// Values cut into slabs, and the order in which the slabs are computed.
@@ -22,11 +34,13 @@ pub(super) struct Schedule {
     /// Slab depth of each value.
     pub depths: Vec<u32>,
     pub tasks: Vec<Task>,
+    /// Numbers of the slabs that each task reads.
+    reads: Vec<Vec<u32>>,
     /// First slab number of each value in the list of all slabs.
     starts: Vec<u32>,
     /// Operations between the input and each value, along the longest way.
     heights: Vec<u32>,
-    /// Task that computes each slab.
+    /// Last task of those that compute each slab.
     made_by: Vec<Option<u32>>,
 }
 
@@ -43,7 +57,7 @@ impl Schedule {
         for node in net.graph.nodes() {
             heights.push(node.inputs.iter().map(|i| heights[i.index()] + 1).max().unwrap_or(0));
         }
-        let mut s = Self { net, depths, tasks: Vec::new(), starts, heights, made_by: vec![None; total as usize] };
+        let mut s = Self { net, depths, tasks: Vec::new(), reads: Vec::new(), starts, heights, made_by: vec![None; total as usize] };
         for slab in 0..s.slabs(output) {
             s.demand(output, slab);
         }
@@ -90,19 +104,24 @@ impl Schedule {
         planes.start / depth..(planes.end - 1) / depth + 1
     }
 
-    /// Slabs (input, slab) that the task of `node` and `slab` reads.
-    pub(super) fn reads(&self, node: NodeId, slab: u32) -> Vec<(NodeId, u32)> {
-        let z = self.planes(node, slab);
+    /// Numbers, among all slabs, of those that the task of a step reads.
+    pub(super) fn reads(&self, step: u32) -> &[u32] {
+        &self.reads[step as usize]
+    }
+
+    /// Slabs (input, slab) that planes `z` of `node` are computed from.
+    fn reads_of(&self, node: NodeId, z: &Range<u32>) -> Vec<(NodeId, u32)> {
         let mut list = Vec::new();
         for (slot, &input) in self.net.node(node).inputs.iter().enumerate() {
-            list.extend(self.covering(input, &self.net.reach(node, slot, &z)).map(|k| (input, k)));
+            list.extend(self.covering(input, &self.net.reach(node, slot, z)).map(|k| (input, k)));
         }
         list
     }
 
     /// The first task of `reader` that reads a slab of `node`.
     pub(super) fn first_read(&self, reader: NodeId, node: NodeId, slab: u32) -> Option<u32> {
-        let readers = (0..self.slabs(reader)).filter(|&k| self.reads(reader, k).contains(&(node, slab)));
+        let reads = |k| self.reads_of(reader, &self.planes(reader, k));
+        let readers = (0..self.slabs(reader)).filter(|&k| reads(k).contains(&(node, slab)));
         readers.filter_map(|k| self.made_by[self.slab_id(reader, k)]).min()
     }
 
@@ -111,32 +130,36 @@ impl Schedule {
         if self.made_by[id].is_some() {
             return;
         }
-        let mut reads = self.reads(node, slab);
-        // what takes longest to make comes first: the rest would wait for it
-        reads.sort_by_key(|&(input, k)| (std::cmp::Reverse(self.heights[input.index()]), input, k));
-        for (input, k) in reads {
-            self.demand(input, k);
-        }
-        self.made_by[id] = u32::try_from(self.tasks.len()).ok();
-        self.tasks.push(Task { node, slab });
-    }
-
-    /// Cuts the planes of a task into dispatches whose windows fit their bindings and whose work stays below `max_flops`,
-    /// given the work of one plane.
-    pub(super) fn dispatches(&self, task: Task, plane_flops: u64, max_flops: u64) -> Vec<Range<u32>> {
-        let planes = self.planes(task.node, task.slab);
-        let most = u32::try_from((max_flops / plane_flops.max(1)).max(1)).unwrap_or(u32::MAX);
-        let mut list = Vec::new();
+        let planes = self.planes(node, slab);
         let mut begin = planes.start;
         while begin < planes.end {
             let mut end = begin + 1;
-            while end < planes.end && end - begin < most && self.fits(task.node, &(begin..end + 1)) {
+            while end < planes.end && self.fits(node, &(begin..end + 1)) {
                 end += 1;
             }
-            list.push(begin..end);
+            let mut reads = self.reads_of(node, &(begin..end));
+            // what takes longest to make comes first: the rest would wait for it
+            reads.sort_by_key(|&(input, k)| (std::cmp::Reverse(self.heights[input.index()]), input, k));
+            for &(input, k) in &reads {
+                self.demand(input, k);
+            }
+            self.reads.push(reads.iter().map(|&(input, k)| self.starts[input.index()] + k).collect());
+            self.made_by[id] = u32::try_from(self.tasks.len()).ok();
+            self.tasks.push(Task { node, slab, begin, end });
             begin = end;
         }
-        list
+    }
+
+    /// Whether a task is the last one of its slab.
+    pub(super) fn completes(&self, task: &Task) -> bool {
+        task.end == self.planes(task.node, task.slab).end
+    }
+
+    /// Cuts the planes of a task into dispatches whose work stays below `max_flops`, given the work of one plane.
+    pub(super) fn dispatches(&self, task: &Task, plane_flops: u64, max_flops: u64) -> impl Iterator<Item = Range<u32>> {
+        let most = usize::try_from((max_flops / plane_flops.max(1)).max(1)).unwrap_or(usize::MAX);
+        let planes = task.planes();
+        planes.clone().step_by(most).map(move |begin| begin..begin.saturating_add(most as u32).min(planes.end))
     }
 
     /// Whether the windows of output planes `z` lie in as many slabs as the kernel binds.

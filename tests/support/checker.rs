@@ -1,6 +1,6 @@
 //! A brute-force checker of recordings: simulates every byte and asserts that each plane a command reads is where it reads.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use organum::graph::{Graph, NodeId, Op, Size};
@@ -53,6 +53,8 @@ pub(crate) struct Checker<'a> {
     host: Vec<Option<(u64, Waiting)>>,
     /// Bytes spilled, counted once for there and back.
     moved: u64,
+    /// Bytes of weights fetched.
+    fetched: u64,
     /// How often each plane of each node was computed.
     computed: Vec<Vec<u32>>,
 }
@@ -162,6 +164,7 @@ impl<'a> Checker<'a> {
             bytes: Bytes(vec![BTreeMap::new(); recording.chunks.len()]),
             host: vec![None; recording.host_slots.len()],
             moved: 0,
+            fetched: 0,
             computed,
         }
     }
@@ -214,28 +217,37 @@ impl<'a> Checker<'a> {
     }
 
     fn constants(&mut self) {
-        let mut nodes = HashMap::new();
-        for constant in &self.recording.constants {
-            self.region(constant.dst);
-            let node = match constant.source {
-                ConstantSource::Conv { node, .. }
-                | ConstantSource::ScaleShift { node, .. }
-                | ConstantSource::Attention { node, .. }
-                | ConstantSource::Tokens { node }
-                | ConstantSource::Parameter { node } => node,
-                ConstantSource::PositionTable { .. } => {
-                    let of = |id: &NodeId| matches!(self.plan.graph().node(*id).op, Op::PositionalEncoding(_));
-                    let tables: Vec<NodeId> = self.plan.graph().ids().filter(of).collect();
-                    let count = nodes.entry("tables").or_insert(0usize);
-                    *count += 1;
-                    tables[*count - 1]
-                }
-            };
-            let range = constant.dst.offset..constant.dst.offset + constant.dst.size;
+        for index in 0..self.recording.constants.len() {
+            let constant = &self.recording.constants[index];
+            if constant.fetched {
+                continue;
+            }
             let before = self.bytes.0[constant.dst.chunk as usize].len();
-            self.bytes.write(constant.dst.chunk, range, (node, None));
+            self.write_constant(index, constant.dst);
             assert_eq!(self.bytes.0[constant.dst.chunk as usize].len(), before + 1, "constants overlap");
         }
+    }
+
+    fn write_constant(&mut self, index: usize, dst: Region) {
+        self.region(dst);
+        let constant = &self.recording.constants[index];
+        assert_eq!(constant.dst.size, dst.size, "constant {index} comes to {dst:?}");
+        let node = match constant.source {
+            ConstantSource::Conv { node, .. }
+            | ConstantSource::ScaleShift { node, .. }
+            | ConstantSource::Attention { node, .. }
+            | ConstantSource::Tokens { node }
+            | ConstantSource::Parameter { node } => node,
+            ConstantSource::PositionTable { node, .. } => node,
+        };
+        self.bytes.write(dst.chunk, dst.offset..dst.offset + dst.size, (node, None));
+    }
+
+    fn fetch(&mut self, dst: Region, constant: u32) {
+        let constant = constant as usize;
+        assert!(self.recording.constants[constant].fetched, "constant {constant} is on the device already");
+        self.write_constant(constant, dst);
+        self.fetched += dst.size;
     }
 
     fn dispatch(&mut self, call: &Call, bindings: &[Region], node: NodeId) {
@@ -295,9 +307,12 @@ impl<'a> Checker<'a> {
         self.moved += src.size;
     }
 
-    fn restore(&mut self, dst: Region, slot: u32) {
+    fn restore(&mut self, dst: Region, slot: u32, keep: bool) {
         self.region(dst);
-        let (size, waiting) = self.host[slot as usize].take().unwrap_or_else(|| panic!("slot {slot} is empty"));
+        let (size, waiting) = self.host[slot as usize].clone().unwrap_or_else(|| panic!("slot {slot} is empty"));
+        if !keep {
+            self.host[slot as usize] = None;
+        }
         assert_eq!(size, dst.size, "slot {slot} comes back to {dst:?}");
         for (range, content) in waiting {
             self.bytes.write(dst.chunk, dst.offset + range.start..dst.offset + range.end, content);
@@ -337,12 +352,14 @@ impl<'a> Checker<'a> {
                     }
                 }
                 Command::Spill { src, slot } => self.spill(*src, *slot),
-                Command::Restore { dst, slot } => self.restore(*dst, *slot),
+                Command::Restore { dst, slot, keep } => self.restore(*dst, *slot, *keep),
+                Command::Fetch { dst, constant } => self.fetch(*dst, *constant),
                 Command::Split => {}
             }
         }
         assert!(self.host.iter().all(Option::is_none), "a slab is left on the host");
         assert_eq!(self.moved, report.spilled_bytes);
+        assert_eq!(self.fetched, report.fetched_bytes);
         assert!(matches!(recording.commands.last(), Some(Command::Split)), "a recording ends with a split");
         assert_eq!(flops, report.flops);
         for (output, planes) in recording.outputs.iter().zip(&delivered) {
