@@ -1,7 +1,8 @@
-//! What the executor costs: seconds until a session is open, of its first run and of later ones, and the host's time for
-//! recording and submitting 200 dispatches. A process each, as drivers keep what they compiled:
+//! What the executor costs: seconds until a session is open, of its first run and of later ones, and the host's work for 200
+//! dispatches: the CPU time of the thread that runs the session (Linux) and the part of it in which commands are recorded.
+//! A process each, as drivers keep what they compiled:
 //!
-//! `cargo bench --bench executor -- demo|nnformer|small [--device D] [--keep FILE]`
+//! `cargo bench --bench executor -- demo|nnformer|small [--device D] [--runs N] [--keep FILE]`
 //! With `--keep` compiled pipelines are taken from the file, if it is there, and written to it.
 #![allow(clippy::print_stdout, reason = "a program")]
 
@@ -9,8 +10,11 @@ use std::time::Instant;
 
 use organum::{Engine, Extent, Input, Model, Plan, PlanOptions, RunOptions, Session};
 
-/// Runs after the first.
-const RUNS: usize = 5;
+/// Seconds that this thread has computed, where the system tells.
+fn computed() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(f64::NAN) * 1e-9
+}
 
 /// A model, its extent, and the depth of slabs where the plan is cut to have many dispatches.
 fn case(name: &str) -> Result<(Model, Extent, Option<u32>), Box<dyn std::error::Error>> {
@@ -50,29 +54,37 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let channels = model.card().in_channels();
     let data: Vec<f32> = (0..extent.voxels() * u64::from(channels)).map(|i| (i % 2001) as f32 / 1000.0 - 1.0).collect();
-    let (mut runs, mut host) = (Vec::new(), Vec::new());
-    for _ in 0..=RUNS {
-        let begin = Instant::now();
-        session.run_blocking(Input { channels, extent, data: &data }, RunOptions::default())?;
+    let count: usize = value("--runs").map_or(Ok(5), |n| n.parse())?;
+    let (mut runs, mut work, mut recording, mut batches) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    for _ in 0..=count.max(1) {
+        let (begin, before) = (Instant::now(), computed());
+        batches = 0;
+        let mut tell = |_| batches += 1;
+        let how = RunOptions::default().with_progress(&mut tell);
+        session.run_blocking(Input { channels, extent, data: &data }, how)?;
         runs.push(since(begin));
-        host.push(session.host_time().as_secs_f64() * 1e3 / dispatches as f64 * 200.0);
+        let of_200 = |seconds: f64| seconds * 1e3 / dispatches as f64 * 200.0;
+        work.push(of_200(computed() - before));
+        recording.push(of_200(session.recording_time().as_secs_f64()));
     }
-    let first = (runs.remove(0), host.remove(0));
-    runs.sort_by(f64::total_cmp);
-    host.sort_by(f64::total_cmp);
+    let first = runs.remove(0);
+    for list in [&mut runs, &mut work, &mut recording] {
+        list.sort_by(f64::total_cmp);
+    }
+    let (middle, last) = (runs.len() / 2, runs.len() - 1);
     println!(
         "{} {name} {extent}: device {device:.3} s, pipelines {}, open {open:.3} s, first run {:.3} s, then {:.3} s ({:.3} to {:.3}); \
-         {dispatches} dispatches, host {:.3} ms for 200 ({:.3} to {:.3}; first run {:.3})",
+         {dispatches} dispatches in {batches} batches; for 200: host {:.3} ms ({:.3} to {:.3}), of them recording {:.3} ms",
         engine.summary().name,
         if reused { "kept" } else { "compiled" },
-        first.0,
-        runs[RUNS / 2],
+        first,
+        runs[middle],
         runs[0],
-        runs[RUNS - 1],
-        host[RUNS / 2],
-        host[0],
-        host[RUNS - 1],
-        first.1
+        runs[last],
+        work[work.len() / 2],
+        work[0],
+        work[work.len() - 1],
+        recording[recording.len() / 2]
     );
     Ok(())
 }

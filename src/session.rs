@@ -92,11 +92,12 @@ impl Session {
         }
     }
 
-    /// Time that the host spent on recording and submitting the last run, while the device worked or waited; zero on the host.
+    /// Time in which the host recorded the commands of the last run; zero on the host. Handing them over is not counted, as a
+    /// driver may do the work in it (llvmpipe waits for what was submitted before).
     #[must_use]
-    pub fn host_time(&self) -> Duration {
+    pub fn recording_time(&self) -> Duration {
         match &self.memory {
-            Memory::Gpu(memory) => memory.host_time(),
+            Memory::Gpu(memory) => memory.recording_time(),
             Memory::Host(..) => Duration::ZERO,
         }
     }

@@ -33,7 +33,7 @@ fn infer_tells_kernels_and_nodes_and_writes_the_same_bits() {
         let read = |name: &str| std::fs::read(desk.out(name)).expect("it was written");
         assert!(read("plain.npy") == read("profiled.npy"), "{device:?}: other bits");
         let profile = &report["profile"];
-        has_keys(profile, &["clock", "seconds", "host_seconds", "ceilings", "kernels", "nodes"]);
+        has_keys(profile, &["clock", "seconds", "recording_seconds", "ceilings", "kernels", "nodes"]);
         assert_eq!(profile["ceilings"], json!({"gflops": 100.0, "gbytes": 10.0}));
         let seconds = profile["seconds"].as_f64().expect("a number");
         assert!(seconds > 0.0 && seconds <= report["seconds"]["run"].as_f64().expect("a number"));

@@ -30,8 +30,8 @@ pub(crate) struct GpuMemory {
     /// Recorded and not submitted.
     pub(super) pending: Vec<Pending>,
     pub(super) pace: Pace,
-    /// Time that the host spent on recording and submitting.
-    pub(super) host: Duration,
+    /// Time in which commands were recorded.
+    pub(super) recording: Duration,
     /// Times dispatches while a profile is made.
     pub(super) timer: Option<Timer>,
     /// Ends every wait once it is raised.
@@ -115,7 +115,7 @@ impl GpuMemory {
             work: Vec::new(),
             pending: Vec::new(),
             pace: Pace::new(engine.caps()),
-            host: Duration::ZERO,
+            recording: Duration::ZERO,
             timer: None,
             cancel: None,
             batches: VecDeque::new(),
@@ -127,9 +127,9 @@ impl GpuMemory {
         })
     }
 
-    /// Time that the host spent on recording and submitting since [`GpuMemory::begin`].
-    pub(crate) fn host_time(&self) -> Duration {
-        self.host
+    /// Time in which commands were recorded since [`GpuMemory::begin`].
+    pub(crate) fn recording_time(&self) -> Duration {
+        self.recording
     }
 
     /// Bytes of all buffers created.
@@ -210,7 +210,7 @@ impl GpuMemory {
     /// Begins a run that ends, with [`RunErrorKind::Cancelled`], at the next wait after `cancel` is raised.
     pub(crate) fn begin(&mut self, cancel: Option<Cancel>) {
         self.forget();
-        self.host = Duration::ZERO;
+        self.recording = Duration::ZERO;
         self.cancel = cancel;
     }
 

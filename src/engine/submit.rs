@@ -129,19 +129,19 @@ impl GpuMemory {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let begin = Instant::now();
         let device = self.engine.device();
         let out_of_memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let invalid = device.push_error_scope(wgpu::ErrorFilter::Validation);
         self.upload.release();
+        let begin = Instant::now();
         let commands = self.encode();
+        self.recording += begin.elapsed();
         self.engine.queue().submit([commands]);
         // before the first await: a future dropped there must leave the rings in order
         self.upload.reclaim();
         self.download.reclaim();
         self.pending.clear();
         let timed = self.timer.as_mut().is_some_and(Timer::ask);
-        self.host += begin.elapsed();
         let (invalid, out_of_memory) = (invalid.pop(), out_of_memory.pop());
         if let Some(e) = out_of_memory.await {
             return Err(RunError::new(RunErrorKind::OutOfMemory, "the device ran out of memory; give a smaller budget").caused_by(e));

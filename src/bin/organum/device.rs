@@ -233,8 +233,8 @@ pub(crate) fn run_with<T>(
             Stopped { failure: e.into(), smaller }
         })?;
         let seconds = [planned, compiled, started.elapsed()];
-        let host = session.host_time();
-        let profile = session.take_profile().map(|profile| Told { profile, ceilings: None, host });
+        let recording = session.recording_time();
+        let profile = session.take_profile().map(|profile| Told { profile, ceilings: None, recording });
         Ok(Ran { outputs, plan: report, allocated: session.allocated_bytes(), seconds, profile })
     })?;
     // once the session's memory is free

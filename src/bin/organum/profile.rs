@@ -50,15 +50,15 @@ impl Ceilings {
 pub(crate) struct Told {
     pub(crate) profile: Profile,
     pub(crate) ceilings: Option<Ceilings>,
-    /// Time that the host spent on recording and submitting.
-    pub(crate) host: Duration,
+    /// Time in which the host recorded the commands of the last run.
+    pub(crate) recording: Duration,
 }
 
 impl Told {
     /// Adds the runs of another session on the same device.
     pub(crate) fn add(&mut self, other: &Self) {
         self.profile.add(&other.profile);
-        self.host += other.host;
+        self.recording += other.recording;
     }
 
     fn shares(&self, timed: &Timed) -> Option<[f64; 2]> {
@@ -83,7 +83,7 @@ impl Told {
         json!({
             "clock": self.profile.clock,
             "seconds": total,
-            "host_seconds": seconds(self.host),
+            "recording_seconds": seconds(self.recording),
             "ceilings": self.ceilings.map(|c| json!({"gflops": c.flops / 1e9, "gbytes": c.bytes / 1e9})),
             "kernels": kernels,
             "nodes": nodes,
