@@ -178,7 +178,8 @@ impl<'a, 'o> Run<'a, 'o> {
                     memory.write(*dst, 0, &bytes).await?;
                     self.slots.give_back(bytes);
                 }
-                Command::Split => self.end_batch(memory, flops).await?,
+                Command::Split if memory.has_work() => self.end_batch(memory, flops).await?,
+                Command::Split => self.check_cancel()?,
             }
             self.take_in(memory)?;
         }

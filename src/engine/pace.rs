@@ -47,6 +47,11 @@ impl Pace {
         self.dispatches += 1;
     }
 
+    /// Whether the batch has no dispatches.
+    pub(super) fn is_empty(&self) -> bool {
+        self.dispatches == 0
+    }
+
     /// Whether the batch should be submitted.
     pub(super) fn is_full(&self) -> bool {
         self.seconds * self.scale >= BATCH_SECONDS || self.dispatches >= MOST_DISPATCHES

@@ -103,6 +103,11 @@ impl GpuMemory {
         Ok(flops)
     }
 
+    /// Whether anything was queued since the last batch ended.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.pending.is_empty() || !self.pace.is_empty()
+    }
+
     /// Whether a batch should end here.
     pub(crate) fn is_full(&self) -> bool {
         self.pace.is_full()
@@ -176,9 +181,9 @@ impl GpuMemory {
                     let timestamp_writes = self.timer.as_mut().and_then(|timer| timer.writes(number));
                     let alone = timestamp_writes.is_some();
                     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
-                    run(&mut pass, &self.work, number);
+                    let mut last = run(&mut pass, &self.work[number as usize], number, None);
                     while let Some(&&Pending::Dispatch(number)) = pending.peek().filter(|_| !alone) {
-                        run(&mut pass, &self.work, number);
+                        last = run(&mut pass, &self.work[number as usize], number, Some(last));
                         pending.next();
                     }
                 }
@@ -191,10 +196,14 @@ impl GpuMemory {
     }
 }
 
-fn run(pass: &mut wgpu::ComputePass<'_>, work: &[Work], number: u32) {
-    let Work { job, group, .. } = &work[number as usize];
-    pass.set_pipeline(&job.pipeline.compute);
+/// Records a dispatch after one of the pipeline `last`; gives its own.
+fn run<'a>(pass: &mut wgpu::ComputePass<'_>, work: &'a Work, number: u32, last: Option<&Arc<Pipeline>>) -> &'a Arc<Pipeline> {
+    let Work { job, group, .. } = work;
+    if last.is_none_or(|last| !Arc::ptr_eq(last, &job.pipeline)) {
+        pass.set_pipeline(&job.pipeline.compute);
+    }
     pass.set_bind_group(0, group, &[number * UNIFORM_STRIDE as u32]);
     let [x, y, z] = job.workgroups;
     pass.dispatch_workgroups(x, y, z);
+    &job.pipeline
 }
