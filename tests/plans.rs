@@ -127,7 +127,7 @@ fn random_plans_hold_what_they_promise() {
 /// What was submitted cannot be cancelled: on CPU drivers a dispatch is of a GFLOP at most, or of one plane.
 #[test]
 fn dispatches_of_cpu_drivers_are_short() {
-    let counts = [false, true].map(|cpu| {
+    let found = [false, true].map(|cpu| {
         let mut caps = DeviceCaps::desktop();
         caps.cpu = cpu;
         let plan = Plan::of_graph(&small().graph(), Extent::new(64, 192, 192), &caps, &PlanOptions::default()).expect("there is a plan");
@@ -138,10 +138,9 @@ fn dispatches_of_cpu_drivers_are_short() {
             longest = longest.max(call.cost().flops);
         }
         println!("{longest} FLOPs in the longest of {} dispatches", plan.report().dispatches);
-        assert_eq!(longest > 1_000_000_000, !cpu);
-        plan.report().dispatches
+        (plan.report().dispatches, longest)
     });
-    assert!(counts[0] < counts[1], "{counts:?}");
+    assert!(found[0].0 < found[1].0 && found[0].1 > found[1].1, "{found:?}");
 }
 
 #[test]
