@@ -1,12 +1,11 @@
 //! One kernel call alone on a device: what tests compare with the twin and benches time.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use half::f16;
 
 use crate::caps::DeviceCaps;
-use crate::engine::{Engine, GpuMemory, Pipeline};
+use crate::engine::{Engine, GpuMemory, Job};
 use crate::error::{EngineError, EngineErrorKind, RunError};
 use crate::kernels::host::{Scratch, Slab, SlabMut};
 use crate::kernels::{Binding, Call, HostSlice};
@@ -20,8 +19,6 @@ pub struct KernelRun {
     call: Call,
     elem: Elem,
     memory: GpuMemory,
-    pipeline: Arc<Pipeline>,
-    workgroups: [u32; 3],
     bindings: Vec<Region>,
 }
 
@@ -63,9 +60,9 @@ impl KernelRun {
             download_staging: 1 << 20,
             ..Recording::default()
         };
-        let workgroups = call.workgroups(engine.caps()).map_err(|e| EngineError::new(EngineErrorKind::Unsupported, e.0))?;
-        let pipeline = engine.pipeline(call).await?;
+        let jobs = Job::all(engine, &[call]).await?;
         let mut memory = GpuMemory::new(engine, &recording).await?;
+        memory.prepare(jobs, std::iter::once(bindings.as_slice()));
         let failed = |e: RunError| EngineError::new(EngineErrorKind::NoDevice, "the inputs could not be uploaded").caused_by(e);
         memory.write_uniforms(&[call.params()]).await.map_err(failed)?;
         for ((region, binding), values) in bindings.iter().zip(storage).zip(inputs) {
@@ -79,7 +76,7 @@ impl KernelRun {
             memory.write(*dst, 0, &poison[..dst.size as usize]).await.map_err(failed)?;
         }
         memory.flush().await.map_err(failed)?;
-        Ok(Self { call: call.clone(), elem, memory, pipeline, workgroups, bindings })
+        Ok(Self { call: call.clone(), elem, memory, bindings })
     }
 
     /// Dispatches the kernel `times` times and waits.
@@ -88,7 +85,7 @@ impl KernelRun {
     /// When the device fails.
     pub async fn run(&mut self, times: u32) -> Result<(), RunError> {
         for _ in 0..times {
-            self.memory.dispatch(Arc::clone(&self.pipeline), &self.bindings, 0, self.workgroups);
+            self.memory.dispatch(0).await?;
         }
         self.memory.flush().await
     }

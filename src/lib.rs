@@ -38,6 +38,7 @@ mod networks;
 pub mod nnunet;
 pub mod pipeline;
 pub mod plan;
+mod profile;
 pub mod record;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 mod reference;
@@ -63,6 +64,7 @@ pub use fitting::{FitError, smaller_budget};
 pub use model::{Card, Model};
 pub use networks::{Carried, LoadOptions, Networks};
 pub use plan::{Occupancy, OutputMode, Plan, PlanOptions, Planner, Report};
+pub use profile::{Clock, Profile, Timed};
 pub use run::{Cancel, Progress, RunOptions};
 pub use session::Session;
 pub use shape::{Elem, Extent, Map, format_bytes};

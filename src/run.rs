@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use crate::engine::GpuMemory;
 use crate::error::{RunError, RunErrorKind, internal};
 use crate::plan::Plan;
+use crate::profile::Times;
 use crate::record::{Command, Recording};
 use crate::reference::HostMemory;
-use crate::session::Prepared;
 use crate::transfer::{Input, OutputVolume, pack_plane};
 
 /// How far a run is, by floating-point operations.
@@ -21,7 +22,8 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// Stops a run at the end of a batch; the session can run again.
+/// Stops a run: at once where it waits for the device, which finishes what was submitted, some tenths of a second of work;
+/// on the host at the end of a batch. The session can run again.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
@@ -137,8 +139,13 @@ impl<'a, 'o> Run<'a, 'o> {
         }
     }
 
+    /// The handle that stops it.
+    pub(crate) fn cancel(&self) -> Option<Cancel> {
+        self.options.cancel.clone()
+    }
+
     /// Runs on a device. The tag of a read is the index of its command.
-    pub(crate) async fn on_device(mut self, memory: &mut GpuMemory, pipelines: &[Prepared]) -> Result<Vec<OutputVolume>, RunError> {
+    pub(crate) async fn on_device(mut self, memory: &mut GpuMemory) -> Result<Vec<OutputVolume>, RunError> {
         let recording = self.recording;
         let (mut flops, mut dispatch) = (0, 0);
         for (index, command) in (0u32..).zip(&recording.commands) {
@@ -151,11 +158,12 @@ impl<'a, 'o> Run<'a, 'o> {
                         at += bytes.len() as u64;
                     }
                 }
-                Command::Dispatch { call, bindings, .. } => {
-                    flops += call.cost().flops;
-                    let (pipeline, workgroups) = &pipelines[dispatch as usize];
-                    memory.dispatch(Arc::clone(pipeline), bindings, dispatch, *workgroups);
+                Command::Dispatch { .. } => {
+                    flops += memory.dispatch(dispatch).await?;
                     dispatch += 1;
+                    if memory.is_full() {
+                        self.end_batch(memory, flops).await?;
+                    }
                 }
                 Command::Download { src, .. } | Command::Spill { src, .. } => {
                     let room = self.slots.room(src.size);
@@ -175,14 +183,8 @@ impl<'a, 'o> Run<'a, 'o> {
                     self.slots.came_back(*slot, bytes, *keep);
                 }
                 Command::Fetch { dst, constant } => memory.write(*dst, 0, self.weights(*constant)?).await?,
-                Command::Split => {
-                    self.check_cancel()?;
-                    memory.end_batch(flops).await?;
-                    self.take_in(memory)?;
-                    while memory.batches() > MOST_BATCHES && memory.settle().await? {
-                        self.take_in(memory)?;
-                    }
-                }
+                Command::Split if memory.has_work() => self.end_batch(memory, flops).await?,
+                Command::Split => self.check_cancel()?,
             }
             self.take_in(memory)?;
         }
@@ -192,10 +194,21 @@ impl<'a, 'o> Run<'a, 'o> {
         Ok(self.outputs)
     }
 
-    /// Runs on the host.
-    pub(crate) fn on_host(mut self, memory: &mut HostMemory) -> Result<Vec<OutputVolume>, RunError> {
+    /// Submits what was recorded, of so many FLOPs with what came before, and waits where the device has enough to do.
+    async fn end_batch(&mut self, memory: &mut GpuMemory, flops: u64) -> Result<(), RunError> {
+        self.check_cancel()?;
+        memory.end_batch(flops).await?;
+        self.take_in(memory)?;
+        while memory.batches() > MOST_BATCHES && memory.settle().await? {
+            self.take_in(memory)?;
+        }
+        Ok(())
+    }
+
+    /// Runs on the host, and times its kernels.
+    pub(crate) fn on_host(mut self, memory: &mut HostMemory, mut times: Option<&mut Times>) -> Result<Vec<OutputVolume>, RunError> {
         let recording = self.recording;
-        let mut flops = 0;
+        let (mut flops, mut dispatch) = (0, 0);
         for command in &recording.commands {
             match command {
                 Command::Upload { dst, planes, .. } => {
@@ -208,7 +221,12 @@ impl<'a, 'o> Run<'a, 'o> {
                 }
                 Command::Dispatch { call, bindings, .. } => {
                     flops += call.cost().flops;
+                    let begin = times.as_ref().map(|_| Instant::now());
                     memory.dispatch(call, bindings);
+                    if let (Some(times), Some(begin)) = (&mut times, begin) {
+                        times.add(dispatch, begin.elapsed().as_secs_f64());
+                    }
+                    dispatch += 1;
                 }
                 Command::Download { src, output, planes } => {
                     self.outputs[*output as usize].unpack(

@@ -1,15 +1,16 @@
 //! A model and a plan on a device, ready to run again and again.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::time::Duration;
 
 use crate::caps::DeviceCaps;
-use crate::engine::{Engine, GpuMemory, Pipeline};
+use crate::engine::{Engine, GpuMemory, Job};
 use crate::error::{EngineError, EngineErrorKind, RunError, RunErrorKind};
 use crate::graph::Op;
 use crate::kernels::Call;
 use crate::model::Model;
 use crate::plan::Plan;
+use crate::profile::{Clock, Profile, Times};
 use crate::record::{ConstantSource, Recording, Region};
 use crate::reference::HostMemory;
 use crate::run::{Run, RunOptions};
@@ -27,13 +28,11 @@ pub struct Session {
     grey: bool,
 }
 
-/// What a dispatch runs, and its workgroups along x, y, z.
-pub(crate) type Prepared = (Arc<Pipeline>, [u32; 3]);
-
 #[derive(Debug)]
 enum Memory {
-    Gpu { memory: Box<GpuMemory>, pipelines: Vec<Prepared> },
-    Host(HostMemory),
+    Gpu(Box<GpuMemory>),
+    /// With the times of its dispatches while a profile is made.
+    Host(HostMemory, Option<Times>),
 }
 
 impl Session {
@@ -44,16 +43,11 @@ impl Session {
     pub async fn new(engine: &Engine, model: &Model, plan: Plan) -> Result<Self, EngineError> {
         let recording = plan.recording();
         check_caps(&plan, engine.caps())?;
-        let mut pipelines = Vec::new();
-        let mut uniforms = Vec::new();
-        for (call, _) in recording.dispatches() {
-            let workgroups = call
-                .workgroups(engine.caps())
-                .map_err(|e| EngineError::new(EngineErrorKind::Unsupported, format!("the plan was made for another device: {}", e.0)))?;
-            pipelines.push((engine.pipeline(call).await?, workgroups));
-            uniforms.push(call.params());
-        }
+        let calls: Vec<&Call> = recording.dispatches().map(|(call, _)| call).collect();
+        let jobs = Job::all(engine, &calls).await?;
         let mut memory = Box::new(GpuMemory::new(engine, recording).await?);
+        memory.prepare(jobs, recording.dispatches().map(|(_, regions)| regions));
+        let uniforms: Vec<Vec<u8>> = calls.iter().map(|call| call.params()).collect();
         let failed = |e: RunError| EngineError::new(EngineErrorKind::NoDevice, "the weights could not be uploaded").caused_by(e);
         memory.write_uniforms(&uniforms).await.map_err(failed)?;
         let mut kept = vec![Vec::new(); recording.constants.len()];
@@ -67,7 +61,7 @@ impl Session {
             }
         }
         memory.flush().await.map_err(failed)?;
-        Ok(Self { memory: Memory::Gpu { memory, pipelines }, plan, kept, grey: model.card().takes(1) })
+        Ok(Self { memory: Memory::Gpu(memory), plan, kept, grey: model.card().takes(1) })
     }
 
     /// The same on the host, no driver needed. A plan for [`crate::DeviceCaps::host`] runs the kernels' host halves, any other,
@@ -93,7 +87,7 @@ impl Session {
                 memory.write(constant.dst, 0, &bytes);
             }
         }
-        Ok(Self { memory: Memory::Host(memory), plan, kept, grey: model.card().takes(1) })
+        Ok(Self { memory: Memory::Host(memory, None), plan, kept, grey: model.card().takes(1) })
     }
 
     /// The plan.
@@ -106,9 +100,39 @@ impl Session {
     #[must_use]
     pub fn allocated_bytes(&self) -> u64 {
         match &self.memory {
-            Memory::Gpu { memory, .. } => memory.allocated(),
-            Memory::Host(memory) => memory.allocated(),
+            Memory::Gpu(memory) => memory.allocated(),
+            Memory::Host(memory, _) => memory.allocated(),
         }
+    }
+
+    /// Time in which the host recorded the commands of the last run; zero on the host. Handing them over is not counted, as a
+    /// driver may do the work in it (llvmpipe waits for what was submitted before).
+    #[must_use]
+    pub fn recording_time(&self) -> Duration {
+        match &self.memory {
+            Memory::Gpu(memory) => memory.recording_time(),
+            Memory::Host(..) => Duration::ZERO,
+        }
+    }
+
+    /// Times every kernel of the runs from here on, until [`Session::take_profile`]. Runs are slower meanwhile, as the device
+    /// waits between batches; the bits of the outputs stay. The times need 64 KiB of the device beside
+    /// [`Session::allocated_bytes`].
+    pub fn start_profile(&mut self) {
+        let dispatches = self.plan.recording().dispatches().count();
+        match &mut self.memory {
+            Memory::Gpu(memory) => memory.start_timer(),
+            Memory::Host(_, times) => *times = Some(Times::new(Clock::Host, dispatches)),
+        }
+    }
+
+    /// Where the time of the runs since [`Session::start_profile`] went; `None` without it.
+    pub fn take_profile(&mut self) -> Option<Profile> {
+        let times = match &mut self.memory {
+            Memory::Gpu(memory) => memory.take_times(),
+            Memory::Host(_, times) => times.take(),
+        };
+        times.map(|times| Profile::new(&self.plan, &times))
     }
 
     /// Runs the network; outputs come in the order: labels or logits, then the taps.
@@ -124,15 +148,13 @@ impl Session {
         let allowed = options.allows_non_finite();
         let run = Run::new(&self.plan, &self.kept, input, options);
         let mut outputs = match &mut self.memory {
-            Memory::Gpu { memory, pipelines } => {
-                memory.forget();
-                let result = run.on_device(memory, pipelines).await;
-                if result.is_err() {
-                    memory.forget();
-                }
+            Memory::Gpu(memory) => {
+                memory.begin(run.cancel());
+                let result = run.on_device(memory).await;
+                memory.end(result.is_err());
                 result
             }
-            Memory::Host(memory) => run.on_host(memory),
+            Memory::Host(memory, times) => run.on_host(memory, times.as_mut()),
         }?;
         if let Some(output) = outputs.first_mut() {
             let broken = output.count_non_finite();
@@ -170,13 +192,13 @@ impl Session {
                 .map_err(|e| RunError::new(RunErrorKind::InputMismatch, "the model is not that of the session").caused_by(e))?;
             let bytes = encode(&values, constant.source.elem(recording.elem));
             match &mut self.memory {
-                Memory::Gpu { memory, .. } => memory.write(constant.dst, 0, &bytes).await?,
-                Memory::Host(memory) => memory.write(constant.dst, 0, &bytes),
+                Memory::Gpu(memory) => memory.write(constant.dst, 0, &bytes).await?,
+                Memory::Host(memory, _) => memory.write(constant.dst, 0, &bytes),
             }
         }
         match &mut self.memory {
-            Memory::Gpu { memory, .. } => memory.flush().await,
-            Memory::Host(_) => Ok(()),
+            Memory::Gpu(memory) => memory.flush().await,
+            Memory::Host(..) => Ok(()),
         }
     }
 

@@ -58,6 +58,7 @@ fn labels_on_another_grid_are_told() {
     let bundle = bundle(out.path(), case);
     let run = |more: &[&Path]| {
         let run = Command::new(env!("CARGO_BIN_EXE_organum"))
+            .env("ORGANUM_NO_PIPELINE_CACHE", "1")
             .args(["segment", "--device", "cpu", "--model"])
             .args([&bundle, Path::new("--output"), &labels, &scan])
             .args(more)
@@ -91,6 +92,7 @@ fn every_grid_is_resampled_as_monai_does() {
         fs::write(&scan, [header.data(), &[0; 4], voxels.data()].concat()).expect("written");
         let bundle = bundle(out.path(), case);
         let run = Command::new(env!("CARGO_BIN_EXE_organum"))
+            .env("ORGANUM_NO_PIPELINE_CACHE", "1")
             .args(["segment", "--device", "cpu", "--model"])
             .args([&bundle, Path::new("--output"), &labels, Path::new("--probabilities"), &maps, &scan])
             .output()

@@ -128,6 +128,25 @@ fn random_plans_hold_what_they_promise() {
     assert!(t.cuts > 2000 && t.recomputed > 100 && t.spilled > 100 && t.fetched > 100, "the cases are too tame");
 }
 
+/// What was submitted cannot be cancelled: on CPU drivers a dispatch is of a GFLOP at most, or of one plane.
+#[test]
+fn dispatches_of_cpu_drivers_are_short() {
+    let found = [false, true].map(|cpu| {
+        let mut caps = DeviceCaps::desktop();
+        caps.cpu = cpu;
+        let plan = Plan::of_graph(&small().graph(), Extent::new(64, 192, 192), &caps, &PlanOptions::default()).expect("there is a plan");
+        let mut longest = 0;
+        for (call, _) in plan.recording().dispatches() {
+            let planes = call.clone().operands().1.count;
+            assert!(!cpu || planes == 1 || call.cost().flops <= 1_000_000_000, "{} of {planes} planes", call.name());
+            longest = longest.max(call.cost().flops);
+        }
+        println!("{longest} FLOPs in the longest of {} dispatches", plan.report().dispatches);
+        (plan.report().dispatches, longest)
+    });
+    assert!(found[0].0 < found[1].0 && found[0].1 > found[1].1, "{found:?}");
+}
+
 #[test]
 fn the_checker_sees_every_misplaced_slab() {
     let caps = DeviceCaps::default();

@@ -4,25 +4,38 @@
 //! it, and the host only waits for pieces of staging, for the bytes of a slab it needs back, and for old batches.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
+use super::pace::Pace;
 use super::signal::{Pauses, Signal};
 use super::staging::{Direction, Ring, Room};
-use super::{Engine, Pipeline, Reserved};
+use super::submit::{Pending, Work};
+use super::timing::Timer;
+use super::{Engine, Reserved};
 use crate::error::{EngineError, EngineErrorKind, RunError, RunErrorKind, internal};
 use crate::record::{Recording, Region, UNIFORM_STRIDE};
+use crate::run::Cancel;
 
 /// All device buffers of a session. Dropping it gives every byte back once the device has finished what is submitted.
 #[derive(Debug)]
 pub(crate) struct GpuMemory {
-    engine: Engine,
-    chunks: Vec<wgpu::Buffer>,
-    uniforms: wgpu::Buffer,
-    upload: Ring,
-    download: Ring,
+    pub(super) engine: Engine,
+    pub(super) chunks: Vec<wgpu::Buffer>,
+    pub(super) uniforms: wgpu::Buffer,
+    pub(super) upload: Ring,
+    pub(super) download: Ring,
+    /// What dispatches run.
+    pub(super) work: Vec<Work>,
     /// Recorded and not submitted.
-    pending: Vec<Pending>,
+    pub(super) pending: Vec<Pending>,
+    pub(super) pace: Pace,
+    /// Time in which commands were recorded.
+    pub(super) recording: Duration,
+    /// Times dispatches while a profile is made.
+    pub(super) timer: Option<Timer>,
+    /// Ends every wait once it is raised.
+    cancel: Option<Cancel>,
     /// Batches submitted, oldest first.
     batches: VecDeque<Batch>,
     /// Batches finished and not told.
@@ -38,22 +51,18 @@ pub(crate) struct GpuMemory {
 
 /// Where staged bytes go.
 #[derive(Clone, Copy, Debug)]
-enum Destination {
+pub(super) enum Destination {
     Chunk(u32),
     Uniforms,
-}
-
-#[derive(Debug)]
-enum Pending {
-    Stage { piece: usize, from: u64, to: Destination, at: u64, size: u64 },
-    Dispatch { pipeline: Arc<Pipeline>, bindings: Vec<Region>, params: u32, workgroups: [u32; 3] },
-    Fetch { from: Region, at: u64, piece: usize, to: u64, size: u64 },
 }
 
 #[derive(Debug)]
 struct Batch {
     done: Signal,
     mark: u64,
+    /// Its time as [`Pace`] estimated it, and when it was submitted.
+    estimate: f64,
+    submitted: Instant,
 }
 
 /// A region on its way to the host.
@@ -103,7 +112,12 @@ impl GpuMemory {
             uniforms,
             upload,
             download,
+            work: Vec::new(),
             pending: Vec::new(),
+            pace: Pace::new(engine.caps()),
+            recording: Duration::ZERO,
+            timer: None,
+            cancel: None,
             batches: VecDeque::new(),
             finished: VecDeque::new(),
             incoming: VecDeque::new(),
@@ -111,6 +125,11 @@ impl GpuMemory {
             allocated,
             _reserved: reserved,
         })
+    }
+
+    /// Time in which commands were recorded since [`GpuMemory::begin`].
+    pub(crate) fn recording_time(&self) -> Duration {
+        self.recording
     }
 
     /// Bytes of all buffers created.
@@ -144,11 +163,6 @@ impl GpuMemory {
         Ok(())
     }
 
-    /// Queues a kernel; `params` is the index of its uniform block.
-    pub(crate) fn dispatch(&mut self, pipeline: Arc<Pipeline>, bindings: &[Region], params: u32, workgroups: [u32; 3]) {
-        self.pending.push(Pending::Dispatch { pipeline, bindings: bindings.to_vec(), params, workgroups });
-    }
-
     /// Asks for the bytes of a region as they are at this point of the run; [`GpuMemory::arrived`] hands them out with the
     /// tag, appended to `bytes`, reads in the order in which they were asked for.
     pub(crate) async fn fetch(&mut self, region: Region, tag: u32, bytes: Vec<u8>) -> Result<(), RunError> {
@@ -178,12 +192,34 @@ impl GpuMemory {
 
     /// Submits what is pending as a batch; [`GpuMemory::finished`] tells its mark when the device is done with it.
     pub(crate) async fn end_batch(&mut self, mark: u64) -> Result<(), RunError> {
+        let submitted = Instant::now();
         self.submit().await?;
+        let done = self.all_done();
+        self.batches.push_back(Batch { done, mark, estimate: self.pace.take(), submitted });
+        self.poll().map(drop)
+    }
+
+    /// Raised when the device is done with all that was submitted.
+    pub(super) fn all_done(&self) -> Signal {
         let done = Signal::default();
         let set = done.clone();
         self.engine.queue().on_submitted_work_done(move || set.raise(true));
-        self.batches.push_back(Batch { done, mark });
-        self.poll().map(drop)
+        done
+    }
+
+    /// Begins a run that ends, with [`RunErrorKind::Cancelled`], at the next wait after `cancel` is raised.
+    pub(crate) fn begin(&mut self, cancel: Option<Cancel>) {
+        self.forget();
+        self.recording = Duration::ZERO;
+        self.cancel = cancel;
+    }
+
+    /// Ends a run; what failed is forgotten.
+    pub(crate) fn end(&mut self, failed: bool) {
+        self.cancel = None;
+        if failed {
+            self.forget();
+        }
     }
 
     /// Batches that the device is not done with, as far as known.
@@ -215,8 +251,9 @@ impl GpuMemory {
 
     /// Forgets what is pending or under way, whatever became of the last run: it may have failed, or its future may have been
     /// dropped at any await. The device finishes what is submitted before anything submitted from here on.
-    pub(crate) fn forget(&mut self) {
+    fn forget(&mut self) {
         self.pending.clear();
+        self.pace.forget();
         self.batches.clear();
         self.finished.clear();
         self.incoming.clear();
@@ -224,6 +261,9 @@ impl GpuMemory {
         let _quiet = self.quiet();
         self.upload.forget();
         self.download.forget();
+        if let Some(timer) = &mut self.timer {
+            timer.forget();
+        }
     }
 
     /// Piece, offset and size of room in a ring, submitting and waiting for it where need be.
@@ -252,87 +292,14 @@ impl GpuMemory {
     }
 
     /// Until it is dropped, a lost device's complaints about mapping are left to the [`Signal`]s: unheard they are panics.
-    fn quiet(&self) -> wgpu::ErrorScopeGuard {
+    pub(super) fn quiet(&self) -> wgpu::ErrorScopeGuard {
         self.engine.device().push_error_scope(wgpu::ErrorFilter::Validation)
-    }
-
-    async fn submit(&mut self) -> Result<(), RunError> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        let device = self.engine.device();
-        let out_of_memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let invalid = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        self.upload.release();
-        let commands = self.encode();
-        self.engine.queue().submit([commands]);
-        // before the first await: a future dropped there must leave the rings in order
-        self.upload.reclaim();
-        self.download.reclaim();
-        self.pending.clear();
-        let (invalid, out_of_memory) = (invalid.pop(), out_of_memory.pop());
-        if let Some(e) = out_of_memory.await {
-            return Err(RunError::new(RunErrorKind::OutOfMemory, "the device ran out of memory; give a smaller budget").caused_by(e));
-        }
-        if let Some(e) = invalid.await {
-            return Err(internal("the device refused a batch").caused_by(e));
-        }
-        Ok(())
-    }
-
-    fn encode(&self) -> wgpu::CommandBuffer {
-        let device = self.engine.device();
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("organum") });
-        let mut next = 0;
-        while next < self.pending.len() {
-            match &self.pending[next] {
-                Pending::Stage { piece, from, to, at, size } => {
-                    let to = match to {
-                        Destination::Chunk(chunk) => &self.chunks[*chunk as usize],
-                        Destination::Uniforms => &self.uniforms,
-                    };
-                    encoder.copy_buffer_to_buffer(self.upload.buffer(*piece), *from, to, *at, Some(*size));
-                }
-                Pending::Fetch { from, at, piece, to, size } => {
-                    let source = &self.chunks[from.chunk as usize];
-                    encoder.copy_buffer_to_buffer(source, from.offset + at, self.download.buffer(*piece), *to, Some(*size));
-                }
-                Pending::Dispatch { .. } => {
-                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                    while let Some(Pending::Dispatch { pipeline, bindings, params, workgroups }) = self.pending.get(next) {
-                        let group = self.bind(pipeline, bindings);
-                        pass.set_pipeline(&pipeline.compute);
-                        pass.set_bind_group(0, &group, &[params * UNIFORM_STRIDE as u32]);
-                        let [x, y, z] = *workgroups;
-                        pass.dispatch_workgroups(x, y, z);
-                        next += 1;
-                    }
-                    continue;
-                }
-            }
-            next += 1;
-        }
-        encoder.finish()
-    }
-
-    fn bind(&self, pipeline: &Pipeline, bindings: &[Region]) -> wgpu::BindGroup {
-        let params = wgpu::BufferBinding { buffer: &self.uniforms, offset: 0, size: wgpu::BufferSize::new(UNIFORM_STRIDE) };
-        let regions = bindings.iter().map(|r| wgpu::BufferBinding {
-            buffer: &self.chunks[r.chunk as usize],
-            offset: r.offset,
-            size: wgpu::BufferSize::new(r.size),
-        });
-        let entries: Vec<wgpu::BindGroupEntry<'_>> = (0u32..)
-            .zip(std::iter::once(params).chain(regions))
-            .map(|(binding, b)| wgpu::BindGroupEntry { binding, resource: wgpu::BindingResource::Buffer(b) })
-            .collect();
-        self.engine.device().create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries })
     }
 
     /// Polls the device until `ready`, sleeping at most a millisecond between polls. `PollType::Wait` with a timeout is not
     /// used: in wgpu 30 it panics when another thread polls the same device meanwhile (an assertion on the queue being
     /// empty), and the device may be the host's.
-    async fn wait(&mut self, mut ready: impl FnMut(&mut Self) -> Result<bool, RunError>) -> Result<(), RunError> {
+    pub(super) async fn wait(&mut self, mut ready: impl FnMut(&mut Self) -> Result<bool, RunError>) -> Result<(), RunError> {
         let mut pauses = Pauses::new();
         std::future::poll_fn(move |context| {
             let moved = match self.poll() {
@@ -340,6 +307,9 @@ impl GpuMemory {
                 Err(e) => return Poll::Ready(Err(e)),
             };
             match ready(self) {
+                Ok(false) if self.cancel.as_ref().is_some_and(Cancel::is_raised) => {
+                    return Poll::Ready(Err(RunError::new(RunErrorKind::Cancelled, "cancelled")));
+                }
                 Ok(false) => {}
                 Ok(true) => return Poll::Ready(Ok(())),
                 Err(e) => return Poll::Ready(Err(e)),
@@ -357,11 +327,17 @@ impl GpuMemory {
     fn poll(&mut self) -> Result<bool, RunError> {
         let lost = |e| RunError::new(RunErrorKind::DeviceLost, "the device was lost").caused_by(e);
         self.engine.device().poll(wgpu::PollType::Poll).map_err(lost)?;
+        let (mut estimate, mut submitted) = (0.0, None);
         while let Some(batch) = self.batches.front() {
             if !batch.done.is_raised()? {
                 break;
             }
+            estimate += batch.estimate;
+            submitted.get_or_insert(batch.submitted);
             self.finished.extend(self.batches.pop_front().map(|b| b.mark));
+        }
+        if let Some(submitted) = submitted {
+            self.pace.finished(estimate, submitted, Instant::now());
         }
         let _quiet = self.quiet();
         let (incoming, arrived) = (&mut self.incoming, &mut self.arrived);

@@ -7,15 +7,22 @@ use crate::caps::DeviceCaps;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::kernels::Call;
 
+mod cache;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 mod memory;
+mod pace;
 mod pipeline;
 mod signal;
 mod staging;
+#[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
+mod submit;
+mod timing;
 
+use cache::Cache;
 pub(crate) use memory::GpuMemory;
 pub(crate) use pipeline::Pipeline;
 use pipeline::Pipelines;
+pub(crate) use submit::Job;
 
 /// Name and properties of an adapter, as [`Engine::adapters`] lists them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +51,7 @@ struct Inner {
     caps: DeviceCaps,
     summary: AdapterSummary,
     pipelines: Pipelines,
+    cache: Cache,
     /// Bytes of the buffers that exist, and the most that may.
     allocated: AtomicU64,
     most: u64,
@@ -70,6 +78,7 @@ impl Engine {
             summary: summary_of(&info, &caps),
             caps,
             pipelines: Pipelines::default(),
+            cache: Cache::default(),
             allocated: AtomicU64::new(0),
             most: bytes,
         }))
@@ -146,7 +155,8 @@ impl Engine {
     /// Optional features that organum makes use of, as far as the adapter has them.
     #[must_use]
     pub fn required_features(adapter: &wgpu::Adapter) -> wgpu::Features {
-        adapter.features() & wgpu::Features::SHADER_F16
+        let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::PIPELINE_CACHE | wgpu::Features::TIMESTAMP_QUERY;
+        adapter.features() & wanted
     }
 
     /// The adapter's own limits: large bindings mean few slabs.
@@ -200,9 +210,14 @@ impl Engine {
         Some(Reserved { engine: self.clone(), bytes })
     }
 
-    /// The pipeline of a kernel call, compiled at first use.
-    pub(crate) async fn pipeline(&self, call: &Call) -> Result<Arc<Pipeline>, EngineError> {
-        self.0.pipelines.get(&self.0.device, call, &call.variant(&self.0.caps)).await
+    fn cache(&self) -> &Cache {
+        &self.0.cache
+    }
+
+    /// The pipelines of kernel calls, in their order. Those that are not there yet are compiled at once on all threads.
+    pub(crate) async fn pipelines(&self, calls: &[&Call]) -> Result<Vec<Arc<Pipeline>>, EngineError> {
+        let Inner { device, caps, cache, pipelines, .. } = &*self.0;
+        pipelines.all(device, cache.get(device).as_ref(), caps, calls).await
     }
 }
 

@@ -4,7 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
+#[cfg(not(target_arch = "wasm32"))]
+use rayon::prelude::*;
+
 use super::signal::Pauses;
+use crate::caps::DeviceCaps;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::kernels::{Binding, Call, Variant, shader_source};
 
@@ -25,13 +29,55 @@ impl Pipelines {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The pipelines of kernel calls, in their order. Each that is not there yet is compiled once, all of them at the same time
+    /// where there are threads.
+    pub(super) async fn all(
+        &self,
+        device: &wgpu::Device,
+        cache: Option<&wgpu::PipelineCache>,
+        caps: &DeviceCaps,
+        calls: &[&Call],
+    ) -> Result<Vec<Arc<Pipeline>>, EngineError> {
+        let mut places: HashMap<String, usize> = HashMap::new();
+        let mut distinct = Vec::new();
+        let mut wanted = Vec::with_capacity(calls.len());
+        for &call in calls {
+            let variant = call.variant(caps);
+            let key = format!("{} {}", call.name(), variant.key());
+            wanted.push(*places.entry(key.clone()).or_insert_with(|| {
+                distinct.push((key, call, variant));
+                distinct.len() - 1
+            }));
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        let made: Vec<Arc<Pipeline>> = {
+            let get = |(key, call, variant): &(String, &Call, Variant)| pollster::block_on(self.get(device, cache, key, call, variant));
+            distinct.par_iter().map(get).collect::<Result<_, _>>()?
+        };
+        #[cfg(target_arch = "wasm32")]
+        let made: Vec<Arc<Pipeline>> = {
+            let mut made = Vec::with_capacity(distinct.len());
+            for (key, call, variant) in &distinct {
+                made.push(self.get(device, cache, key, call, variant).await?);
+            }
+            made
+        };
+        Ok(wanted.into_iter().map(|at| Arc::clone(&made[at])).collect())
+    }
+
     /// The pipeline of a kernel call, compiled at first use.
-    pub(super) async fn get(&self, device: &wgpu::Device, call: &Call, variant: &Variant) -> Result<Arc<Pipeline>, EngineError> {
-        let key = format!("{} {}", call.name(), variant.key());
+    async fn get(
+        &self,
+        device: &wgpu::Device,
+        cache: Option<&wgpu::PipelineCache>,
+        key: &str,
+        call: &Call,
+        variant: &Variant,
+    ) -> Result<Arc<Pipeline>, EngineError> {
         let mut pauses = Pauses::new();
         let found = std::future::poll_fn(|context| {
             let mut all = self.lock();
-            match all.get(&key) {
+            match all.get(key) {
                 Some(Some(made)) => Poll::Ready(Some(Arc::clone(made))),
                 Some(None) => {
                     drop(all);
@@ -40,7 +86,7 @@ impl Pipelines {
                     Poll::Pending
                 }
                 None => {
-                    all.insert(key.clone(), None);
+                    all.insert(key.to_owned(), None);
                     Poll::Ready(None)
                 }
             }
@@ -48,9 +94,9 @@ impl Pipelines {
         if let Some(made) = found.await {
             return Ok(made);
         }
-        let claim = Claim { pipelines: self, key: &key };
-        let made = Arc::new(Pipeline::new(device, call, variant).await?);
-        self.lock().insert(key.clone(), Some(Arc::clone(&made)));
+        let claim = Claim { pipelines: self, key };
+        let made = Arc::new(Pipeline::new(device, cache, call, variant).await?);
+        self.lock().insert(key.to_owned(), Some(Arc::clone(&made)));
         drop(claim);
         Ok(made)
     }
@@ -72,7 +118,7 @@ impl Drop for Claim<'_> {
 }
 
 impl Pipeline {
-    async fn new(device: &wgpu::Device, call: &Call, variant: &Variant) -> Result<Self, EngineError> {
+    async fn new(device: &wgpu::Device, cache: Option<&wgpu::PipelineCache>, call: &Call, variant: &Variant) -> Result<Self, EngineError> {
         let name = call.name();
         let entries: Vec<wgpu::BindGroupLayoutEntry> = (0u32..)
             .zip(call.bindings())
@@ -111,7 +157,7 @@ impl Pipeline {
                 constants: &variant.constants,
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache,
         });
         match scope.pop().await {
             Some(e) => {

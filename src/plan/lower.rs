@@ -17,8 +17,11 @@ fn batch_flops(caps: &DeviceCaps) -> u64 {
     if caps.cpu { 4_000_000_000 } else { 50_000_000_000 }
 }
 
-/// Most work of one dispatch: a slow GPU must finish it before its driver's watchdog (2 s on Windows) bites.
-const DISPATCH_FLOPS: u64 = 100_000_000_000;
+/// Most work of one dispatch, but for that of one plane: a slow GPU must finish it before its driver's watchdog (2 s on Windows)
+/// bites, and a CPU driver within some tenths of a second, as what was submitted cannot be cancelled.
+fn dispatch_flops(caps: &DeviceCaps) -> u64 {
+    if caps.cpu && !caps.is_host() { 1_000_000_000 } else { 100_000_000_000 }
+}
 
 /// What is known of placement when lowering.
 pub(super) struct Lowering<'a> {
@@ -98,7 +101,7 @@ impl Lowering<'_> {
             let target = |z: &Range<u32>| Target { first: planes.start, begin: z.start, count: z.end - z.start };
             let one = task.begin..task.begin + 1;
             let plane_flops = self.call(whole, task.node, target(&one), &one, step, constants).0.cost().flops;
-            for z in s.dispatches(task, plane_flops, DISPATCH_FLOPS) {
+            for z in s.dispatches(task, plane_flops, dispatch_flops(self.caps)) {
                 let (call, mut bindings) = self.call(whole, task.node, target(&z), &z, step, constants);
                 let storage = call.bindings().iter().filter(|b| **b != Binding::Params).count();
                 if storage > self.caps.max_storage_buffers as usize {

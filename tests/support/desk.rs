@@ -35,7 +35,10 @@ pub(crate) const PLAN_KEYS: [&str; 13] = [
 // ---- the program ----
 
 pub(crate) fn program() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_organum"))
+    let mut program = Command::new(env!("CARGO_BIN_EXE_organum"));
+    // what a test compiles is not the user's
+    program.env("ORGANUM_NO_PIPELINE_CACHE", "1");
+    program
 }
 
 /// Runs the program; whatever happens it must not panic.

@@ -51,6 +51,16 @@ pub(crate) struct Run {
     /// Take NaN and infinite weights, and results of the network that are NaN or infinite
     #[arg(long)]
     pub(crate) allow_non_finite: bool,
+    /// Tell the time of every kernel and node, their rates, and what share these are of what the device can do; slows the run
+    #[arg(long)]
+    pub(crate) profile: bool,
+    /// What the device can do, in GFLOP/s and GB/s, instead of measuring it for --profile
+    #[arg(long, value_name = "GFLOPS,GBS", value_parser = ceilings, requires = "profile")]
+    pub(crate) ceilings: Option<[f64; 2]>,
+    /// Neither read nor write the file of compiled kernels in the user's cache folder; as does the
+    /// environment variable ORGANUM_NO_PIPELINE_CACHE
+    #[arg(long)]
+    pub(crate) no_pipeline_cache: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -307,6 +317,13 @@ fn size(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
+/// `GFLOPS,GBS` to two numbers.
+fn ceilings(text: &str) -> Result<[f64; 2], String> {
+    let number = |part: &str| part.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
+    let both = text.split_once(',').and_then(|(flops, bytes)| Some([number(flops)?, number(bytes)?]));
+    both.ok_or_else(|| "not two numbers above 0 like 8000,300".into())
+}
+
 /// `DxHxW` to an extent.
 fn extent(text: &str) -> Result<Extent, String> {
     let parts: Result<Vec<u32>, _> = text.split('x').map(str::parse).collect();
@@ -331,6 +348,14 @@ mod tests {
         assert!(size("99999999999GiB").is_err());
         assert!(size("1000000000000000000000000000000GiB").is_err());
         assert!(size("1.5e30").is_err());
+    }
+
+    #[test]
+    fn two_ceilings() {
+        assert_eq!(ceilings("8e3, 300.5"), Ok([8000.0, 300.5]));
+        for wrong in ["", "1", "1,", "1,0", "-1,2", "1,2,3", "nan,1", "inf,1"] {
+            assert!(ceilings(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ const SCANS: [Bundled; 2] = [
 
 /// `organum demo`.
 pub(crate) fn run(a: &args::Demo) -> Result<(), Failure> {
-    let device = Device::open(a.run.device.as_deref())?;
+    let device = Device::open(&a.run)?;
     let model = Model::from_bytes(MODEL)?;
     std::fs::create_dir_all(&a.out).map_err(|e| Failure::usage(format!("cannot create {}: {e}", a.out.display())))?;
     let mut report = Vec::new();

@@ -9,31 +9,47 @@ use organum::{
 use serde_json::{Value, json};
 
 use crate::args::Run;
+use crate::compiled::Kept;
 use crate::fail::Failure;
 use crate::output::{note, progress_bar, say_waiting, seconds};
+use crate::profile::{Ceilings, Told};
 
 /// Where to run.
 pub(crate) enum Device {
-    Gpu(Engine),
+    /// An adapter, with the file of its compiled kernels.
+    Gpu(Engine, Option<Kept>),
     Host,
     /// The kernels' scalar twins on the host.
     Reference,
 }
 
 impl Device {
-    pub(crate) fn open(pattern: Option<&str>) -> Result<Self, Failure> {
-        match pattern {
+    pub(crate) fn open(args: &Run) -> Result<Self, Failure> {
+        let adapter = |engine: Engine| {
+            let kept = if args.no_pipeline_cache { None } else { Kept::open(&engine) };
+            Self::Gpu(engine, kept)
+        };
+        match args.device.as_deref() {
             Some("cpu") => Ok(Self::Host),
             Some("reference") => Ok(Self::Reference),
             // the host is faster than a software adapter
-            None => Ok(pollster::block_on(Engine::request_hardware())?.map_or(Self::Host, Self::Gpu)),
-            Some(_) => Ok(Self::Gpu(pollster::block_on(Engine::request(pattern))?)),
+            None => Ok(pollster::block_on(Engine::request_hardware())?.map_or(Self::Host, adapter)),
+            pattern => Ok(adapter(pollster::block_on(Engine::request(pattern))?)),
+        }
+    }
+
+    /// What shares of a profile are of, where that is told or can be measured.
+    fn ceilings(&self, args: &Run) -> Option<Ceilings> {
+        match (args.ceilings, self) {
+            (Some(given), _) => Some(Ceilings::given(given)),
+            (None, Self::Gpu(engine, _)) => Ceilings::measured(engine),
+            (None, Self::Host | Self::Reference) => None,
         }
     }
 
     pub(crate) fn caps(&self) -> DeviceCaps {
         match self {
-            Self::Gpu(engine) => engine.caps().clone(),
+            Self::Gpu(engine, _) => engine.caps().clone(),
             Self::Host => DeviceCaps::host(),
             Self::Reference => DeviceCaps::reference(),
         }
@@ -41,7 +57,7 @@ impl Device {
 
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Gpu(engine) => engine.summary().name.clone(),
+            Self::Gpu(engine, _) => engine.summary().name.clone(),
             Self::Host => "cpu".into(),
             Self::Reference => "reference".into(),
         }
@@ -51,7 +67,7 @@ impl Device {
     /// host's memory and the system tells how much that is; no bound elsewhere, since wgpu does not tell a GPU's memory.
     fn default_budget(&self) -> Option<u64> {
         let kind = match self {
-            Self::Gpu(engine) => engine.summary().kind.as_str(),
+            Self::Gpu(engine, _) => engine.summary().kind.as_str(),
             Self::Host | Self::Reference => "cpu",
         };
         if !in_host_memory(kind) {
@@ -62,7 +78,7 @@ impl Device {
 
     pub(crate) fn backend(&self) -> String {
         match self {
-            Self::Gpu(engine) => engine.summary().backend.clone(),
+            Self::Gpu(engine, _) => engine.summary().backend.clone(),
             Self::Host => format!("host, {}", organum::kernels::host::instructions()),
             Self::Reference => "host, f64".into(),
         }
@@ -80,25 +96,50 @@ pub(crate) struct Ran<T = Vec<OutputVolume>> {
     pub(crate) plan: organum::Report,
     pub(crate) allocated: u64,
     pub(crate) seconds: [Duration; 3],
+    /// Where the time went, with `--profile`.
+    pub(crate) profile: Option<Told>,
 }
 
 impl<T> Ran<T> {
     /// What came back, apart from what it took.
     pub(crate) fn take(self) -> (T, Ran<()>) {
-        let Self { outputs, plan, allocated, seconds } = self;
-        (outputs, Ran { outputs: (), plan, allocated, seconds })
+        let Self { outputs, plan, allocated, seconds, profile } = self;
+        (outputs, Ran { outputs: (), plan, allocated, seconds, profile })
     }
 
     /// The JSON keys that `infer` and `segment` share.
     pub(crate) fn json(&self, device: &Device, load: Duration, total: Duration) -> Value {
         let [plan, compile, run] = self.seconds.map(seconds);
-        json!({
+        let mut told = json!({
             "plan": self.plan,
             "device": device.name(),
             "backend": device.backend(),
             "allocated_bytes": self.allocated,
             "seconds": {"load": seconds(load), "plan": plan, "compile": compile, "run": run, "total": seconds(total)},
-        })
+        });
+        if let Some(profile) = &self.profile {
+            told["profile"] = profile.json();
+        }
+        told
+    }
+}
+
+impl Ran<()> {
+    /// This and what ran after it, with another model.
+    pub(crate) fn then(self, next: Self) -> Self {
+        let profile = match (self.profile, next.profile) {
+            (Some(mut before), Some(after)) => {
+                before.add(&after);
+                Some(before)
+            }
+            (before, after) => before.or(after),
+        };
+        Self {
+            allocated: self.allocated.max(next.allocated),
+            seconds: [0, 1, 2].map(|i| self.seconds[i] + next.seconds[i]),
+            profile,
+            ..next
+        }
     }
 }
 
@@ -146,7 +187,7 @@ pub(crate) fn run_with<T>(
     // a second handler is refused, as in the demo's second scan: the first one's flag was never raised then
     let _ = ctrlc::set_handler(move || raise.raise());
     let first = args.memory.or_else(|| device.default_budget());
-    fitted(first, |budget| {
+    let mut ran = fitted(first, |budget| {
         let mut options = options.clone().with_precision(args.precision.into());
         options.budget = budget;
         let started = Instant::now();
@@ -157,18 +198,24 @@ pub(crate) fn run_with<T>(
 
         let started = Instant::now();
         let mut session = match device {
-            Device::Gpu(engine) => pollster::block_on(Session::new(engine, model, plan)).map_err(|e| {
+            Device::Gpu(engine, _) => pollster::block_on(Session::new(engine, model, plan)).map_err(|e| {
                 let smaller = smaller.filter(|_| e.kind() == EngineErrorKind::OutOfMemory);
                 Stopped { failure: e.into(), smaller }
             })?,
             Device::Host | Device::Reference => Session::on_host(model, plan)?,
         };
         let compiled = started.elapsed();
+        if let Device::Gpu(engine, Some(kept)) = device {
+            kept.update(engine);
+        }
         if let Some(bytes) = budget.filter(|_| budget != first) {
             note(&format!("the device ran out of memory: running within {bytes} bytes ({})", format_bytes(bytes)));
         }
 
         say_waiting();
+        if args.profile {
+            session.start_profile();
+        }
         let started = Instant::now();
         let bar = progress_bar();
         let mut show = |p: organum::Progress| {
@@ -185,8 +232,16 @@ pub(crate) fn run_with<T>(
             let smaller = smaller.filter(|_| e.kind() == RunErrorKind::OutOfMemory);
             Stopped { failure: e.into(), smaller }
         })?;
-        Ok(Ran { outputs, plan: report, allocated: session.allocated_bytes(), seconds: [planned, compiled, started.elapsed()] })
-    })
+        let seconds = [planned, compiled, started.elapsed()];
+        let recording = session.recording_time();
+        let profile = session.take_profile().map(|profile| Told { profile, ceilings: None, recording });
+        Ok(Ran { outputs, plan: report, allocated: session.allocated_bytes(), seconds, profile })
+    })?;
+    // once the session's memory is free
+    if let Some(told) = &mut ran.profile {
+        told.ceilings = device.ceilings(args);
+    }
+    Ok(ran)
 }
 
 #[cfg(test)]

@@ -162,7 +162,7 @@ pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
     if channels == 1 {
         model = model.for_grey_input()?;
     }
-    let device = Device::open(a.run.device.as_deref())?;
+    let device = Device::open(&a.run)?;
     let mut options = PlanOptions::default().with_output(OutputMode::Logits);
     let wanted = traced(&model, a)?;
     options.taps = taps(&model, &wanted);

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod compiled;
 mod convert;
 mod demo;
 mod device;
@@ -12,6 +13,7 @@ mod monai;
 mod nnunet;
 mod output;
 mod plot;
+mod profile;
 mod segment;
 
 use std::process::ExitCode;

@@ -59,11 +59,7 @@ pub(crate) fn segment(
         mean.add(logits);
         all = Some(match all.take() {
             None => ran,
-            Some(before) => Ran {
-                allocated: before.allocated.max(ran.allocated),
-                seconds: [0, 1, 2].map(|i| before.seconds[i] + ran.seconds[i]),
-                ..ran
-            },
+            Some(before) => before.then(ran),
         });
         Ok(())
     };

@@ -287,7 +287,7 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         networks.check_input()?;
     }
     let load = started.elapsed();
-    let device = Device::open(a.run.device.as_deref())?;
+    let device = Device::open(&a.run)?;
     if let Some(folder) = &a.attention {
         std::fs::create_dir_all(folder).map_err(|e| Failure::usage(format!("cannot create {}: {e}", folder.display())))?;
     }
@@ -340,9 +340,9 @@ pub(crate) fn table(volumes: &Map<String, Value>) -> String {
     volumes.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// One line on where, in how many bytes and how fast.
+/// One line on where, in how many bytes and how fast, and the profile where one was made.
 pub(crate) fn summary<T>(ran: &Ran<T>, device: &Device, total: Duration) -> String {
-    format!(
+    let line = format!(
         "{} ({}): planned {} bytes, allocated {} bytes; compile {:.2} s, run {:.2} s, total {:.2} s",
         device.name(),
         device.backend(),
@@ -351,5 +351,9 @@ pub(crate) fn summary<T>(ran: &Ran<T>, device: &Device, total: Duration) -> Stri
         ran.seconds[1].as_secs_f64(),
         ran.seconds[2].as_secs_f64(),
         total.as_secs_f64()
-    )
+    );
+    match &ran.profile {
+        Some(profile) => format!("{line}\n{}", profile.table()),
+        None => line,
+    }
 }

@@ -1,0 +1,135 @@
+//! What `--profile` tells: the time of kernels and nodes, beside what the device can do.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use organum::harness::measure;
+use organum::kernels::bench;
+use organum::{Clock, Engine, Profile, Timed};
+use serde_json::{Value, json};
+
+use crate::output::{note, seconds};
+
+/// Samples of a ceiling; the fastest is taken.
+const SAMPLES: usize = 5;
+
+/// FLOPs and bytes a second that a device can do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ceilings {
+    flops: f64,
+    bytes: f64,
+}
+
+impl Ceilings {
+    /// Those given in GFLOP/s and GB/s.
+    pub(crate) fn given([flops, bytes]: [f64; 2]) -> Self {
+        Self { flops: flops * 1e9, bytes: bytes * 1e9 }
+    }
+
+    /// Those of an adapter, measured once in a process; `None` where it refuses.
+    #[expect(clippy::cast_precision_loss, reason = "rates for people")]
+    pub(crate) fn measured(engine: &Engine) -> Option<Self> {
+        static MEASURED: OnceLock<Option<Ceilings>> = OnceLock::new();
+        *MEASURED.get_or_init(|| {
+            let [copy, fma] = bench::ceilings(engine.caps().cpu);
+            let fastest = |call| pollster::block_on(measure(engine, call, SAMPLES)).map(|list| list[0]);
+            match (fastest(&copy), fastest(&fma)) {
+                (Ok(of_copy), Ok(of_fma)) => {
+                    Some(Self { flops: fma.cost().flops as f64 / of_fma, bytes: copy.cost().bytes as f64 / of_copy })
+                }
+                (Err(e), _) | (_, Err(e)) => {
+                    note(&format!("--profile: the device's ceilings could not be measured: {e}"));
+                    None
+                }
+            }
+        })
+    }
+}
+
+/// The profile of a command's runs.
+pub(crate) struct Told {
+    pub(crate) profile: Profile,
+    pub(crate) ceilings: Option<Ceilings>,
+    /// Time in which the host recorded the commands of the last run.
+    pub(crate) recording: Duration,
+}
+
+impl Told {
+    /// Adds the runs of another session on the same device.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.profile.add(&other.profile);
+        self.recording += other.recording;
+    }
+
+    fn shares(&self, timed: &Timed) -> Option<[f64; 2]> {
+        self.ceilings.map(|c| [timed.flops_per_second() / c.flops, timed.bytes_per_second() / c.bytes])
+    }
+
+    /// The JSON under `profile`.
+    pub(crate) fn json(&self) -> Value {
+        let total = self.profile.seconds();
+        let row = |timed: &Timed| {
+            let mut row = json!(timed);
+            row["share"] = json!(timed.seconds / total.max(f64::MIN_POSITIVE));
+            row["gflops"] = json!(timed.flops_per_second() / 1e9);
+            row["gbytes"] = json!(timed.bytes_per_second() / 1e9);
+            let shares = self.shares(timed);
+            row["share_of_flops"] = json!(shares.map(|s| s[0]));
+            row["share_of_bytes"] = json!(shares.map(|s| s[1]));
+            row
+        };
+        let kernels: Vec<Value> = self.profile.kernels().iter().map(row).collect();
+        let nodes: Vec<Value> = self.profile.nodes.iter().map(row).collect();
+        json!({
+            "clock": self.profile.clock,
+            "seconds": total,
+            "recording_seconds": seconds(self.recording),
+            "ceilings": self.ceilings.map(|c| json!({"gflops": c.flops / 1e9, "gbytes": c.bytes / 1e9})),
+            "kernels": kernels,
+            "nodes": nodes,
+        })
+    }
+
+    /// Two tables: kernels, the slowest first, and nodes in their order.
+    pub(crate) fn table(&self) -> String {
+        let total = self.profile.seconds();
+        let clock = match self.profile.clock {
+            Clock::Timestamps => "by the device's timestamps",
+            Clock::Submissions => "each dispatch submitted alone",
+            _ => "on the host",
+        };
+        let mut lines = vec![match self.ceilings {
+            Some(c) => {
+                format!("profile: {total:.3} s in kernels, {clock}; ceilings {:.2} GFLOP/s, {:.2} GB/s", c.flops / 1e9, c.bytes / 1e9)
+            }
+            None => format!("profile: {total:.3} s in kernels, {clock}; --ceilings gives what shares are of"),
+        }];
+        let kernels = self.profile.kernels();
+        for (title, list) in [("kernel", &kernels), ("node", &self.profile.nodes)] {
+            let names: Vec<String> = list.iter().map(name).collect();
+            let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+            lines.push(format!(
+                "{title:<width$} {:>7} {:>10} {:>6} {:>10} {:>6} {:>9} {:>6}",
+                "count", "ms", "%", "GFLOP/s", "%", "GB/s", "%"
+            ));
+            for (timed, name) in list.iter().zip(&names) {
+                let share = |at: usize| self.shares(timed).map_or_else(|| "-".into(), |s| format!("{:.1}", 100.0 * s[at]));
+                lines.push(format!(
+                    "{name:<width$} {:>7} {:>10.3} {:>6.1} {:>10.2} {:>6} {:>9.2} {:>6}",
+                    timed.count,
+                    timed.seconds * 1e3,
+                    100.0 * timed.seconds / total.max(f64::MIN_POSITIVE),
+                    timed.flops_per_second() / 1e9,
+                    share(0),
+                    timed.bytes_per_second() / 1e9,
+                    share(1)
+                ));
+            }
+        }
+        lines.join("\n")
+    }
+}
+
+fn name(timed: &Timed) -> String {
+    if timed.node.is_empty() { timed.kernel.clone() } else { format!("{} {}", timed.node, timed.kernel) }
+}
