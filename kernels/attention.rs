@@ -75,6 +75,8 @@ pub struct Params {
     more_tokens: u32,
     more_k_first: u32,
     more_v_first: u32,
+    k_split: u32,
+    v_split: u32,
 }
 
 /// Most blocks of four channels of a vector that an invocation holds.
@@ -153,6 +155,17 @@ impl Attention {
         if self.elem == Elem::F16 && self.heads > 1 && dim % 2 == 1 && dim <= MOST_PAIRED { 2 } else { 1 }
     }
 
+    /// Tokens of keys (slot 1) or values (slot 2) in the lower of two slabs; `None` where one slab holds them all.
+    pub(super) fn split(&self, slot: usize) -> Option<u64> {
+        let split = self.windows[slot].split;
+        (self.in_two() && split < self.keys.d).then(|| u64::from(split) * self.keys.plane())
+    }
+
+    /// Whether keys and values may lie in two slabs: where no second source is bound in the upper one's place.
+    fn in_two(&self) -> bool {
+        self.more_keys.is_none() && !self.per_plane
+    }
+
     fn source_count(&self) -> usize {
         if self.more_keys.is_some() { 5 } else { 3 }
     }
@@ -184,6 +197,7 @@ impl Kernel for Attention {
             .set("SOURCES", if self.more_keys.is_some() { 2u8 } else { 1 })
             .set("MASKED", u8::from(self.masked))
             .set("HEADS", self.heads_at_once())
+            .set("SPLIT", u8::from(self.split(1).is_some() || self.split(2).is_some()))
     }
 
     fn packs(&self) -> bool {
@@ -214,6 +228,8 @@ impl Kernel for Attention {
             more_tokens: self.more_keys.map_or(0, |keys| self.tokens(keys)) as u32,
             more_k_first: self.windows[3].first,
             more_v_first: self.windows[4].first,
+            k_split: self.split(1).map_or(u32::MAX, |n| n as u32),
+            v_split: self.split(2).map_or(u32::MAX, |n| n as u32),
         }
     }
 
@@ -247,7 +263,11 @@ impl Kernel for Attention {
     }
 
     fn sources(&self) -> Vec<Source> {
-        let reach = if self.per_plane { Reach::Same } else { Reach::Whole };
+        let reach = match self.per_plane {
+            true => Reach::Same,
+            false if self.in_two() => Reach::WholeInTwo,
+            false => Reach::Whole,
+        };
         let keys = |extent: Extent| [Source { planes: extent.d, reach }; 2];
         let more = self.more_keys.into_iter().flat_map(keys);
         [Source { planes: self.queries.d, reach: Reach::Same }].into_iter().chain(keys(self.keys)).chain(more).collect()
@@ -259,8 +279,8 @@ impl Kernel for Attention {
     }
 
     fn bind<T: Copy>(&self, sources: &[[T; 2]], constants: &[T]) -> Vec<T> {
-        // the shader binds a second source and a mask even where there are none
-        let of = |slot: usize| sources[if slot < sources.len() { slot } else { slot - 2 }][0];
+        // the shader binds a second source and a mask even where there are none; an upper slab takes the second source's place
+        let of = |slot: usize| if slot < sources.len() { sources[slot][0] } else { sources[slot - 2][1] };
         let mask = constants.first().filter(|_| self.masked).copied();
         vec![of(0), of(1), of(2), of(3), of(4), mask.unwrap_or(of(1))]
     }
@@ -282,8 +302,11 @@ impl Kernel for Attention {
                 let Some(extent) = extent else { continue };
                 let n = self.tokens(extent) as usize;
                 let begin = |slot: usize| if self.per_plane { (z - self.windows[slot].first as usize) * n } else { 0 };
-                all_keys.extend(k[begin(slot) * k_stride..].chunks_exact(k_stride).take(n));
-                all_values.extend(v[begin(slot + 1) * v_stride..].chunks_exact(v_stride).take(n));
+                let lower = |slot: usize| self.split(slot).map_or(n, |split| split as usize);
+                all_keys.extend(k[begin(slot) * k_stride..].chunks_exact(k_stride).take(lower(slot)));
+                all_keys.extend(more_k.chunks_exact(k_stride).take(n - lower(slot)));
+                all_values.extend(v[begin(slot + 1) * v_stride..].chunks_exact(v_stride).take(lower(slot + 1)));
+                all_values.extend(more_v.chunks_exact(v_stride).take(n - lower(slot + 1)));
             }
             plane.par_chunks_exact_mut(out_stride).enumerate().for_each(|(t, out)| {
                 out.fill(0.0);

@@ -41,6 +41,8 @@ pub enum Reach {
     },
     /// Every plane of a result reads all planes: a barrier.
     Whole,
+    /// The same of a source that may lie in two slabs.
+    WholeInTwo,
 }
 
 /// A source of a kernel.
@@ -105,8 +107,14 @@ impl Reach {
                 let begin = (z.start / result * source).min(n_in - 1);
                 begin..((z.end - 1) / result + 1).saturating_mul(source).clamp(begin + 1, n_in)
             }
-            Self::Whole => 0..n_in,
+            Self::Whole | Self::WholeInTwo => 0..n_in,
         }
+    }
+
+    /// Whether a plane of a result waits for all planes.
+    #[must_use]
+    pub const fn is_barrier(self) -> bool {
+        matches!(self, Self::Whole | Self::WholeInTwo)
     }
 
     /// Neighbouring slabs of the source that a dispatch binds.
@@ -117,7 +125,12 @@ impl Reach {
             // blocks that do not overlap: a plane of the result has one plane behind it
             Self::TapsTransposed(taps) if taps.kernel == taps.stride && taps.padding == 0 => 1,
             Self::Blocks { source: 1, .. } => 1,
-            Self::TapsTransposed(_) | Self::Taps(_) | Self::TapsOfResized { .. } | Self::Resized(_) | Self::Blocks { .. } => 2,
+            Self::TapsTransposed(_)
+            | Self::Taps(_)
+            | Self::TapsOfResized { .. }
+            | Self::Resized(_)
+            | Self::Blocks { .. }
+            | Self::WholeInTwo => 2,
         }
     }
 

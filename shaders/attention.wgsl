@@ -5,13 +5,16 @@
 // all of them.
 // x walks the queries of a plane of Q, y the heads times blocks of value channels, z the planes of
 // Q. Keys are those of plane z (PER_PLANE) or of the whole map.
-// Limits: the planes of each source that are read lie in one slab; heads divide the channels. Of
+// Limits: the planes of each source that are read lie in one slab, the keys and the values of a
+// single source in two (SPLIT): the upper one is bound in the place of the second source. Heads
+// divide the channels. Of
 // heads of Q and K beyond 64 channels the others are read again for every key.
 
 override WORKGROUP: u32 = 64u;
 override PER_PLANE: bool = false;
 override SOURCES: u32 = 1u;
 override MASKED: bool = false;
+override SPLIT: bool = false;    // keys or values lie in two slabs
 override HEADS: u32 = 1u;        // of an invocation: 2 where only two together fill whole words
 override Q_DIM: u32 = 32u;       // channels of a head of Q and K
 override V_DIM: u32 = 32u;       // channels of a head of V
@@ -53,6 +56,8 @@ struct Params {
     more_tokens: u32,         // keys of the second source
     more_k_first: u32,
     more_v_first: u32,
+    k_split: u32,             // keys in the lower slab
+    v_split: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -78,12 +83,12 @@ fn block_of(which: u32, source: u32, at: u32) -> vec4<f32> {
         return wide(q[at]);
     }
     if which == KEY {
-        if SOURCES > 1u && source == 1u {
+        if (SOURCES > 1u || SPLIT) && source == 1u {
             return wide(more_k[at]);
         }
         return wide(k[at]);
     }
-    if SOURCES > 1u && source == 1u {
+    if (SOURCES > 1u || SPLIT) && source == 1u {
         return wide(more_v[at]);
     }
     return wide(v[at]);
@@ -105,6 +110,14 @@ fn channels_of(which: u32, source: u32, at: u32, end: u32) -> vec4<f32> {
 
 fn add_product(sum: f32, a: vec4<f32>, b: vec4<f32>) -> f32 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+}
+
+// The source that token n lies in, given how many lie in the lower slab, and its number there.
+fn lies(n: u32, source: u32, split: u32) -> vec2<u32> {
+    if SPLIT && n >= split {
+        return vec2<u32>(1u, n - split);
+    }
+    return vec2<u32>(source, n);
 }
 
 // The values of 4 V_HELD channels from `channel` on of a head, of query `token` of plane z. The
@@ -137,17 +150,19 @@ fn attend(t: u32, z: u32, token: u32, head: u32, channel: u32) -> array<vec4<f32
             workgroupBarrier();
             for (var n = t / Q_LANES; n < KEYS; n += WORKGROUP / Q_LANES) {
                 let c = t % Q_LANES;
-                let row = k_at + min(first + n, tokens - 1u) * params.k_stride;
+                let token = lies(min(first + n, tokens - 1u), source, params.k_split);
+                let row = k_at + token.y * params.k_stride;
                 if c < Q_HELD {
-                    let x = channels_of(KEY, source, row + 4u * c, row + Q_DIM);
+                    let x = channels_of(KEY, token.x, row + 4u * c, row + Q_DIM);
                     keys[n * Q_ROWS + c / 4u][c % 4u] = x;
                 }
             }
             for (var n = t / V_LANES; n < KEYS; n += WORKGROUP / V_LANES) {
                 let c = t % V_LANES;
-                let row = v_at + min(first + n, tokens - 1u) * params.v_stride;
+                let token = lies(min(first + n, tokens - 1u), source, params.v_split);
+                let row = v_at + token.y * params.v_stride;
                 if c < V_HELD {
-                    let x = channels_of(VALUE, source, row + channel + 4u * c, row + V_DIM);
+                    let x = channels_of(VALUE, token.x, row + channel + 4u * c, row + V_DIM);
                     values[n * V_ROWS + c / 4u][c % 4u] = x;
                 }
             }
@@ -162,8 +177,9 @@ fn attend(t: u32, z: u32, token: u32, head: u32, channel: u32) -> array<vec4<f32
                     }
                     let at = min(first + n + i, tokens - 1u);
                     for (var c = 4u * Q_HELD; c < Q_DIM; c += 4u) {
-                        let row = k_at + at * params.k_stride;
-                        let key = channels_of(KEY, source, row + c, row + Q_DIM);
+                        let token = lies(at, source, params.k_split);
+                        let row = k_at + token.y * params.k_stride;
+                        let key = channels_of(KEY, token.x, row + c, row + Q_DIM);
                         s = add_product(s, channels_of(QUERY, 0u, q_at + c, q_at + Q_DIM), key);
                     }
                     var added = select(PADDING, 0.0, n + i < staged);

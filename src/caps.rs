@@ -32,7 +32,26 @@ pub struct DeviceCaps {
     pub cpu: bool,
     /// Threads of the host where the host itself is the device, without a driver; else 0.
     pub threads: u32,
+    /// What was measured on the device, where it was: plans are ranked by it instead of by guesses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
 }
+
+/// Rates measured on a device, in units a second. `organum tune` writes them to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// Floating-point operations in registers, a multiply-add being two.
+    pub flops: u64,
+    /// Bytes read and written by a copy within device memory.
+    pub bytes: u64,
+    /// Bytes that reach the host from the device.
+    pub host_bytes: u64,
+}
+
+/// Shares of the two ceilings that the kernels of a network reach on average: convolutions in tiles of multiply-adds,
+/// the others of memory.
+const REACHED: [f64; 2] = [0.4, 0.7];
 
 /// Rates that rank plans against each other; only their ratios matter.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,6 +78,7 @@ impl Default for DeviceCaps {
             f16: true,
             cpu: false,
             threads: 0,
+            measured: None,
         }
     }
 }
@@ -102,15 +122,31 @@ impl DeviceCaps {
         self
     }
 
-    /// Rates of a middling GPU behind PCIe 4, or of a few CPU cores: nobody tells those of a device.
+    /// The same with what was measured on the device.
+    #[must_use]
+    pub fn with_measured(mut self, measured: Measured) -> Self {
+        self.measured = Some(measured);
+        self
+    }
+
+    /// Rates of the device where they were measured, else those of a middling GPU behind PCIe 4, or of a few CPU cores.
+    #[expect(clippy::cast_precision_loss, reason = "rates")]
     pub(crate) fn rates(&self) -> Rates {
-        if self.is_host() {
+        let guess = if self.is_host() {
             let threads = f64::from(self.threads);
             Rates { flops: 100e9 * threads, bytes: 8e9 * threads.min(8.0), host_bytes: 4e9, dispatch_seconds: 10e-6 }
         } else if self.cpu {
             Rates { flops: 20e9, bytes: 8e9, host_bytes: 4e9, dispatch_seconds: 50e-6 }
         } else {
             Rates { flops: 8e12, bytes: 300e9, host_bytes: 12e9, dispatch_seconds: 20e-6 }
+        };
+        let Some(m) = self.measured else { return guess };
+        let share = |ceiling: u64, share: f64| (ceiling as f64 * share).max(1.0);
+        Rates {
+            flops: share(m.flops, REACHED[0]),
+            bytes: share(m.bytes, REACHED[1]),
+            host_bytes: share(m.host_bytes, 1.0),
+            dispatch_seconds: guess.dispatch_seconds,
         }
     }
 
@@ -124,6 +160,17 @@ impl DeviceCaps {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn measured_rates_replace_guesses() {
+        let caps = DeviceCaps::default();
+        let slow = caps.clone().with_measured(Measured { flops: 1_000_000, bytes: 10, host_bytes: 7 });
+        assert_eq!(slow.rates(), Rates { flops: 400_000.0, bytes: 7.0, host_bytes: 7.0, ..caps.rates() });
+        let nothing = caps.clone().with_measured(Measured { flops: 0, bytes: 0, host_bytes: 0 });
+        assert_eq!(nothing.rates().flops, 1.0, "no division by zero");
+        let json = serde_json::to_string(&slow).expect("numbers");
+        assert_eq!(serde_json::from_str::<DeviceCaps>(&json).expect("its own"), slow);
+    }
 
     #[test]
     fn limits_answer_to_the_names_of_webgpu() {

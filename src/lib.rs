@@ -57,7 +57,7 @@ mod warning;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 pub mod window;
 
-pub use caps::DeviceCaps;
+pub use caps::{DeviceCaps, Measured};
 pub use engine::Engine;
 pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanError, PlanErrorKind, RunError, RunErrorKind};
 pub use fitting::{FitError, smaller_budget};

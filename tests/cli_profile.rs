@@ -131,3 +131,43 @@ fn compiled_kernels_are_kept_in_one_file_and_nothing_about_it_fails() {
     std::fs::write(caches.join("organum"), b"no folder").expect("it is written");
     assert!(cached(&desk, &caches, &[], None).is_empty());
 }
+
+#[test]
+fn a_tuned_device_ranks_plans_by_what_was_measured() {
+    let desk = Desk::new();
+    let refused = |code: i32, words: &[&str], args: &[&str]| {
+        let output = run(args);
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {err}");
+        assert!(words.iter().all(|word| err.contains(word)), "{args:?}: {err}");
+        assert!(!desk.written().iter().any(|name| name.starts_with("refused")), "{args:?} leaves a file");
+    };
+    refused(2, &["host"], &["tune", &desk.out("refused.json"), "--device", "cpu"]);
+    if !has_adapter() {
+        return;
+    }
+    let path = desk.out("tuning.json");
+    assert!(done(&["tune", &path, "--device", "0"]).contains("GFLOP/s in registers"));
+    let read = || serde_json::from_slice::<Value>(&std::fs::read(&path).expect("it was written")).expect("it is JSON");
+    let tuning = read();
+    has_keys(&tuning, &["adapter", "driver", "organum", "measured"]);
+    for rate in ["flops", "bytes", "host_bytes"] {
+        assert!(tuning["measured"][rate].as_u64().is_some_and(|n| n > 1_000_000), "{tuning}");
+    }
+    let plain = infer(&desk, "plain.npy");
+    let tuned = infer(&desk, "tuned.npy");
+    done(&with(&plain, &["--device", "0"]));
+    done(&with(&tuned, &["--device", "0", "--tuning", &path]));
+    let bits = |name: &str| std::fs::read(desk.out(name)).expect("it was written");
+    assert!(bits("plain.npy") == bits("tuned.npy"), "a plan never changes bits");
+    // another device, another version, no tuning
+    refused(2, &["--tuning", "the host"], &with(&infer(&desk, "refused.npy"), &["--device", "cpu", "--tuning", &path]));
+    let mut other = tuning.clone();
+    other["driver"] = json!("another");
+    let other = desk.file("other.json", other.to_string().as_bytes());
+    refused(2, &["--tuning", "another"], &with(&infer(&desk, "refused.npy"), &["--device", "0", "--tuning", &other]));
+    let wrong = desk.file("wrong.json", b"{}");
+    refused(3, &["--tuning", "organum tune"], &with(&infer(&desk, "refused.npy"), &["--device", "0", "--tuning", &wrong]));
+    let missing = desk.out("missing.json");
+    refused(3, &["--tuning", "missing.json"], &with(&infer(&desk, "refused.npy"), &["--device", "0", "--tuning", &missing]));
+}

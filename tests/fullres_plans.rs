@@ -143,6 +143,15 @@ fn full_attention_over_a_whole_map_is_planned_within_half_a_gigabyte() {
     }
 }
 
+/// 160 MiB of keys, as many of values, and bindings of 128 MiB, which is what WebGPU guarantees.
+#[test]
+fn keys_that_no_binding_holds_are_planned_in_two_slabs() {
+    let (graph, _) = self_attention();
+    let plan = Plan::of_graph(&graph, Extent::new(40, 64, 64), &DeviceCaps::default(), &PlanOptions::default()).expect("it fits");
+    let depth = plan.report().slab_depths["wk"];
+    assert!((20..=32).contains(&depth), "{depth} planes of 4 MiB");
+}
+
 #[test]
 fn a_whole_u_transformer_at_full_resolution_is_planned_within_four_gigabytes() {
     let card = r#"{"architecture":"u_transformer","config":{"dims":3,"in_channels":1,"classes":14,"channels":[32,64,128,256],

@@ -241,7 +241,17 @@ fn full_attention_is_exact_in_every_budget() {
     // f32 sums over 4096 keys; the goldens are held to 1e-5
     assert!(error <= 2e-6, "{error:e}");
     assert!(run(plan(engine.caps(), &options.clone().with_budget(smallest))) == expected, "other bits in the smallest budget");
-    assert!(run(plan(engine.caps(), &options.with_slab_depth(1))) == expected, "other bits plane by plane");
+    assert!(run(plan(engine.caps(), &options.clone().with_slab_depth(1))) == expected, "other bits plane by plane");
+    // keys and values that no binding holds whole: 16 planes of 24,576 bytes
+    let halves = plan(&engine.caps().clone().with_max_binding(9 * 24_576), &options);
+    let depths = &halves.report().slab_depths;
+    assert!((8..16).contains(&depths["wk"]) && (8..16).contains(&depths["wv"]), "{depths:?}");
+    assert!(run(halves) == expected, "other bits with keys in two slabs");
+    let refused = Plan::of_graph(&graph, extent, &DeviceCaps::default().with_max_binding(7 * 24_576), &options);
+    assert!(refused.expect_err("half of the keys fit no binding").to_string().contains("8 planes"));
+    let host = plan(&DeviceCaps::host().with_max_binding(9 * 24_576), &options);
+    let whole = values(Session::on_host(&model, plan(&DeviceCaps::host(), &options)).expect("the session is made"));
+    assert!(values(Session::on_host(&model, host).expect("the session is made")) == whole, "other bits on the host");
 }
 
 /// Runs a random network in every way that the case allows.

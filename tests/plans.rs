@@ -157,7 +157,9 @@ fn the_checker_sees_every_misplaced_slab() {
     for at in 0..plan.recording().commands.len() {
         let regions = match &plan.recording().commands[at] {
             Command::Dispatch { bindings, .. } => bindings.len(),
-            Command::Upload { .. } | Command::Download { .. } | Command::Spill { .. } | Command::Restore { .. } | Command::Fetch { .. } => 1,
+            Command::Upload { .. } | Command::Download { .. } | Command::Spill { .. } | Command::Restore { .. } | Command::Fetch { .. } => {
+                1
+            }
             Command::Split => 0,
         };
         // the first source and the destination; an upper slab is bound even where it is not read

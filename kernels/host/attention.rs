@@ -21,6 +21,7 @@ impl Attention {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Tokens<'a> {
     keys: Slab<'a>,
     values: Slab<'a>,
@@ -56,6 +57,25 @@ impl Work for AttentionTask<'_, '_> {
         };
         let mut sources = vec![tokens(k.keys, keys, values, 1)];
         sources.extend(k.more_keys.map(|extent| tokens(extent, more_keys, more_values, 3)));
+        // keys and values in two slabs, each cut where it likes
+        let mut splits: Vec<usize> = [1, 2].into_iter().filter_map(|slot| k.split(slot)).map(|n| n as usize).collect();
+        splits.sort_unstable();
+        for split in splits.into_iter().rev() {
+            let lower = sources[0].count.min(split);
+            let mut upper = sources[0];
+            upper.count -= lower;
+            upper.begin = upper.begin.map(|begin| begin + lower);
+            sources[0].count = lower;
+            sources.insert(1, upper);
+        }
+        for s in &mut sources {
+            for (slot, slab, upper) in [(1, &mut s.keys, more_keys), (2, &mut s.values, more_values)] {
+                if let Some(split) = k.split(slot).map(|n| n as usize).filter(|&n| s.begin[slot - 1] >= n) {
+                    *slab = upper;
+                    s.begin[slot - 1] -= split;
+                }
+            }
+        }
         let all: usize = sources.iter().map(|s| s.count).sum();
         let mask = if k.masked { mask.floats() } else { &[] };
         let mut begins = Vec::with_capacity(queries);

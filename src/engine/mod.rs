@@ -294,6 +294,7 @@ fn caps_of(limits: &wgpu::Limits, features: wgpu::Features, info: &wgpu::Adapter
         f16: features.contains(wgpu::Features::SHADER_F16),
         cpu: info.device_type == wgpu::DeviceType::Cpu,
         threads: 0,
+        measured: None,
     }
 }
 

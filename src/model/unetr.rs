@@ -294,8 +294,12 @@ mod tests {
         // 92.80 million are published, of which 12 norms of 2 x 768 are never used
         assert!((elements + 12 * 2 * 768).abs_diff(92_800_000) < 5_000, "{elements}");
         for (elem, most) in [(Elem::F32, 650_000_000), (Elem::F16, 330_000_000)] {
-            let plan =
-                Plan::of_graph(&graph, Extent::new(96, 96, 96), &DeviceCaps::desktop(), &PlanOptions::default().with_precision(elem).with_budget(most));
+            let plan = Plan::of_graph(
+                &graph,
+                Extent::new(96, 96, 96),
+                &DeviceCaps::desktop(),
+                &PlanOptions::default().with_precision(elem).with_budget(most),
+            );
             let report = plan.expect("it can be planned").report().clone();
             assert!(report.peak_bytes < most, "{} bytes", report.peak_bytes);
             // 146.5 are published

@@ -176,7 +176,8 @@ fn enumerate_form(request: &Request<'_>, form: &Arc<Form>, list: &mut Vec<Candid
     let net = &form.net;
     let limits = slab::depth_limits(net, request.caps)?;
     let constants = constants(net, request.caps)?;
-    let bytes_of = |wanted: &dyn Fn(&Needed) -> bool| constants.iter().filter(|c| wanted(c)).map(|c| request.caps.align(c.bytes)).sum::<u64>();
+    let bytes_of =
+        |wanted: &dyn Fn(&Needed) -> bool| constants.iter().filter(|c| wanted(c)).map(|c| request.caps.align(c.bytes)).sum::<u64>();
     let total = bytes_of(&|_| true);
     let resident = [total, bytes_of(&|c| !c.may_wait(total))];
     // memory of the host is what they would wait in
@@ -409,7 +410,8 @@ fn assemble(c: &Candidate, placement: &Placement, caps: &DeviceCaps, staging: u6
         ..Recording::default()
     };
     let base = if caps.is_host() { Recording { upload_staging: 0, download_staging: 0, ..base } } else { base };
-    let lowering = lower::Lowering { schedule: s, lifetimes: &c.lifetimes, placement, constants: by_node, fetched, outputs: outputs.clone(), caps };
+    let lowering =
+        lower::Lowering { schedule: s, lifetimes: &c.lifetimes, placement, constants: by_node, fetched, outputs: outputs.clone(), caps };
     let recording = lowering.record(base, regions)?;
     let mut report = Report::new(s, &recording, weights_bytes, c.max_live, &c.lifetimes);
     report.recomputed_flops = c.form.flops - c.form.once;

@@ -211,7 +211,8 @@ impl Lifetimes {
     pub(super) fn host_peak(&self) -> u64 {
         let (mut live, mut most) = (0u64, 0u64);
         let steps: std::collections::BTreeSet<u32> = self.spills.keys().chain(self.restores.keys()).copied().collect();
-        let moved = |moves: Option<&Vec<Move>>| moves.into_iter().flatten().filter(|m| !m.keep).map(|m| self.slots[m.slot as usize]).sum::<u64>();
+        let moved =
+            |moves: Option<&Vec<Move>>| moves.into_iter().flatten().filter(|m| !m.keep).map(|m| self.slots[m.slot as usize]).sum::<u64>();
         for step in steps {
             live -= moved(self.restores.get(&step)).min(live);
             live += moved(self.spills.get(&step));

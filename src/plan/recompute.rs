@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::network::Network;
 use super::schedule::Schedule;
 use crate::graph::{Graph, NodeId, Op};
-use crate::kernels::Reach;
 
 /// A wait of fewer tasks than this share of all does not make a reader late.
 const LATE_SHARE: usize = 16;
@@ -48,7 +47,7 @@ fn cone(net: &Network, node: NodeId) -> BTreeSet<NodeId> {
     let mut cone = BTreeSet::new();
     let mut stack = vec![node];
     while let Some(id) = stack.pop() {
-        let barrier = net.reaches(id).contains(&Reach::Whole);
+        let barrier = net.reaches(id).iter().any(|reach| reach.is_barrier());
         let small = bytes(net, id) < floor && !net.is_input(id);
         if (id == node || !(barrier || small)) && cone.insert(id) {
             stack.extend(&net.node(id).inputs);

@@ -80,7 +80,10 @@ impl Report {
             weights_bytes,
             max_live_bytes,
             activation_bytes: recording.chunks.iter().sum::<u64>() - weights_bytes,
-            host_bytes: input.extent.voxels() * u64::from(input.channels) * 4 + outputs + lifetimes.host_peak() + lifetimes.weights_bytes[0],
+            host_bytes: input.extent.voxels() * u64::from(input.channels) * 4
+                + outputs
+                + lifetimes.host_peak()
+                + lifetimes.weights_bytes[0],
             flops,
             recomputed_flops: 0,
             traffic_bytes: traffic,

@@ -157,9 +157,9 @@ impl Schedule {
 
     /// Cuts the planes of a task into dispatches whose work stays below `max_flops`, given the work of one plane.
     pub(super) fn dispatches(&self, task: &Task, plane_flops: u64, max_flops: u64) -> impl Iterator<Item = Range<u32>> {
-        let most = usize::try_from((max_flops / plane_flops.max(1)).max(1)).unwrap_or(usize::MAX);
+        let most = u32::try_from((max_flops / plane_flops.max(1)).max(1)).unwrap_or(u32::MAX);
         let planes = task.planes();
-        planes.clone().step_by(most).map(move |begin| begin..begin.saturating_add(most as u32).min(planes.end))
+        planes.clone().step_by(most as usize).map(move |begin| begin..begin.saturating_add(most).min(planes.end))
     }
 
     /// Whether the windows of output planes `z` lie in as many slabs as the kernel binds.

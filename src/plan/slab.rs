@@ -32,6 +32,7 @@ pub(super) fn depth_limits(net: &Network, caps: &DeviceCaps) -> Result<Vec<Depth
             let need = match reach {
                 Reach::Same => 1,
                 Reach::Whole => n,
+                Reach::WholeInTwo => n.div_ceil(2),
                 // a window of w planes lies within two slabs if they are at least w - 1 deep
                 _ => reach.widest(n, net.planes(id)).saturating_sub(1).clamp(1, n),
             };

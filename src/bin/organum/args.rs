@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Evaluate(Evaluate),
     /// Times the kernels at the shapes of real networks
     Bench(Bench),
+    /// Measures what the device can do and writes it to a file for `--tuning`
+    Tune(Tune),
 }
 
 /// Where and in how much memory to run.
@@ -57,6 +59,9 @@ pub(crate) struct Run {
     /// What the device can do, in GFLOP/s and GB/s, instead of measuring it for --profile
     #[arg(long, value_name = "GFLOPS,GBS", value_parser = ceilings, requires = "profile")]
     pub(crate) ceilings: Option<[f64; 2]>,
+    /// What `organum tune` measured on this device; plans are ranked by it
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) tuning: Option<PathBuf>,
     /// Neither read nor write the file of compiled kernels in the user's cache folder; as does the
     /// environment variable ORGANUM_NO_PIPELINE_CACHE
     #[arg(long)]
@@ -284,6 +289,15 @@ pub(crate) struct Bench {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tune {
+    /// The JSON file to write
+    pub(crate) output: PathBuf,
+    /// Index or part of a name from `organum devices`. Not given: the adapter that wgpu prefers
+    #[arg(long, value_name = "D")]
+    pub(crate) device: Option<String>,
 }
 
 /// `64MiB` to bytes.

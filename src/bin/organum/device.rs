@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use organum::{
-    Cancel, DeviceCaps, Engine, EngineErrorKind, Extent, Input, Model, OutputVolume, Plan, PlanOptions, RunError, RunErrorKind, RunOptions,
-    Session, format_bytes, host::available_memory, smaller_budget,
+    Cancel, DeviceCaps, Engine, EngineErrorKind, Extent, Input, Measured, Model, OutputVolume, Plan, PlanOptions, RunError, RunErrorKind,
+    RunOptions, Session, format_bytes, host::available_memory, smaller_budget,
 };
 use serde_json::{Value, json};
 
@@ -13,11 +13,12 @@ use crate::compiled::Kept;
 use crate::fail::Failure;
 use crate::output::{note, progress_bar, say_waiting, seconds};
 use crate::profile::{Ceilings, Told};
+use crate::tune::Tuning;
 
 /// Where to run.
 pub(crate) enum Device {
-    /// An adapter, with the file of its compiled kernels.
-    Gpu(Engine, Option<Kept>),
+    /// An adapter, with the file of its compiled kernels and what was measured on it.
+    Gpu(Engine, Option<Kept>, Option<Measured>),
     Host,
     /// The kernels' scalar twins on the host.
     Reference,
@@ -25,16 +26,22 @@ pub(crate) enum Device {
 
 impl Device {
     pub(crate) fn open(args: &Run) -> Result<Self, Failure> {
+        let tuning = args.tuning.as_deref().map(Tuning::read).transpose()?;
         let adapter = |engine: Engine| {
             let kept = if args.no_pipeline_cache { None } else { Kept::open(&engine) };
-            Self::Gpu(engine, kept)
+            let measured = tuning.as_ref().map(|tuning| tuning.of(&engine)).transpose()?;
+            Ok(Self::Gpu(engine, kept, measured))
+        };
+        let host = |device| match &tuning {
+            Some(tuning) => Err(tuning.of_another("the host")),
+            None => Ok(device),
         };
         match args.device.as_deref() {
-            Some("cpu") => Ok(Self::Host),
-            Some("reference") => Ok(Self::Reference),
+            Some("cpu") => host(Self::Host),
+            Some("reference") => host(Self::Reference),
             // the host is faster than a software adapter
-            None => Ok(pollster::block_on(Engine::request_hardware())?.map_or(Self::Host, adapter)),
-            pattern => Ok(adapter(pollster::block_on(Engine::request(pattern))?)),
+            None => pollster::block_on(Engine::request_hardware())?.map_or_else(|| host(Self::Host), adapter),
+            pattern => adapter(pollster::block_on(Engine::request(pattern))?),
         }
     }
 
@@ -42,14 +49,17 @@ impl Device {
     fn ceilings(&self, args: &Run) -> Option<Ceilings> {
         match (args.ceilings, self) {
             (Some(given), _) => Some(Ceilings::given(given)),
-            (None, Self::Gpu(engine, _)) => Ceilings::measured(engine),
+            (None, Self::Gpu(engine, ..)) => Ceilings::measured(engine),
             (None, Self::Host | Self::Reference) => None,
         }
     }
 
     pub(crate) fn caps(&self) -> DeviceCaps {
         match self {
-            Self::Gpu(engine, _) => engine.caps().clone(),
+            Self::Gpu(engine, _, measured) => {
+                let caps = engine.caps().clone();
+                measured.map_or(caps.clone(), |measured| caps.with_measured(measured))
+            }
             Self::Host => DeviceCaps::host(),
             Self::Reference => DeviceCaps::reference(),
         }
@@ -57,7 +67,7 @@ impl Device {
 
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Gpu(engine, _) => engine.summary().name.clone(),
+            Self::Gpu(engine, ..) => engine.summary().name.clone(),
             Self::Host => "cpu".into(),
             Self::Reference => "reference".into(),
         }
@@ -67,7 +77,7 @@ impl Device {
     /// host's memory and the system tells how much that is; no bound elsewhere, since wgpu does not tell a GPU's memory.
     fn default_budget(&self) -> Option<u64> {
         let kind = match self {
-            Self::Gpu(engine, _) => engine.summary().kind.as_str(),
+            Self::Gpu(engine, ..) => engine.summary().kind.as_str(),
             Self::Host | Self::Reference => "cpu",
         };
         if !in_host_memory(kind) {
@@ -78,7 +88,7 @@ impl Device {
 
     pub(crate) fn backend(&self) -> String {
         match self {
-            Self::Gpu(engine, _) => engine.summary().backend.clone(),
+            Self::Gpu(engine, ..) => engine.summary().backend.clone(),
             Self::Host => format!("host, {}", organum::kernels::host::instructions()),
             Self::Reference => "host, f64".into(),
         }
@@ -198,14 +208,14 @@ pub(crate) fn run_with<T>(
 
         let started = Instant::now();
         let mut session = match device {
-            Device::Gpu(engine, _) => pollster::block_on(Session::new(engine, model, plan)).map_err(|e| {
+            Device::Gpu(engine, ..) => pollster::block_on(Session::new(engine, model, plan)).map_err(|e| {
                 let smaller = smaller.filter(|_| e.kind() == EngineErrorKind::OutOfMemory);
                 Stopped { failure: e.into(), smaller }
             })?,
             Device::Host | Device::Reference => Session::on_host(model, plan)?,
         };
         let compiled = started.elapsed();
-        if let Device::Gpu(engine, Some(kept)) = device {
+        if let Device::Gpu(engine, Some(kept), _) = device {
             kept.update(engine);
         }
         if let Some(bytes) = budget.filter(|_| budget != first) {

@@ -15,6 +15,7 @@ mod output;
 mod plot;
 mod profile;
 mod segment;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Devices(a) => info::devices(a),
         Command::Evaluate(a) => info::evaluate(a),
         Command::Bench(a) => bench::run(a),
+        Command::Tune(a) => tune::run(a),
     };
     match done {
         Ok(()) => {

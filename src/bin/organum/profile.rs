@@ -16,8 +16,8 @@ const SAMPLES: usize = 5;
 /// FLOPs and bytes a second that a device can do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ceilings {
-    flops: f64,
-    bytes: f64,
+    pub(crate) flops: f64,
+    pub(crate) bytes: f64,
 }
 
 impl Ceilings {
@@ -38,7 +38,7 @@ impl Ceilings {
                     Some(Self { flops: fma.cost().flops as f64 / of_fma, bytes: copy.cost().bytes as f64 / of_copy })
                 }
                 (Err(e), _) | (_, Err(e)) => {
-                    note(&format!("--profile: the device's ceilings could not be measured: {e}"));
+                    note(&format!("the device's ceilings could not be measured: {e}"));
                     None
                 }
             }

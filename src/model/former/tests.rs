@@ -51,7 +51,8 @@ fn published_configurations_are_the_defaults_and_can_be_planned() {
         let counted = elements as f64 / 1e6;
         assert!((counted - millions).abs() < 0.05, "{name}: {counted} million parameters");
         for (elem, most) in [(Elem::F32, 850_000_000), (Elem::F16, 450_000_000)] {
-            let plan = Plan::of_graph(&graph, extent, &DeviceCaps::desktop(), &PlanOptions::default().with_precision(elem).with_budget(most));
+            let plan =
+                Plan::of_graph(&graph, extent, &DeviceCaps::desktop(), &PlanOptions::default().with_precision(elem).with_budget(most));
             let report = plan.expect("it can be planned").report().clone();
             assert!(report.peak_bytes < most, "{name} {}: {} bytes", elem.name(), report.peak_bytes);
             // 423.7, and about 415 of which tokens that lead nowhere are a part, are published

@@ -83,7 +83,8 @@ fn the_published_glam_swin_unets_can_be_planned() {
         assert!(!card.takes(1), "the reference repeats nothing");
         let counted = millions(&graph) + f64::from(dead) / 1e6;
         for (elem, most) in [Elem::F32, Elem::F16].into_iter().zip(most) {
-            let plan = Plan::of_graph(&graph, extent, &DeviceCaps::desktop(), &PlanOptions::default().with_precision(elem).with_budget(most));
+            let plan =
+                Plan::of_graph(&graph, extent, &DeviceCaps::desktop(), &PlanOptions::default().with_precision(elem).with_budget(most));
             let report = plan.expect("it can be planned").report().clone();
             // 108.6 and 124.7 are published, of which those that lead nowhere, and padding, are a part
             let giga = report.flops / 1_000_000_000;
