@@ -1,13 +1,13 @@
-"""The cases: PyTorch modules, what organum and burn are to build of their tensors, and the input of each.
+"""The cases: PyTorch modules, what organum and burn are to build of their tensors, and the inputs.
 
-Networks come from MONAI, dynamic_network_architectures, shared/reference and the modules beside this file; none is copied here.
+Networks come from MONAI, dynamic_network_architectures, shared/reference and the modules beside
+this file; none is copied here.
 """
 
 import dataclasses
 import pathlib
 import sys
 
-import torch
 from torch import nn
 
 import slices
@@ -264,7 +264,7 @@ CPUS = ("host", "torch", "onnx")
 
 
 def cases(which, small):
-    """`layers` and `nets` are issue 12's, `host` issue 13's; `small` has other extents and widths, to see that all runs."""
+    """A list of cases; `small` has smaller extents and widths, to see that all runs."""
     n = 2 if small else 1
     layers = [
         conv(16, 64 // n),
@@ -339,7 +339,7 @@ def cases(which, small):
 
 
 def random_norms(module):
-    """Running statistics and affine parameters away from 1 and 0, so that one that is left out shows."""
+    """Statistics and affine parameters away from 1 and 0: one that is left out shows."""
     for m in module.modules():
         if isinstance(m, (nn.BatchNorm2d, nn.BatchNorm3d)):
             nn.init.uniform_(m.running_mean, -0.2, 0.2)

@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 
 def arguments():
     parser = argparse.ArgumentParser(
-        prog="run", description=(HERE / "run").read_text().split("\n\n")[0]
+        prog="run", description=__doc__
     )
     parser.add_argument("lists", nargs="*", help="layers, nets (the default: both), host")
     parser.add_argument("--only", default="", metavar="REGEX", help="cases with this in their name")
@@ -255,9 +255,8 @@ def compare(case, a):
             except Exception as e:
                 about["error"] = f"{type(e).__name__}: {e}".splitlines()[0]
             about["prepare_seconds"] = time.perf_counter() - begin
-            note(
-                f"{case.name}: {name} {about.get('error') or 'ready after %.1f s' % about['prepare_seconds']}"
-            )
+            ready_after = f"ready after {about['prepare_seconds']:.1f} s"
+            note(f"{case.name}: {name} {about.get('error') or ready_after}")
         del right
         gc.collect()
         rounds = []
@@ -303,7 +302,7 @@ def environment(a):
         ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True
     ).stdout.strip()
     cpu = next(
-        (l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")),
+        (x.split(":")[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")),
         platform.processor(),
     )
     return {
@@ -349,8 +348,8 @@ def main():
     results = []
     print(", ".join(f"{k} {v}" for k, v in about.items()))
     print(
-        "| case | GFLOP | host ms | device ms | burn ms | torch ms | onnx ms | burn/device | torch/device | torch/host "
-        "| onnx/host | greatest difference |"
+        "| case | GFLOP | host ms | device ms | burn ms | torch ms | onnx ms "
+        "| burn/device | torch/device | torch/host | onnx/host | greatest difference |"
     )
     print("|---" * 12 + "|", flush=True)
     for case in cases:

@@ -1,7 +1,8 @@
-"""Swin-Unet and TransUNet (R50-ViT-B/16) in PyTorch, under the tensor names of their reference implementations.
+"""Swin-Unet and TransUNet (R50-ViT-B/16) in PyTorch, with the tensor names of their references.
 
-Written from the papers (Cao et al., "Swin-Unet", 2021; Chen et al., "TransUNet", 2021) and from the tables of names and sizes in
-organum's own architectures. Slices of 224x224, one channel that is repeated to three, 9 classes.
+Written from the papers (Cao et al., "Swin-Unet", 2021; Chen et al., "TransUNet", 2021) and from the
+names and sizes in organum's own architectures. Slices of 224x224, one channel that is repeated to
+three, 9 classes.
 """
 
 import torch

@@ -1,8 +1,8 @@
-"""Attention in windows, nnFormer and FINE in PyTorch, under the tensor names of their reference implementations.
+"""Attention in windows, nnFormer and FINE in PyTorch, with the tensor names of their references.
 
-Written from the papers (Zhou et al., "nnFormer", IEEE TIP 2023; Themyr et al., "Memory transformers", MLMI 2022) and from the
-tables of names and sizes in organum's own architectures; FINE as it is with two blocks a stage, where what the volume tokens
-become is read by nobody.
+Written from the papers (Zhou et al., "nnFormer", IEEE TIP 2023; Themyr et al., "Memory
+transformers", MLMI 2022) and from the names and sizes in organum's own architectures. FINE has two
+blocks a stage, so that nothing reads what the volume tokens become, and it is not computed.
 """
 
 import torch
@@ -43,7 +43,7 @@ def paste(x, window, extent):
 
 
 def shift_mask(extent, window, shift):
-    """-100 between voxels of a window of the rolled map that did not touch before: (windows, tokens, tokens)."""
+    """-100 between voxels that did not touch before the roll: (windows, tokens, tokens)."""
     regions = torch.zeros(1, *extent, 1)
     count = 0
     spans = [
@@ -60,8 +60,10 @@ def shift_mask(extent, window, shift):
 
 
 class WindowAttention(nn.Module):
-    """A fused projection, attention within shifted windows with biases by relative position, and a projection; tokens that come
-    with the windows are keys and queries before the voxels, without bias and mask."""
+    """A projection, attention within windows with biases by relative position, and a projection.
+
+    Tokens that come with the windows stand before the voxels and have neither bias nor mask.
+    """
 
     def __init__(self, channels, heads, window, strides, kv=False):
         super().__init__()
@@ -176,7 +178,7 @@ class Block(nn.Module):
         return self.finish(up + skip, paste(self.attn(y, None, queries), self.window, self.extent))
 
     def remembering(self, x, tokens, current, positions):
-        """With window tokens (windows, 1, C), and, where they are passed on, the volume tokens that the crop sees."""
+        """With window tokens (windows, 1, C), and the volume tokens that the crop sees, if any."""
         y = torch.cat([tokens, cut(self.roll(self.norm1(x), -1), self.window)], 1)
         y = self.attn(y, self.mask, tokens=tokens.shape[1])
         seen, y = y[:, : tokens.shape[1]], y[:, tokens.shape[1] :]
@@ -302,7 +304,7 @@ class Decoder(nn.Module):
 
 
 class Former(nn.Module):
-    """nnFormer of the Synapse crop, or, with `memory`, FINE of the BCV crop at the middle of its volume."""
+    """nnFormer of the Synapse crop, or, with `memory`, FINE of a crop in its volume's middle."""
 
     # the cells of the grid of 5x5 volume tokens that a crop in the middle sees
     CURRENT = [12, 17, 13, 18]

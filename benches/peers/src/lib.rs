@@ -7,6 +7,7 @@ pub mod case;
 #[cfg(feature = "burn")]
 mod nets;
 pub mod ours;
+pub mod table;
 #[cfg(feature = "burn")]
 pub mod theirs;
 

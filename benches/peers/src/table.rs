@@ -29,6 +29,11 @@ pub fn of(steps: &Value) -> String {
         text += "|---|---|---|---|---|---|---|\n";
     }
     for case in kernels {
+        if let Some(ceilings) = case.get("ceilings") {
+            let [flops, bytes] = ["gflops", "gbytes"].map(|key| number(&ceilings[key], 1));
+            let _ = writeln!(text, "| ceilings | | | {flops} | | {bytes} | |");
+            continue;
+        }
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} | {} % | {} | {} % |",
