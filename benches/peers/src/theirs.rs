@@ -64,7 +64,7 @@ impl Side for Burn {
         let data = y.try_into_data().map_err(|e| format!("{e:?}"))?;
         // the run before tuned, this one is as the others will be
         self.seconds()?;
-        data.into_vec::<f32>().map_err(|e| format!("{e:?}").into())
+        data.try_into_vec::<f32>().map_err(|e| format!("{e:?}").into())
     }
 
     fn seconds(&mut self) -> Result<f64, Failure> {
