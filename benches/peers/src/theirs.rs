@@ -76,7 +76,11 @@ impl Side for Burn {
             }
             None => {
                 let one: [Range<usize>; 5] = std::array::from_fn(|_| 0..1);
-                (self.forward)(self.input.clone()).slice(one).try_into_data()
+                let y = (self.forward)(self.input.clone());
+                // the whole result is alive until its value is here, so that all of it is computed
+                let read = y.clone().slice(one).try_into_data();
+                y.device().sync().map_err(|e| format!("{e:?}"))?;
+                read
             }
         };
         read.map_err(|e| format!("{e:?}"))?;
