@@ -25,9 +25,7 @@ TOLERANCE = 1e-4
 
 
 def arguments():
-    parser = argparse.ArgumentParser(
-        prog="run", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="run", description=__doc__)
     parser.add_argument("lists", nargs="*", help="layers, nets (the default: both), host")
     parser.add_argument("--only", default="", metavar="REGEX", help="cases with this in their name")
     parser.add_argument(
