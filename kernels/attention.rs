@@ -77,6 +77,7 @@ pub struct Params {
     more_v_first: u32,
     k_split: u32,
     v_split: u32,
+    pad: [u32; 2],
 }
 
 /// Most blocks of four channels of a vector that an invocation holds.
@@ -230,6 +231,7 @@ impl Kernel for Attention {
             more_v_first: self.windows[4].first,
             k_split: self.split(1).map_or(u32::MAX, |n| n as u32),
             v_split: self.split(2).map_or(u32::MAX, |n| n as u32),
+            pad: [0; 2],
         }
     }
 

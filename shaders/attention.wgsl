@@ -58,6 +58,8 @@ struct Params {
     more_v_first: u32,
     k_split: u32,             // keys in the lower slab
     v_split: u32,
+    pad0: u32,
+    pad1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
