@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::caps::DeviceCaps;
+use crate::caps::{DeviceCaps, Measured};
 use crate::error::{EngineError, EngineErrorKind};
 use crate::kernels::Call;
 
@@ -42,13 +42,12 @@ pub struct AdapterSummary {
 
 /// A device to run on. Cheap to clone; pipelines are shared by the clones.
 #[derive(Clone, Debug)]
-pub struct Engine(Arc<Inner>);
+pub struct Engine(Arc<Inner>, Arc<DeviceCaps>);
 
 #[derive(Debug)]
 struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
-    caps: DeviceCaps,
     summary: AdapterSummary,
     pipelines: Pipelines,
     cache: Cache,
@@ -72,16 +71,23 @@ impl Engine {
     pub fn within(device: &wgpu::Device, queue: &wgpu::Queue, bytes: u64) -> Self {
         let info = device.adapter_info();
         let caps = caps_of(&device.limits(), device.features(), &info);
-        Self(Arc::new(Inner {
+        let inner = Inner {
             device: device.clone(),
             queue: queue.clone(),
             summary: summary_of(&info, &caps),
-            caps,
             pipelines: Pipelines::default(),
             cache: Cache::default(),
             allocated: AtomicU64::new(0),
             most: bytes,
-        }))
+        };
+        Self(Arc::new(inner), Arc::new(caps))
+    }
+
+    /// The same device with what was measured on it, by which its plans are ranked and its batches sized.
+    #[must_use]
+    pub fn with_measured(mut self, measured: Measured) -> Self {
+        Arc::make_mut(&mut self.1).measured = Some(measured);
+        self
     }
 
     /// Requests the first adapter whose name contains `pattern` (case ignored), or the one with that index in
@@ -180,7 +186,7 @@ impl Engine {
     /// What the planner needs to know of the device.
     #[must_use]
     pub fn caps(&self) -> &DeviceCaps {
-        &self.0.caps
+        &self.1
     }
 
     /// Name, backend and driver.
@@ -216,8 +222,8 @@ impl Engine {
 
     /// The pipelines of kernel calls, in their order. Those that are not there yet are compiled at once on all threads.
     pub(crate) async fn pipelines(&self, calls: &[&Call]) -> Result<Vec<Arc<Pipeline>>, EngineError> {
-        let Inner { device, caps, cache, pipelines, .. } = &*self.0;
-        pipelines.all(device, cache.get(device).as_ref(), caps, calls).await
+        let Inner { device, cache, pipelines, .. } = &*self.0;
+        pipelines.all(device, cache.get(device).as_ref(), self.caps(), calls).await
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::args;
 use crate::fail::Failure;
 use crate::output::{note, say, say_json};
+use crate::profile::Ceilings;
 
 /// Samples of a case; their median is told.
 const SAMPLES: usize = 7;
@@ -29,9 +30,7 @@ pub(crate) fn run(a: &args::Bench) -> Result<(), Failure> {
     if chosen.is_empty() {
         return Err(Failure::usage(format!("no case has {filter:?} in its name; organum bench lists them all")));
     }
-    let [copy, fma] = bench::ceilings(small);
-    let traffic = copy.cost().bytes as f64 / seconds(&copy)?;
-    let arithmetic = fma.cost().flops as f64 / seconds(&fma)?;
+    let Ceilings { bytes: traffic, flops: arithmetic } = Ceilings::measure(&engine, small)?;
     let summary = engine.summary();
     let mut rows: Vec<Value> = Vec::new();
     let width = chosen.iter().map(|(_, label, _)| label.len()).max().unwrap_or(0);

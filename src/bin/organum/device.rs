@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use organum::{
-    Cancel, DeviceCaps, Engine, EngineErrorKind, Extent, Input, Measured, Model, OutputVolume, Plan, PlanOptions, RunError, RunErrorKind,
-    RunOptions, Session, format_bytes, host::available_memory, smaller_budget,
+    Cancel, DeviceCaps, Engine, EngineErrorKind, Extent, Input, Model, OutputVolume, Plan, PlanOptions, RunError, RunErrorKind, RunOptions,
+    Session, format_bytes, host::available_memory, smaller_budget,
 };
 use serde_json::{Value, json};
 
@@ -17,8 +17,8 @@ use crate::tune::Tuning;
 
 /// Where to run.
 pub(crate) enum Device {
-    /// An adapter, with the file of its compiled kernels and what was measured on it.
-    Gpu(Engine, Option<Kept>, Option<Measured>),
+    /// An adapter, with the file of its compiled kernels.
+    Gpu(Engine, Option<Kept>),
     Host,
     /// The kernels' scalar twins on the host.
     Reference,
@@ -29,8 +29,11 @@ impl Device {
         let tuning = args.tuning.as_deref().map(Tuning::read).transpose()?;
         let adapter = |engine: Engine| {
             let kept = if args.no_pipeline_cache { None } else { Kept::open(&engine) };
-            let measured = tuning.as_ref().map(|tuning| tuning.of(&engine)).transpose()?;
-            Ok(Self::Gpu(engine, kept, measured))
+            let engine = match &tuning {
+                Some(tuning) => tuning.apply(engine)?,
+                None => engine,
+            };
+            Ok(Self::Gpu(engine, kept))
         };
         let host = |device| match &tuning {
             Some(tuning) => Err(tuning.of_another("the host")),
@@ -56,10 +59,7 @@ impl Device {
 
     pub(crate) fn caps(&self) -> DeviceCaps {
         match self {
-            Self::Gpu(engine, _, measured) => {
-                let caps = engine.caps().clone();
-                measured.map_or(caps.clone(), |measured| caps.with_measured(measured))
-            }
+            Self::Gpu(engine, _) => engine.caps().clone(),
             Self::Host => DeviceCaps::host(),
             Self::Reference => DeviceCaps::reference(),
         }
@@ -215,7 +215,7 @@ pub(crate) fn run_with<T>(
             Device::Host | Device::Reference => Session::on_host(model, plan)?,
         };
         let compiled = started.elapsed();
-        if let Device::Gpu(engine, Some(kept), _) = device {
+        if let Device::Gpu(engine, Some(kept)) = device {
             kept.update(engine);
         }
         if let Some(bytes) = budget.filter(|_| budget != first) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use organum::harness::measure;
 use organum::kernels::bench;
-use organum::{Clock, Engine, Profile, Timed};
+use organum::{Clock, Engine, EngineError, Profile, Timed};
 use serde_json::{Value, json};
 
 use crate::output::{note, seconds};
@@ -26,23 +26,19 @@ impl Ceilings {
         Self { flops: flops * 1e9, bytes: bytes * 1e9 }
     }
 
-    /// Those of an adapter, measured once in a process; `None` where it refuses.
+    /// Those of an adapter, measured now; `small` halves the extents.
     #[expect(clippy::cast_precision_loss, reason = "rates for people")]
+    pub(crate) fn measure(engine: &Engine, small: bool) -> Result<Self, EngineError> {
+        let [copy, fma] = bench::ceilings(small);
+        let fastest = |call| pollster::block_on(measure(engine, call, SAMPLES)).map(|list| list[0]);
+        Ok(Self { bytes: copy.cost().bytes as f64 / fastest(&copy)?, flops: fma.cost().flops as f64 / fastest(&fma)? })
+    }
+
+    /// Those of an adapter, measured once in a process; `None` where it refuses.
     pub(crate) fn measured(engine: &Engine) -> Option<Self> {
         static MEASURED: OnceLock<Option<Ceilings>> = OnceLock::new();
-        *MEASURED.get_or_init(|| {
-            let [copy, fma] = bench::ceilings(engine.caps().cpu);
-            let fastest = |call| pollster::block_on(measure(engine, call, SAMPLES)).map(|list| list[0]);
-            match (fastest(&copy), fastest(&fma)) {
-                (Ok(of_copy), Ok(of_fma)) => {
-                    Some(Self { flops: fma.cost().flops as f64 / of_fma, bytes: copy.cost().bytes as f64 / of_copy })
-                }
-                (Err(e), _) | (_, Err(e)) => {
-                    note(&format!("the device's ceilings could not be measured: {e}"));
-                    None
-                }
-            }
-        })
+        let told = |e| note(&format!("--profile: the device's ceilings could not be measured: {e}"));
+        *MEASURED.get_or_init(|| Self::measure(engine, engine.caps().cpu).map_err(told).ok())
     }
 }
 

@@ -46,13 +46,13 @@ impl Tuning {
         Ok(Self { path: path.to_owned(), contents })
     }
 
-    /// What was measured on an adapter; an error where the file is that of another adapter, driver or version.
-    pub(crate) fn of(&self, engine: &Engine) -> Result<Measured, Failure> {
+    /// An adapter with what was measured on it; an error where the file is that of another adapter, driver or version.
+    pub(crate) fn apply(&self, engine: Engine) -> Result<Engine, Failure> {
         let adapter = engine.summary();
         let own = (adapter.name.as_str(), adapter.driver.as_str(), env!("CARGO_PKG_VERSION"));
         let c = &self.contents;
         if (c.adapter.as_str(), c.driver.as_str(), c.organum.as_str()) == own {
-            return Ok(c.measured);
+            return Ok(engine.with_measured(c.measured));
         }
         Err(self.of_another(&format!("{} ({}, organum {})", own.0, own.1, own.2)))
     }
@@ -93,8 +93,7 @@ pub(crate) fn run(a: &args::Tune) -> Result<(), Failure> {
         return Err(Failure::usage("adapters are measured, the host is not: it has no transfers to weigh"));
     }
     let engine = pollster::block_on(Engine::request(a.device.as_deref()))?;
-    let refused = || Failure { code: 6, message: "the device could not be measured".into() };
-    let ceilings = Ceilings::measured(&engine).ok_or_else(refused)?;
+    let ceilings = Ceilings::measure(&engine, engine.caps().cpu)?;
     let host_bytes = host_bytes(&engine)? as u64;
     let measured = Measured { flops: ceilings.flops as u64, bytes: ceilings.bytes as u64, host_bytes };
     let summary = engine.summary();
