@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::PlanOptions;
 use super::lifetime::{Lifetimes, Weights, uses, waiting};
-use super::lower;
+use super::lower::{self, Bound};
 use super::network::Network;
 use super::occupancy::Occupancy;
 use super::place::{self, Placement};
@@ -37,13 +37,16 @@ const LEAST_FETCHED: u64 = 256;
 /// Weights are fetched only where that saves at least this share of a plan's bytes.
 const WORTH_FETCHING: u64 = 32;
 
-/// How much longer a run may take, as a factor, that keeps its values on the device.
+/// Factor by which a run that keeps its values on the device may take longer than one that does not.
 const WAITING: f64 = 1.05;
 
 /// A network to schedule: the graph itself, or one that recomputes values.
 #[derive(Debug)]
 struct Form {
     net: Arc<Network>,
+    constants: Vec<Needed>,
+    /// Bytes of all constants where they lie.
+    constant_bytes: u64,
     /// Nodes whose values leave the device.
     outputs: Vec<NodeId>,
     /// FLOPs of one run.
@@ -57,8 +60,10 @@ struct Form {
 }
 
 impl Form {
-    fn new(net: Arc<Network>, outputs: Vec<NodeId>) -> Self {
-        let mut form = Self { outputs, flops: 0, once: 0, traffic: 0, scratch: 0, net };
+    fn new(net: Arc<Network>, outputs: Vec<NodeId>, caps: &DeviceCaps) -> Result<Self, PlanError> {
+        let constants = constants(&net, caps)?;
+        let constant_bytes = constants.iter().map(|c| caps.align(c.bytes)).sum();
+        let mut form = Self { constants, constant_bytes, outputs, flops: 0, once: 0, traffic: 0, scratch: 0, net };
         for id in form.net.graph.ids() {
             let Some(call) = form.net.call(id) else { continue };
             let cost = call.cost();
@@ -67,7 +72,12 @@ impl Form {
             form.traffic = form.traffic.saturating_add(cost.bytes);
         }
         form.once = form.flops;
-        form
+        Ok(form)
+    }
+
+    /// Whether a constant may stay on the host between its uses.
+    fn may_wait(&self, constant: &Needed) -> bool {
+        constant.source.is_weights() && constant.bytes >= self.constant_bytes / LEAST_FETCHED
     }
 
     /// What the threads of the host need for their kernels.
@@ -120,7 +130,7 @@ pub(super) struct Request<'a> {
 
 /// All candidates.
 pub(super) fn enumerate(request: &Request<'_>) -> Result<Vec<Candidate>, PlanError> {
-    let base = Arc::new(Form::new(Arc::clone(&request.net), request.outputs.clone()));
+    let base = Arc::new(Form::new(Arc::clone(&request.net), request.outputs.clone(), request.caps)?);
     let mut list = Vec::new();
     for form in std::iter::once(Arc::clone(&base)).chain(reading_through(request, &base)?) {
         let schedules = enumerate_form(request, &form, &mut list)?;
@@ -146,7 +156,7 @@ fn reading_through(request: &Request<'_>, base: &Form) -> Result<Option<Arc<Form
     let name = |output: &NodeId| graph.find(&base.net.node(*output).name);
     let outputs = base.outputs.iter().filter_map(name).collect();
     let net = Network::new(graph, request.extent, base.net.elem, request.caps)?;
-    let form = Form::new(Arc::new(net), outputs);
+    let form = Form::new(Arc::new(net), outputs, request.caps)?;
     Ok(Some(Arc::new(Form { once: base.flops.min(form.flops), ..form })))
 }
 
@@ -166,7 +176,7 @@ fn recomputing(request: &Request<'_>, base: &Form, schedules: &[Arc<Schedule>]) 
         let position = |output: &NodeId| r.origins.iter().position(|o| o == output).and_then(|i| r.graph.ids().nth(i));
         let outputs = base.outputs.iter().filter_map(position).collect();
         let net = Arc::new(Network::new(r.graph, request.extent, base.net.elem, request.caps)?);
-        forms.push(Arc::new(Form { once: base.once, ..Form::new(net, outputs) }));
+        forms.push(Arc::new(Form { once: base.once, ..Form::new(net, outputs, request.caps)? }));
     }
     Ok(forms)
 }
@@ -175,11 +185,8 @@ fn recomputing(request: &Request<'_>, base: &Form, schedules: &[Arc<Schedule>]) 
 fn enumerate_form(request: &Request<'_>, form: &Arc<Form>, list: &mut Vec<Candidate>) -> Result<Vec<Arc<Schedule>>, PlanError> {
     let net = &form.net;
     let limits = slab::depth_limits(net, request.caps)?;
-    let constants = constants(net, request.caps)?;
-    let bytes_of =
-        |wanted: &dyn Fn(&Needed) -> bool| constants.iter().filter(|c| wanted(c)).map(|c| request.caps.align(c.bytes)).sum::<u64>();
-    let total = bytes_of(&|_| true);
-    let resident = [total, bytes_of(&|c| !c.may_wait(total))];
+    let waiting_bytes: u64 = form.constants.iter().filter(|c| form.may_wait(c)).map(|c| request.caps.align(c.bytes)).sum();
+    let resident = [form.constant_bytes, form.constant_bytes - waiting_bytes];
     // memory of the host is what they would wait in
     let may_wait = !request.options.without_spill && !request.caps.is_host();
     let mut seen: Vec<Arc<Schedule>> = Vec::new();
@@ -195,7 +202,7 @@ fn enumerate_form(request: &Request<'_>, form: &Arc<Form>, list: &mut Vec<Candid
         let schedule = Arc::new(Schedule::new(Arc::clone(net), depths));
         let uses = uses(&schedule);
         let weights: Vec<Weights> = if may_wait {
-            (0u32..).zip(&constants).filter(|(_, c)| c.may_wait(total)).map(|(i, c)| c.weights(i, &schedule)).collect()
+            (0u32..).zip(&form.constants).filter(|(_, c)| form.may_wait(c)).map(|(i, c)| c.weights(i, &schedule)).collect()
         } else {
             Vec::new()
         };
@@ -223,7 +230,7 @@ fn enumerate_form(request: &Request<'_>, form: &Arc<Form>, list: &mut Vec<Candid
                 continue;
             }
             lowest = least;
-            if !weights.is_empty() && resident[0] - resident[1] > least / WORTH_FETCHING {
+            if !weights.is_empty() && waiting_bytes > least / WORTH_FETCHING {
                 add(true, least - least / WORTH_FETCHING, list);
             }
         }
@@ -246,6 +253,7 @@ fn seconds(form: &Form, lifetimes: &Lifetimes, tasks: usize, caps: &DeviceCaps) 
 const NOT_OVERLAPPED: f64 = 0.25;
 
 /// A constant that one or several nodes bind.
+#[derive(Debug)]
 struct Needed {
     node: NodeId,
     source: ConstantSource,
@@ -254,11 +262,6 @@ struct Needed {
 }
 
 impl Needed {
-    /// Whether it may stay on the host between its uses, given the bytes of all constants.
-    fn may_wait(&self, total: u64) -> bool {
-        self.source.is_weights() && self.bytes >= total / LEAST_FETCHED
-    }
-
     /// The same as what may be fetched, `constant` its index.
     fn weights(&self, constant: u32, schedule: &Schedule) -> Weights {
         let tasks = (0u32..).zip(&schedule.tasks);
@@ -367,17 +370,14 @@ fn assemble(c: &Candidate, placement: &Placement, caps: &DeviceCaps, staging: u6
     let activation_bytes = chunks.iter().sum::<u64>();
 
     let mut regions = Vec::new();
-    let mut by_node = vec![None; s.net.maps.len()];
-    let mut fetched = vec![None; s.net.maps.len()];
+    let mut bound = vec![None; s.net.maps.len()];
     let mut open: Option<usize> = None;
-    let constants = constants(&s.net, caps)?;
-    let total = constants.iter().map(|c| caps.align(c.bytes)).sum();
-    for (index, needed) in (0u32..).zip(constants) {
+    for (index, needed) in (0u32..).zip(&c.form.constants) {
         let size = caps.align(needed.bytes);
-        if c.fetches && needed.may_wait(total) {
-            needed.nodes.iter().for_each(|node| fetched[node.index()] = Some(index));
+        if c.fetches && c.form.may_wait(needed) {
+            needed.nodes.iter().for_each(|node| bound[node.index()] = Some(Bound::Fetched(index)));
             let dst = Region { chunk: 0, offset: 0, size: needed.bytes.next_multiple_of(4) };
-            regions.push(Constant { dst, source: needed.source, fetched: true });
+            regions.push(Constant { dst, source: needed.source.clone(), fetched: true });
             continue;
         }
         let chunk = open.filter(|&c| chunks[c] + size <= caps.max_buffer).unwrap_or_else(|| {
@@ -388,10 +388,8 @@ fn assemble(c: &Candidate, placement: &Placement, caps: &DeviceCaps, staging: u6
         let size_bound = needed.bytes.next_multiple_of(4);
         let dst = Region { chunk: u32::try_from(chunk).unwrap_or(u32::MAX), offset: chunks[chunk], size: size_bound };
         chunks[chunk] += size;
-        for node in needed.nodes {
-            by_node[node.index()] = Some(dst);
-        }
-        regions.push(Constant { dst, source: needed.source, fetched: false });
+        needed.nodes.iter().for_each(|node| bound[node.index()] = Some(Bound::At(dst)));
+        regions.push(Constant { dst, source: needed.source.clone(), fetched: false });
     }
     let weights_bytes = chunks.iter().sum::<u64>() - activation_bytes;
 
@@ -410,8 +408,7 @@ fn assemble(c: &Candidate, placement: &Placement, caps: &DeviceCaps, staging: u6
         ..Recording::default()
     };
     let base = if caps.is_host() { Recording { upload_staging: 0, download_staging: 0, ..base } } else { base };
-    let lowering =
-        lower::Lowering { schedule: s, lifetimes: &c.lifetimes, placement, constants: by_node, fetched, outputs: outputs.clone(), caps };
+    let lowering = lower::Lowering { schedule: s, lifetimes: &c.lifetimes, placement, constants: bound, outputs: outputs.clone(), caps };
     let recording = lowering.record(base, regions)?;
     let mut report = Report::new(s, &recording, weights_bytes, c.max_live, &c.lifetimes);
     report.recomputed_flops = c.form.flops - c.form.once;

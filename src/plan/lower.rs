@@ -23,15 +23,22 @@ fn dispatch_flops(caps: &DeviceCaps) -> u64 {
     if caps.cpu && !caps.is_host() { 1_000_000_000 } else { 100_000_000_000 }
 }
 
+/// Where the constant that a node binds lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Bound {
+    /// In one place from the beginning.
+    At(Region),
+    /// Wherever it was fetched to last; the number of the constant.
+    Fetched(u32),
+}
+
 /// What is known of placement when lowering.
 pub(super) struct Lowering<'a> {
     pub schedule: &'a Schedule,
     pub lifetimes: &'a Lifetimes,
     pub placement: &'a Placement,
-    /// Regions of constants by node.
-    pub constants: Vec<Option<Region>>,
-    /// Constants that are fetched, and those of them that each node binds.
-    pub fetched: Vec<Option<u32>>,
+    /// Constants by node.
+    pub constants: Vec<Option<Bound>>,
     /// Nodes whose values leave the device.
     pub outputs: Vec<NodeId>,
     pub caps: &'a DeviceCaps,
@@ -40,9 +47,9 @@ pub(super) struct Lowering<'a> {
 impl Lowering<'_> {
     /// Where the constants of a node lie at a step.
     fn constants(&self, node: NodeId, step: u32, recording: &Recording) -> Option<Region> {
-        match self.fetched[node.index()] {
-            Some(constant) => self.fetched_region(constant, step, recording),
-            None => self.constants[node.index()],
+        match self.constants[node.index()]? {
+            Bound::At(region) => Some(region),
+            Bound::Fetched(constant) => self.fetched_region(constant, step, recording),
         }
     }
 
