@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::load::{LOAD_A, LOAD_B};
 use super::resize::Sample;
-use super::{Activation, Interpolation, Load, Reach, Source, Taps, Target, Variant, Window, elements};
+use super::{Activation, Binding, Interpolation, Load, Reach, Source, Taps, Target, Variant, Window, elements};
 use crate::shape::{Elem, Extent, Map};
 
 /// Output channels that one invocation computes, and the block width of packed weights.
@@ -56,6 +56,19 @@ pub struct ConvShape {
 }
 
 impl ConvShape {
+    /// Bindings of a kernel whose maps lie in two slabs each; see [`ConvShape::bind`].
+    pub(super) const BINDINGS_IN_TWO: &'static [Binding] = &[
+        Binding::Params,
+        Binding::Read,
+        Binding::Read,
+        Binding::Read,
+        Binding::Read,
+        Binding::ReadF32,
+        Binding::ReadF32,
+        Binding::ReadF32,
+        Binding::Write,
+    ];
+
     /// Extent of the output: `(n + 2p - k) / s + 1` along each axis, as in PyTorch.
     #[must_use]
     pub fn output(&self) -> Extent {
@@ -158,12 +171,8 @@ impl ConvShape {
     }
 
     /// The shader constants of the window, and of how the sources are read.
-    pub(super) fn window_constants(&self, mut variant: Variant) -> Variant {
-        for (names, values) in [(["KD", "KH", "KW"], self.kernel), (["SD", "SH", "SW"], self.stride), (["PD", "PH", "PW"], self.padding)] {
-            for (name, value) in names.into_iter().zip(values) {
-                variant = variant.set(name, value);
-            }
-        }
+    pub(super) fn window_constants(&self, variant: Variant) -> Variant {
+        let mut variant = variant.window(self.kernel, self.stride, self.padding);
         for (name, upsampled) in ["UPSAMPLED_A", "UPSAMPLED_B"].into_iter().zip(self.upsampled) {
             variant = variant.set(name, u8::from(upsampled.is_some()));
         }

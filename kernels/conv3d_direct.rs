@@ -43,21 +43,12 @@ const VOXELS: u32 = 8;
 impl Kernel for Conv3dDirect {
     const NAME: &'static str = "conv3d_direct";
     const SHADER: &'static str = concat!(
+        include_str!("../shaders/shared/window.wgsl"),
         include_str!("../shaders/shared/resize.wgsl"),
         include_str!("../shaders/shared/weights.wgsl"),
         include_str!("../shaders/conv3d_direct.wgsl")
     );
-    const BINDINGS: &'static [Binding] = &[
-        Binding::Params,
-        Binding::Read,
-        Binding::Read,
-        Binding::Read,
-        Binding::Read,
-        Binding::ReadF32,
-        Binding::ReadF32,
-        Binding::ReadF32,
-        Binding::Write,
-    ];
+    const BINDINGS: &'static [Binding] = ConvShape::BINDINGS_IN_TWO;
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {

@@ -174,22 +174,15 @@ impl Conv3dGeneral {
 
 impl Kernel for Conv3dGeneral {
     const NAME: &'static str = "conv3d_general";
-    const SHADER: &'static str = include_str!("../shaders/conv3d_general.wgsl");
+    const SHADER: &'static str = concat!(include_str!("../shaders/shared/window.wgsl"), include_str!("../shaders/conv3d_general.wgsl"));
     const BINDINGS: &'static [Binding] =
         &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::ReadF32, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
-        let mut variant = Variant::new(self.elem, workgroup_size(caps));
-        for (names, values) in [
-            (["KD", "KH", "KW"], self.kernel),
-            (["SD", "SH", "SW"], self.stride),
-            (["PD", "PH", "PW"], self.padding),
-            (["DD", "DH", "DW"], self.dilation),
-        ] {
-            for (name, value) in names.into_iter().zip(values) {
-                variant = variant.set(name, value);
-            }
+        let mut variant = Variant::new(self.elem, workgroup_size(caps)).window(self.kernel, self.stride, self.padding);
+        for (name, value) in ["DD", "DH", "DW"].into_iter().zip(self.dilation) {
+            variant = variant.set(name, value);
         }
         let [group_in, group_out] = self.grouping.widths();
         let variant = variant.set("GROUP_IN", group_in).set("GROUP_OUT", group_out);

@@ -45,21 +45,18 @@ impl ConvTranspose3dGeneral {
 
 impl Kernel for ConvTranspose3dGeneral {
     const NAME: &'static str = "conv_transpose3d_general";
-    const SHADER: &'static str =
-        concat!(include_str!("../shaders/shared/weights.wgsl"), include_str!("../shaders/conv_transpose3d_general.wgsl"));
+    const SHADER: &'static str = concat!(
+        include_str!("../shaders/shared/window.wgsl"),
+        include_str!("../shaders/shared/weights.wgsl"),
+        include_str!("../shaders/conv_transpose3d_general.wgsl")
+    );
     const BINDINGS: &'static [Binding] =
         &[Binding::Params, Binding::Read, Binding::Read, Binding::ReadF32, Binding::ReadF32, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
         let s = &self.0;
-        let mut variant = Variant::new(s.elem, workgroup_size(caps));
-        for (names, values) in [(["KD", "KH", "KW"], s.kernel), (["SD", "SH", "SW"], s.stride), (["PD", "PH", "PW"], s.padding)] {
-            for (name, value) in names.into_iter().zip(values) {
-                variant = variant.set(name, value);
-            }
-        }
-        s.activations(variant)
+        s.activations(Variant::new(s.elem, workgroup_size(caps)).window(s.kernel, s.stride, s.padding))
     }
 
     fn params(&self) -> Params {

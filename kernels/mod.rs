@@ -150,6 +150,16 @@ impl Variant {
         self
     }
 
+    /// Sets a window: extents, strides and padding along D, H, W. Shaders include `shared/window.wgsl`.
+    fn window(mut self, kernel: [u32; 3], stride: [u32; 3], padding: [u32; 3]) -> Self {
+        for (names, values) in [(["KD", "KH", "KW"], kernel), (["SD", "SH", "SW"], stride), (["PD", "PH", "PW"], padding)] {
+            for (name, value) in names.into_iter().zip(values) {
+                self = self.set(name, value);
+            }
+        }
+        self
+    }
+
     /// Sets what the kernel applies as it stores.
     fn activation(self, activation: Activation) -> Self {
         let variant = self.set("ACTIVATION", activation.code());

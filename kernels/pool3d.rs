@@ -60,18 +60,13 @@ impl Pool3d {
 
 impl Kernel for Pool3d {
     const NAME: &'static str = "pool3d";
-    const SHADER: &'static str = include_str!("../shaders/pool3d.wgsl");
+    const SHADER: &'static str = concat!(include_str!("../shaders/shared/window.wgsl"), include_str!("../shaders/pool3d.wgsl"));
     const BINDINGS: &'static [Binding] = &[Binding::Params, Binding::Read, Binding::Read, Binding::Write];
     type Params = Params;
 
     fn variant(&self, caps: &DeviceCaps) -> Variant {
-        let mut variant = Variant::new(self.elem, workgroup_size(caps)).set("AVERAGE", u8::from(self.average));
-        for (names, values) in [(["KD", "KH", "KW"], self.kernel), (["SD", "SH", "SW"], self.stride), (["PD", "PH", "PW"], self.padding)] {
-            for (name, value) in names.into_iter().zip(values) {
-                variant = variant.set(name, value);
-            }
-        }
-        variant
+        let variant = Variant::new(self.elem, workgroup_size(caps)).set("AVERAGE", u8::from(self.average));
+        variant.window(self.kernel, self.stride, self.padding)
     }
 
     fn params(&self) -> Params {

@@ -3,19 +3,10 @@
 // One invocation computes 8 output channels of VOXELS neighbouring voxels of a row: x walks the row groups of a plane,
 // y the blocks of output channels, z the planes.
 // A source may be read through resampling to `in_extent`, which is never stored; values are rounded as if it were.
-// Includes shared/resize.wgsl and shared/weights.wgsl.
+// Includes shared/window.wgsl, shared/resize.wgsl and shared/weights.wgsl.
 // Limits: no dilation, no groups (conv3d_general has them); a source spans at most two slabs; sources read through resampling have one extent.
 
 override WORKGROUP: u32 = 64u;
-override KD: u32 = 3u;
-override KH: u32 = 3u;
-override KW: u32 = 3u;
-override SD: u32 = 1u;
-override SH: u32 = 1u;
-override SW: u32 = 1u;
-override PD: u32 = 1u;
-override PH: u32 = 1u;
-override PW: u32 = 1u;
 override CONCAT: bool = false;
 override RESIDUAL: bool = false; // b is added to the sums, nothing is concatenated
 override UPSAMPLED_A: bool = false;

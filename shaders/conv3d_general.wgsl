@@ -4,15 +4,6 @@
 // Limits: one source, of at most two slabs.
 
 override WORKGROUP: u32 = 64u;
-override KD: u32 = 3u;
-override KH: u32 = 3u;
-override KW: u32 = 3u;
-override SD: u32 = 1u;
-override SH: u32 = 1u;
-override SW: u32 = 1u;
-override PD: u32 = 1u;
-override PH: u32 = 1u;
-override PW: u32 = 1u;
 override DD: u32 = 1u;
 override DH: u32 = 1u;
 override DW: u32 = 1u;

@@ -6,20 +6,11 @@
 // channels in registers: x walks the tiles of a plane, y the blocks of output channels, z the tiles
 // along D. A voxel's sum runs over input channels, then taps, whatever the tile: its bits do not
 // depend on it.
-// Includes shared/resize.wgsl and shared/weights.wgsl.
+// Includes shared/window.wgsl, shared/resize.wgsl and shared/weights.wgsl.
 // Limits: kernels of at most 3; no dilation, no groups; a source spans at most two slabs; sources
 // read through resampling have one extent; norms of planes only where KD is one and TZ, too.
 
 override WORKGROUP: u32 = 64u;     // TX / VOXELS * TY * TZ
-override KD: u32 = 3u;
-override KH: u32 = 3u;
-override KW: u32 = 3u;
-override SD: u32 = 1u;
-override SH: u32 = 1u;
-override SW: u32 = 1u;
-override PD: u32 = 1u;
-override PH: u32 = 1u;
-override PW: u32 = 1u;
 override CONCAT: bool = false;
 override RESIDUAL: bool = false;   // b is added to the sums, nothing is concatenated
 override UPSAMPLED_A: bool = false;

@@ -5,15 +5,6 @@
 // Limits: no dilation, no groups; the source spans at most two slabs.
 
 override WORKGROUP: u32 = 64u;
-override KD: u32 = 3u;
-override KH: u32 = 3u;
-override KW: u32 = 3u;
-override SD: u32 = 2u;
-override SH: u32 = 2u;
-override SW: u32 = 2u;
-override PD: u32 = 1u;
-override PH: u32 = 1u;
-override PW: u32 = 1u;
 
 const VOXELS: u32 = 4u;
 

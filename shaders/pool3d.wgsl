@@ -4,15 +4,6 @@
 
 override WORKGROUP: u32 = 64u;
 override AVERAGE: bool = false;
-override KD: u32 = 2u;
-override KH: u32 = 2u;
-override KW: u32 = 2u;
-override SD: u32 = 2u;
-override SH: u32 = 2u;
-override SW: u32 = 2u;
-override PD: u32 = 0u;
-override PH: u32 = 0u;
-override PW: u32 = 0u;
 
 struct Params {
     in_extent: vec3<u32>,     // D, H, W
