@@ -1,4 +1,4 @@
-//! What the executor costs: seconds until a session is open, of its first run and of later ones, and the host's work for 200
+//! Costs of the executor: seconds until a session is open, of its first run and of later ones, and the host's work for 200
 //! dispatches: the CPU time of the thread that runs the session (Linux) and the part of it in which commands are recorded.
 //! A process each, as drivers keep what they compiled:
 //!

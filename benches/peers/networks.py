@@ -120,6 +120,17 @@ def res_blocks(channels, n, blocks=2):
     )
 
 
+# what nnU-Net gives all of its networks
+NNUNET = {
+    "conv_bias": True,
+    "norm_op": nn.InstanceNorm3d,
+    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+    "nonlin": nn.LeakyReLU,
+    "nonlin_kwargs": {"inplace": True},
+    "deep_supervision": False,
+}
+
+
 def plain(features):
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
@@ -134,12 +145,7 @@ def plain(features):
         2,
         14,
         2,
-        conv_bias=True,
-        norm_op=nn.InstanceNorm3d,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-        deep_supervision=False,
+        **NNUNET,
     )
     return net
 
@@ -158,12 +164,7 @@ def residual(features, blocks):
         blocks,
         14,
         1,
-        conv_bias=True,
-        norm_op=nn.InstanceNorm3d,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-        deep_supervision=False,
+        **NNUNET,
     )
 
 

@@ -13,7 +13,7 @@ pub struct Driver {
     executables: ash::khr::pipeline_executable_properties::Device,
     version: (u8, u8),
     robust: bool,
-    /// Whether shaders may hold 16-bit floats.
+    /// Support for 16-bit floats in shaders.
     pub f16: bool,
     /// Driver and version.
     pub info: String,
@@ -21,7 +21,7 @@ pub struct Driver {
     _entry: ash::Entry,
 }
 
-/// What the driver says of a pipeline.
+/// A pipeline's statistics and listing, as the driver gives them.
 #[derive(Debug)]
 pub struct Compiled {
     /// Lanes of a wave.

@@ -1,11 +1,11 @@
-//! What is compiled: the bench cases of every kernel, or WGSL files that somebody tries.
+//! Shaders to compile: the bench cases of every kernel, or WGSL files that somebody tries.
 
 use std::collections::HashSet;
 
 use organum::kernels::{self, Binding, Call, shader_source};
 use organum::{DeviceCaps, Elem};
 
-/// How often the loops within the loop of a kernel run.
+/// Trip counts of the loops within the loop of a kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trips {
     /// Runs of the loops of multiply-adds, the outer ones first.
@@ -43,7 +43,7 @@ fn short(label: &str) -> &str {
     }
 }
 
-/// How often the loops within the loop of a call run, where that is needed to judge it.
+/// Trip counts of the loops within the loop of a call, where they are needed to judge it.
 fn trips(call: &Call) -> Option<Trips> {
     match call {
         Call::Conv3dTiled(k) => {

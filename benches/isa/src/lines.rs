@@ -1,4 +1,4 @@
-//! How many cache lines the loads of a wave touch, by the index arithmetic of each heavy kernel.
+//! Cache lines that the loads of a wave touch, by the index arithmetic of each heavy kernel.
 
 use std::collections::HashSet;
 

@@ -64,7 +64,7 @@ impl Counts {
     }
 }
 
-/// What decides how many cycles an instruction of a wave of 64 takes.
+/// Generation of a GPU, by which an instruction of a wave of 64 takes more or fewer cycles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generation {
     /// GCN: polaris10, vega10.
