@@ -277,7 +277,10 @@ fn constants(net: &Network, caps: &DeviceCaps) -> Result<Vec<Needed>, PlanError>
     for node in net.graph.ids() {
         let Some((source, bytes)) = net.constant(node) else { continue };
         if bytes > most {
-            let text = format!("weights of {bytes} bytes must lie in one storage binding, the device binds at most {most}");
+            let text = format!(
+                "weights of {bytes} bytes must lie in one storage binding, \
+                 the device binds at most {most} bytes"
+            );
             return Err(PlanError::new(PlanErrorKind::Limits, text).at(net.node(node).name.clone()));
         }
         let same = |n: &&mut Needed| {
