@@ -198,6 +198,8 @@ error_type! {
         DeviceLost,
         /// The device ran out of memory.
         OutOfMemory,
+        /// A file in which values wait on the host could not be written or read.
+        Io,
         /// A device error that should not happen.
         Internal,
     }

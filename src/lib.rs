@@ -24,6 +24,7 @@ pub use wgpu;
 mod caps;
 pub mod engine;
 mod error;
+pub mod export;
 mod fitting;
 pub mod graph;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]

@@ -1,12 +1,15 @@
 //! From a scan to the network's input and back: axes, spacing, intensity, padding or zooming of slices, and their inverses.
 
+use std::ops::Range;
+
+use crate::export::{Activation, ClassMaps, Layout, Probabilities};
 use crate::graph::Op;
 use crate::model::{Mode, Model};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::orient::{Axes, reorient};
 use crate::volume::spline::{self, Order};
-use crate::volume::{Affine, Volume, VolumeError, VolumeErrorKind, resample};
+use crate::volume::{Affine, Volume, VolumeError, VolumeErrorKind, resample, sizes};
 
 /// Spacings that differ by less than this share are taken as equal.
 const SPACING_TOLERANCE: f64 = 1e-3;
@@ -145,6 +148,12 @@ impl Prepared {
     /// # Errors
     /// When the maps are not those of this input.
     pub fn restore_maps(&self, channels: u32, values: Vec<f32>) -> Result<Volume<f32>, VolumeError> {
+        let v = self.oriented_maps(channels, values)?;
+        Ok(reorient(&v, self.axes).with_affine(self.affine))
+    }
+
+    /// The same along the model's axes.
+    fn oriented_maps(&self, channels: u32, values: Vec<f32>) -> Result<Volume<f32>, VolumeError> {
         let v = Volume::new(channels, self.volume.extent, self.volume.spacing, self.volume.axes, values)?;
         let mut v = if self.zoomed {
             let values = spline::zoom_slices(&v.data, plane(v.extent), plane(self.inner), Order::Linear);
@@ -156,7 +165,21 @@ impl Prepared {
             v = resample::resample_linear(&v, self.oriented);
         }
         v.spacing = self.oriented_spacing;
-        Ok(reorient(&v, self.axes).with_affine(self.affine))
+        Ok(v)
+    }
+
+    /// Probabilities of the padded or zoomed input (`channels` of its extent), which go the way of
+    /// [`Prepared::restore_maps`] class by class as they are asked for.
+    ///
+    /// # Errors
+    /// When the probabilities are not those of this input.
+    pub fn probabilities(&self, channels: u32, values: Vec<f32>) -> Result<Probabilities, VolumeError> {
+        let v = &self.volume;
+        let values = Volume::new(channels, v.extent, v.spacing, v.axes, values)?;
+        let oriented = (self.oriented, self.oriented_spacing, v.axes);
+        let layout = Layout::new(oriented, ([0; 3], sizes(self.oriented)), (self.axes, self.affine));
+        let prepared = Self { volume: v.regrid(v.extent, v.spacing, Vec::new()), ..*self };
+        Ok(Probabilities::new(Box::new(Restored { prepared, values }), Activation::None, layout, 0.0))
     }
 
     /// A map over the padded input's field at a lower resolution, as a volume.
@@ -170,6 +193,33 @@ impl Prepared {
             spacing[axis] *= f64::from(fine[axis]) / f64::from(coarse[axis].max(1));
         }
         Volume::new(channels, extent, spacing, self.volume.axes, values)
+    }
+}
+
+/// Probabilities of the network's input on their way to the scan.
+#[derive(Debug)]
+struct Restored {
+    /// Without voxels.
+    prepared: Prepared,
+    values: Volume<f32>,
+}
+
+impl ClassMaps for Restored {
+    fn classes(&self) -> usize {
+        self.values.channels as usize
+    }
+
+    fn at_once(&self) -> usize {
+        1
+    }
+
+    fn maps(&self, classes: Range<usize>) -> Result<Vec<f32>, VolumeError> {
+        let voxels = self.values.data.len() / self.classes().max(1);
+        let mut maps = Vec::new();
+        for values in self.values.data.chunks_exact(voxels.max(1)).skip(classes.start).take(classes.len()) {
+            maps.extend(self.prepared.oriented_maps(1, values.to_vec())?.data);
+        }
+        Ok(maps)
     }
 }
 

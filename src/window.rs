@@ -1,7 +1,8 @@
 //! Sliding windows: a network on tiles of a volume, mirrored or not, whose results are blended.
 //!
 //! Sources: `predict_3D` of nnU-Net v1 (`neural_network.py`), `predict_sliding_window_return_logits` of nnU-Net v2, and
-//! `sliding_window_inference` of MONAI. Results are summed on the host, a few planes at a time.
+//! `sliding_window_inference` of MONAI. Results are summed on the host, and
+//! planes that no later window reaches are handed on at once.
 
 use std::collections::VecDeque;
 
@@ -9,6 +10,8 @@ use half::f16;
 use rayon::prelude::*;
 
 use crate::error::{PlanError, PlanErrorKind, RunError, RunErrorKind, internal};
+use crate::export::{PlaneSink, Score, ScorePlane, narrowed};
+use crate::kernels::host::{Isa, Work, run};
 use crate::model::{Card, Model, Scheme};
 use crate::pipeline::{argmax, softmax};
 use crate::plan::check_extent;
@@ -174,9 +177,10 @@ impl Windows {
         probabilities: bool,
         options: RunOptions<'_>,
     ) -> Result<Blended, RunError> {
-        let bring = if probabilities { Bring::Probabilities } else { Bring::Labels };
-        let (labels, maps) = self.blend(session, model, input, bring, options).await?;
-        Ok(Blended { labels, probabilities: maps })
+        let softmax = self.scheme != Scheme::NnunetV1;
+        let mut sink = Gathered::new(self.image, model.card().classes(), true, probabilities, softmax);
+        self.planes(session, model, input, &mut sink, options).await?;
+        Ok(Blended { labels: sink.labels, probabilities: sink.maps })
     }
 
     /// The same, but what comes back is what was blended, `[C][D][H][W]`: logits, with nnU-Net v2's scheme rounded to 16-bit floats as
@@ -191,18 +195,25 @@ impl Windows {
         input: Input<'_>,
         options: RunOptions<'_>,
     ) -> Result<Vec<f32>, RunError> {
-        let (_, maps) = self.blend(session, model, input, Bring::Logits, options).await?;
-        maps.ok_or_else(|| internal("windows brought no logits back"))
+        let mut sink = Gathered::new(self.image, model.card().classes(), false, true, false);
+        self.planes(session, model, input, &mut sink, options).await?;
+        sink.maps.ok_or_else(|| internal("windows brought no logits back"))
     }
 
-    async fn blend(
+    /// The same, but each plane of the volume is handed to `sink` once no window reaches it any more:
+    /// only the planes that windows still reach are kept, those of nnU-Net v2 in 16 bits, in which it
+    /// sums.
+    ///
+    /// # Errors
+    /// As [`Windows::run`], and those of the sink.
+    pub async fn planes(
         &self,
         session: &mut Session,
         model: &Model,
         input: Input<'_>,
-        bring: Bring,
+        sink: &mut dyn PlaneSink,
         mut options: RunOptions<'_>,
-    ) -> Result<(Vec<u16>, Option<Vec<f32>>), RunError> {
+    ) -> Result<(), RunError> {
         let voxels = input.extent.voxels() as usize;
         if input.extent != self.image || input.data.len() != voxels * input.channels as usize {
             let text = format!("windows over {} were given {} values over {}", self.image, input.data.len(), input.extent);
@@ -211,10 +222,10 @@ impl Windows {
         let (classes, allowed) = (model.card().classes(), options.allows_non_finite());
         let each = session.plan().report().flops;
         let total = each * self.passes() as u64;
-        let mut sums = Sums::new(self, classes as usize, bring);
+        let mut sums = Sums::new(self, classes as usize, allowed);
         let mut visited: Vec<u32> = model.visited();
         for (number, place) in (0u64..).zip(self.places()) {
-            sums.settle(place[0]);
+            sums.settle(place[0], sink)?;
             if let Some(current) = model.current_tokens(self.position(place)) {
                 session.place(model, self.position(place), &visited).await?;
                 visited.extend(if self.remembers { current.as_slice() } else { &[] });
@@ -237,19 +248,19 @@ impl Windows {
                 if self.scheme == Scheme::NnunetV1 {
                     softmax(&mut values, classes);
                 }
-                self.add_mirrored(&mut mean, &values, mirrored);
+                if mean.is_empty() && mirrored == [false; 3] {
+                    mean = values;
+                } else {
+                    self.add_mirrored(&mut mean, &values, mirrored);
+                }
             }
-            let share = 1.0 / self.mirrors.len() as f32;
-            mean.par_iter_mut().for_each(|v| *v *= share);
+            if self.mirrors.len() > 1 {
+                let share = 1.0 / self.mirrors.len() as f32;
+                mean.par_iter_mut().with_min_len(1 << 14).for_each(|v| *v *= share);
+            }
             sums.add(place, &mean);
         }
-        let finite = sums.settle(self.image.d as i32);
-        if !finite && !allowed {
-            let text = "the results of windows are finite, but their sum is not: 16-bit floats, which nnU-Net sums in, hold no more than \
-                        65504; --allow-non-finite takes it";
-            return Err(RunError::new(RunErrorKind::NonFinite, text).at("windows"));
-        }
-        Ok((sums.labels, sums.maps))
+        sums.settle(self.image.d as i32, sink)
     }
 
     /// Adds the result of a pass to the sum over mirror images, turned back.
@@ -267,102 +278,177 @@ impl Windows {
     }
 }
 
-/// What is kept of the blended values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bring {
-    /// The label of the highest.
-    Labels,
-    /// Labels, and probabilities.
-    Probabilities,
-    /// Labels, and the values as they are.
-    Logits,
+/// Labels and maps of all planes.
+struct Gathered {
+    image: Extent,
+    classes: u32,
+    softmax: bool,
+    labelled: bool,
+    labels: Vec<u16>,
+    /// `[C][D][H][W]`.
+    maps: Option<Vec<f32>>,
 }
 
-/// Weighted sums of the planes that windows still reach, and what came of those before.
+impl Gathered {
+    fn new(image: Extent, classes: u32, labelled: bool, maps: bool, softmax: bool) -> Self {
+        let maps = maps.then(|| vec![0.0; image.voxels() as usize * classes as usize]);
+        Self { image, classes, softmax, labelled, labels: Vec::new(), maps }
+    }
+}
+
+impl PlaneSink for Gathered {
+    fn plane(&mut self, z: usize, plane: ScorePlane) -> Result<(), RunError> {
+        let mut values = plane.into_single();
+        let size = self.image.plane() as usize;
+        if self.labelled {
+            self.labels.truncate(z * size);
+            self.labels.extend(argmax(&values, self.classes));
+        }
+        if let Some(maps) = &mut self.maps {
+            if self.softmax {
+                softmax(&mut values, self.classes);
+            }
+            let voxels = self.image.voxels() as usize;
+            for (class, values) in values.chunks_exact(size).enumerate() {
+                maps[class * voxels + z * size..][..size].copy_from_slice(values);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Weighted sums of the planes that windows still reach.
 struct Sums<'a> {
     windows: &'a Windows,
     classes: usize,
     /// The first plane that is not settled.
     first: usize,
     /// `[C][H][W]` of the planes from there on, and the sums of weights, `[H][W]`.
-    planes: VecDeque<(Vec<f32>, Vec<f32>)>,
-    labels: Vec<u16>,
-    maps: Option<Vec<f32>>,
-    bring: Bring,
-    finite: bool,
+    planes: VecDeque<(ScorePlane, Vec<f32>)>,
+    allows_non_finite: bool,
 }
 
 impl<'a> Sums<'a> {
-    fn new(windows: &'a Windows, classes: usize, bring: Bring) -> Self {
-        let voxels = windows.image.voxels() as usize;
-        let maps = (bring != Bring::Labels).then(|| vec![0.0; voxels * classes]);
-        Self { windows, classes, first: 0, planes: VecDeque::new(), labels: Vec::with_capacity(voxels), maps, bring, finite: true }
+    fn new(windows: &'a Windows, classes: usize, allows_non_finite: bool) -> Self {
+        Self { windows, classes, first: 0, planes: VecDeque::new(), allows_non_finite }
     }
 
-    fn plane(&self) -> usize {
-        self.windows.image.plane() as usize
-    }
-
-    /// No window reaches planes before `begin` any more. Whether all that is settled so far is finite.
-    fn settle(&mut self, begin: i32) -> bool {
-        let plane = self.plane();
+    /// No window reaches planes before `begin` any more.
+    fn settle(&mut self, begin: i32, sink: &mut dyn PlaneSink) -> Result<(), RunError> {
         while self.first < usize::try_from(begin).unwrap_or(0) {
-            let Some((mut values, weights)) = self.planes.pop_front() else { break };
-            let half = self.windows.scheme == Scheme::NnunetV2;
-            for class in values.chunks_exact_mut(plane) {
-                class.par_iter_mut().zip(&weights).for_each(|(v, &w)| *v = rounded(*v / w, half));
+            let Some((mut scores, weights)) = self.planes.pop_front() else { break };
+            let finite = match &mut scores {
+                ScorePlane::Half(sums) => all_divided(sums, &weights),
+                ScorePlane::Single(sums) => all_divided(sums, &weights),
+            };
+            if !finite && !self.allows_non_finite {
+                let text = "the results of windows are finite, but their sum is not: 16-bit floats, which nnU-Net sums in, hold no                             more than 65504; --allow-non-finite takes it";
+                return Err(RunError::new(RunErrorKind::NonFinite, text).at("windows"));
             }
-            self.finite &= values.par_iter().with_min_len(1 << 16).all(|v| v.is_finite());
-            self.labels.extend(argmax(&values, self.classes as u32));
-            if let Some(maps) = &mut self.maps {
-                if self.bring == Bring::Probabilities && self.windows.scheme != Scheme::NnunetV1 {
-                    softmax(&mut values, self.classes as u32);
-                }
-                let voxels = maps.len() / self.classes.max(1);
-                for (class, values) in values.chunks_exact(plane).enumerate() {
-                    maps[class * voxels + self.first * plane..][..plane].copy_from_slice(values);
-                }
-            }
+            sink.plane(self.first, scores)?;
             self.first += 1;
         }
-        self.finite
+        Ok(())
     }
 
     /// Adds the result of a window, `[C][D][H][W]`.
     fn add(&mut self, place: [i32; 3], values: &[f32]) {
         let w = self.windows;
-        let ([_, image_h, image_w], [d, h, tile_w]) = (w.image.axes().map(|n| n as usize), w.tile.axes().map(|n| n as usize));
-        let (plane, classes, first) = (self.plane(), self.classes, self.first);
-        let end = usize::try_from(i64::from(place[0]) + d as i64).unwrap_or(0).min(w.image.d as usize);
-        while self.first + self.planes.len() < end {
-            self.planes.push_back((vec![0.0; classes * plane], vec![0.0; plane]));
-        }
+        let (plane, classes, first) = (w.image.plane() as usize, self.classes, self.first);
+        let end = (i64::from(place[0]) + i64::from(w.tile.d)).clamp(0, w.image.d.into()) as usize;
         let half = w.scheme == Scheme::NnunetV2;
-        // places of the volume, with those of the window
-        let along = |axis: usize, n: usize, image: usize| {
-            (0..n)
-                .filter_map(move |i| Some((usize::try_from(i64::from(place[axis]) + i as i64).ok()?, i)))
-                .filter(move |&(at, _)| at < image)
-        };
+        while self.first + self.planes.len() < end {
+            let sums =
+                if half { ScorePlane::Half(vec![f16::ZERO; classes * plane]) } else { ScorePlane::Single(vec![0.0; classes * plane]) };
+            self.planes.push_back((sums, vec![0.0; plane]));
+        }
         self.planes.par_iter_mut().enumerate().for_each(|(i, (sums, weights))| {
             let z = (first + i) as i64 - i64::from(place[0]);
-            let Some(z) = usize::try_from(z).ok().filter(|&z| z < d) else { return };
-            for (at_y, y) in along(1, h, image_h) {
-                for (at_x, x) in along(2, tile_w, image_w) {
-                    let at = at_y * image_w + at_x;
-                    let weight = w.weights.at(z, y, x);
-                    weights[at] = rounded(weights[at] + weight, half);
-                    for class in 0..classes {
-                        let sum = &mut sums[class * plane + at];
-                        *sum = rounded(*sum + values[((class * d + z) * h + y) * tile_w + x] * weight, half);
-                    }
-                }
+            let Some(z) = usize::try_from(z).ok().filter(|&z| z < w.tile.d as usize) else { return };
+            match sums {
+                ScorePlane::Half(sums) => run(Addition { windows: w, place, z, values, sums, weights }),
+                ScorePlane::Single(sums) => run(Addition { windows: w, place, z, values, sums, weights }),
             }
         });
     }
 }
 
-/// A sum as it is stored: nnU-Net v2 keeps sums in 16-bit floats.
-fn rounded(value: f32, half: bool) -> f32 {
-    if half { f16::from_f32(value).to_f32() } else { value }
+/// A plane of a window to be added to a plane of sums.
+struct Addition<'a, S> {
+    windows: &'a Windows,
+    place: [i32; 3],
+    /// The plane of the window.
+    z: usize,
+    values: &'a [f32],
+    sums: &'a mut [S],
+    weights: &'a mut [f32],
+}
+
+impl<S: Sum> Work for Addition<'_, S> {
+    #[inline(always)]
+    fn run<I: Isa>(self) {
+        let w = self.windows;
+        let ([_, image_h, image_w], [d, h, tile_w]) = (w.image.axes().map(|n| n as usize), w.tile.axes().map(|n| n as usize));
+        // the first voxel of the window that lies in the volume, the voxel there, and how many there are
+        let along = |axis: usize, n: usize, image: usize| {
+            let begin = self.place[axis] as isize;
+            let skipped = begin.min(0).unsigned_abs();
+            let at = begin.max(0).unsigned_abs();
+            (skipped, at, n.saturating_sub(skipped).min(image.saturating_sub(at)))
+        };
+        let (skip_y, at_y, rows) = along(1, h, image_h);
+        let (skip_x, at_x, columns) = along(2, tile_w, image_w);
+        let plane = image_h * image_w;
+        let mut shares = vec![0.0f32; rows * columns];
+        for (y, line) in shares.chunks_exact_mut(columns.max(1)).enumerate() {
+            line.iter_mut().enumerate().for_each(|(x, share)| *share = w.weights.at(self.z, skip_y + y, skip_x + x));
+            let weights = &mut self.weights[(at_y + y) * image_w + at_x..][..columns];
+            weights.iter_mut().zip(line).for_each(|(sum, share)| *sum = S::of(*sum + *share).wide());
+        }
+        for (class, sums) in self.sums.chunks_exact_mut(plane).enumerate() {
+            for (y, shares) in shares.chunks_exact(columns.max(1)).enumerate() {
+                let sums = &mut sums[(at_y + y) * image_w + at_x..][..columns];
+                let values = &self.values[((class * d + self.z) * h + skip_y + y) * tile_w + skip_x..][..columns];
+                for ((sum, value), share) in sums.iter_mut().zip(values).zip(shares) {
+                    *sum = S::of(sum.wide() + value * share);
+                }
+            }
+        }
+    }
+}
+
+/// A number that sums are stored as: nnU-Net v2 keeps them in 16-bit floats.
+trait Sum: Score {
+    /// The nearest to an f32.
+    fn of(x: f32) -> Self;
+}
+
+impl Sum for f16 {
+    #[inline(always)]
+    fn of(x: f32) -> Self {
+        narrowed(x)
+    }
+}
+
+impl Sum for f32 {
+    #[inline(always)]
+    fn of(x: f32) -> Self {
+        x
+    }
+}
+
+/// Divides the sums of all classes by those of the weights. Whether all are finite.
+fn all_divided<S: Sum>(sums: &mut [S], weights: &[f32]) -> bool {
+    let classes = sums.par_chunks_exact_mut(weights.len().max(1));
+    classes.map(|sums| divided(sums, weights)).reduce(|| true, |a, b| a & b)
+}
+
+/// Divides the sums of a class by those of the weights. Whether all are finite.
+fn divided<S: Sum>(sums: &mut [S], weights: &[f32]) -> bool {
+    let mut nothing = 0.0;
+    for (sum, weight) in sums.iter_mut().zip(weights) {
+        *sum = S::of(sum.wide() / weight);
+        nothing += sum.wide() * 0.0;
+    }
+    nothing == 0.0
 }

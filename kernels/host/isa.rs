@@ -2,7 +2,7 @@
 //! best one there is.
 
 /// A set of vector instructions.
-pub(super) trait Isa: Copy {
+pub(crate) trait Isa: Copy {
     /// True if a multiply-add is one instruction; otherwise `f32::mul_add` calls the C library.
     const FUSED: bool;
     /// Voxels, and output channels, whose sums the vector registers hold beside what they are computed from.
@@ -11,7 +11,7 @@ pub(super) trait Isa: Copy {
 
 /// The tile of a matrix product.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tile {
+pub(crate) enum Tile {
     /// 12 x 32: 24 vectors of 16, of 32 registers.
     Wide,
     /// 6 x 16: 12 vectors of 8, of 16 registers; or 24 vectors of 4, of 32.
@@ -52,7 +52,7 @@ pub(super) fn fma<I: Isa>(a: f32, b: f32, c: f32) -> f32 {
 }
 
 /// Work to be compiled for every set of instructions: `run`, and what it calls, must be `inline(always)` to be.
-pub(super) trait Work {
+pub(crate) trait Work {
     /// Does it.
     fn run<I: Isa>(self);
 }
@@ -148,7 +148,7 @@ fn chosen() -> Set {
 }
 
 /// Runs the work with the best instructions there are.
-pub(super) fn run(work: impl Work) {
+pub(crate) fn run(work: impl Work) {
     run_with(chosen(), work);
 }
 

@@ -22,6 +22,7 @@ mod rows;
 mod transpose;
 
 pub use isa::name as instructions;
+pub(crate) use isa::{Isa, Work, run};
 
 /// The host half of a kernel.
 pub trait HostHalf {

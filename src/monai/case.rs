@@ -3,9 +3,9 @@
 use super::pipeline::{Invert, Largest, Pipeline, Transform};
 use super::resample::{Reading, resample};
 use super::spacing::{self, Change};
-use super::{intensity, largest};
+use super::{Export, intensity};
+use crate::export::{Exported, hand_over, mismatch};
 use crate::model::Card;
-use crate::pipeline::{argmax, softmax};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::resample::{crop, pad_to_multiple, place, plausible};
@@ -17,28 +17,28 @@ pub struct Case {
     /// The network's input, zero-padded to the network's stride where it runs at once.
     pub volume: Volume<f32>,
     /// The input without that padding, and its first voxel in it.
-    prepared: Grid,
-    offset: Extent,
+    pub(super) prepared: Grid,
+    pub(super) offset: Extent,
     /// What happened to the scan's space, in order.
     steps: Vec<Step>,
     /// Of the scan, its axes in the order of the file, the fastest first.
-    scan: Grid,
+    pub(super) scan: Grid,
     /// Of the scan as it was given.
-    axes: Axes,
-    affine: Affine,
-    invert: Invert,
+    pub(super) axes: Axes,
+    pub(super) affine: Affine,
+    pub(super) invert: Invert,
     nearest: bool,
-    largest: Option<Largest>,
+    pub(super) largest: Option<Largest>,
     /// The bytes that a voxel of the network's input takes on the host, there and back.
     bytes: f64,
 }
 
 /// Where voxels lie.
 #[derive(Clone, Copy, Debug)]
-struct Grid {
-    extent: Extent,
-    axes: Axes,
-    affine: Affine,
+pub(super) struct Grid {
+    pub(super) extent: Extent,
+    pub(super) axes: Axes,
+    pub(super) affine: Affine,
 }
 
 impl Grid {
@@ -46,7 +46,7 @@ impl Grid {
         Self { extent: volume.extent, axes: volume.axes, affine: *volume.affine() }
     }
 
-    fn volume<T>(&self, channels: u32, data: Vec<T>) -> Result<Volume<T>, VolumeError> {
+    pub(super) fn volume<T>(&self, channels: u32, data: Vec<T>) -> Result<Volume<T>, VolumeError> {
         Ok(Volume::new(channels, self.extent, self.affine.spacing(), self.axes, data)?.with_affine(self.affine))
     }
 }
@@ -167,57 +167,41 @@ impl Case {
         Input { channels: self.volume.channels, extent: self.volume.extent, data: &self.volume.data }
     }
 
-    /// Labels of logits `[C][D][H][W]` over the input; probabilities too, if they are wanted. They
-    /// lie on the scan's grid, or, with [`Invert::Nothing`], on that of the input without its
-    /// padding. Where the scan was cropped away, labels are 0, and so are MONAI's probabilities of
-    /// all classes; with [`Invert::Saving`] there are those of the nearest voxel.
+    /// Labels of logits `[C][D][H][W]` over the input; probabilities too, if they are wanted, where
+    /// [`super::Export`] brings them, which takes the logits plane by plane.
     ///
     /// # Errors
     /// When the logits are not those of this input.
-    pub fn export(&self, logits: Vec<f32>, classes: u32, probabilities: bool) -> Result<(Volume<u16>, Option<Volume<f32>>), VolumeError> {
-        let padded = Volume::new(classes, self.volume.extent, self.volume.spacing, self.volume.axes, logits)?;
-        let mut logits = crop(&padded, self.offset, self.prepared.extent)?.data;
-        let keep = |labels: &mut [u16], extent: Extent, first: bool| {
-            if let Some(parts) = self.largest.as_ref().filter(|l| l.first == first) {
-                largest::keep(labels, sizes(extent), parts);
-            }
-        };
-        let inverted = matches!(self.invert, Invert::Logits | Invert::Probabilities);
-        let (labels, maps) = if inverted {
-            if self.invert == Invert::Probabilities {
-                softmax(&mut logits, classes);
-            }
-            let mut maps = self.back(self.prepared.volume(classes, logits)?, self.nearest)?;
-            let mut labels = argmax(&maps.data, classes);
-            keep(&mut labels, maps.extent, false);
-            if probabilities && self.invert == Invert::Logits {
-                softmax(&mut maps.data, classes);
-            }
-            (Grid::of(&maps).volume(1, labels)?, probabilities.then_some(maps))
-        } else {
-            let mut labels = argmax(&logits, classes);
-            keep(&mut labels, self.prepared.extent, true);
-            let maps = probabilities.then(|| {
-                softmax(&mut logits, classes);
-                self.prepared.volume(classes, logits)
-            });
-            let maps = maps.transpose()?;
-            if self.invert == Invert::Nothing {
-                // MONAI's axes are the fastest first
-                let [d, h, w] = self.prepared.axes.directions();
-                let axes = Axes::new([w, h, d])?;
-                let labels = reorient(&self.prepared.volume(1, labels)?, axes);
-                return Ok((labels, maps.map(|maps| reorient(&maps, axes))));
-            }
-            let labels = self.prepared.volume(1, labels.into_iter().map(f32::from).collect())?;
-            let saving = self.invert == Invert::Saving;
-            let back = |volume, nearest| if saving { self.saved(volume) } else { self.back(volume, nearest) };
-            let mut labels = whole(&back(labels, true)?)?;
-            keep(&mut labels.data, labels.extent, false);
-            (labels, maps.map(|maps| back(maps, self.nearest)).transpose()?)
-        };
-        let labels = reorient(&labels, self.axes).with_affine(self.affine);
-        Ok((labels, maps.map(|maps| reorient(&maps, self.axes).with_affine(self.affine))))
+    pub fn export(&self, logits: &[f32], classes: u32, probabilities: bool) -> Result<(Volume<u16>, Option<Volume<f32>>), VolumeError> {
+        let mut export = Export::new(self, classes, probabilities, None);
+        hand_over(logits, classes, self.volume.extent, &mut export).map_err(|e| mismatch(&e))?;
+        let Exported { labels, probabilities } = export.finish()?;
+        Ok((labels, probabilities.map(|p| p.to_volume()).transpose()?))
+    }
+
+    /// Whether class scores go the way back, and labels are made there.
+    pub(super) fn inverts_scores(&self) -> bool {
+        matches!(self.invert, Invert::Logits | Invert::Probabilities)
+    }
+
+    /// The case without the voxels of the network's input.
+    pub(super) fn without_voxels(&self) -> Self {
+        let v = &self.volume;
+        Self { volume: v.regrid(v.extent, v.spacing, Vec::new()), steps: self.steps.clone(), largest: self.largest.clone(), ..*self }
+    }
+
+    /// Labels that go as numbers, from the grid of the input to that of the scan.
+    pub(super) fn labels_back(&self, labels: Volume<f32>) -> Result<Volume<f32>, VolumeError> {
+        if self.invert == Invert::Saving { self.saved(labels) } else { self.back(labels, true) }
+    }
+
+    /// Scores or probabilities, from the grid of the input to that of the scan, where they go there.
+    pub(super) fn scores_back(&self, scores: Volume<f32>) -> Result<Volume<f32>, VolumeError> {
+        match self.invert {
+            Invert::Nothing => Ok(scores),
+            Invert::Saving => self.saved(scores),
+            _ => self.back(scores, self.nearest),
+        }
     }
 
     /// The volume on the scan's grid as `SaveImage` brings it there: at once, each voxel read at
@@ -275,12 +259,6 @@ fn resampled(volume: &Volume<f32>, to: &Affine, extent: Extent, reading: Reading
     let data = resample(&volume.data, shapes, &map.theta, align, reading);
     let volume = Volume::new(volume.channels, extent, map.affine.spacing(), axes, data)?;
     Ok(Some(volume.with_affine(map.affine)))
-}
-
-/// Labels that went as numbers.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "they were labels before")]
-fn whole(labels: &Volume<f32>) -> Result<Volume<u16>, VolumeError> {
-    Volume::new(1, labels.extent, labels.spacing, labels.axes, labels.data.iter().map(|v| *v as u16).collect())
 }
 
 /// A box that may begin or end outside, where there are zeros; its affine as MONAI updates it.

@@ -30,6 +30,7 @@
 mod bundle;
 mod case;
 mod config;
+mod export;
 mod expression;
 mod intensity;
 mod largest;
@@ -42,6 +43,7 @@ mod transforms;
 
 pub use bundle::Bundle;
 pub use case::Case;
+pub use export::Export;
 pub use pipeline::{Invert, Largest, Pipeline, Transform};
 
 use crate::error::{LoadError, LoadErrorKind};

@@ -1,12 +1,10 @@
 //! A scan on its way to the network, and logits on their way back.
 
-use half::f16;
-use rayon::prelude::*;
-
-use super::crop::{body, bounds, cut, paste};
+use super::crop::{body, bounds, cut};
+use super::export::{Export, ExportOptions};
 use super::pipeline::{Pipeline, Resampling, Scaling};
+use crate::export::{Exported, Layout, hand_over, mismatch};
 use crate::model::Card;
-use crate::pipeline::{argmax, softmax};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::resample::plausible;
@@ -18,18 +16,18 @@ pub struct Case {
     /// The network's input: transposed, cropped to what is not 0, scaled, resampled. [`crate::Windows`] pad what they need.
     pub volume: Volume<f32>,
     /// Of the transposed scan.
-    whole: Extent,
-    spacing: [f64; 3],
+    pub(super) whole: Extent,
+    pub(super) spacing: [f64; 3],
     /// First voxel and extent of what was cropped to.
-    first: [usize; 3],
-    size: [usize; 3],
+    pub(super) first: [usize; 3],
+    pub(super) size: [usize; 3],
     /// Of the scan.
-    axes: Axes,
-    affine: Affine,
+    pub(super) axes: Axes,
+    pub(super) affine: Affine,
     /// How results are resampled, and the axis by itself.
-    back: (Resampling, Option<usize>),
+    pub(super) back: (Resampling, Option<usize>),
     /// Whether the network's results come as probabilities.
-    probable: bool,
+    pub(super) probable: bool,
 }
 
 impl Case {
@@ -106,36 +104,22 @@ impl Case {
         Input { channels: self.volume.channels, extent: self.volume.extent, data: &self.volume.data }
     }
 
+    /// Where the cropped, transposed scan lies in the scan.
+    pub(super) fn layout(&self) -> Layout {
+        let turned = (self.whole, self.spacing, self.volume.axes);
+        Layout::new(turned, (self.first, self.size), (self.axes, self.affine))
+    }
+
     /// Labels on the scan's grid of logits `[C][D][H][W]` over the input, with the pipeline of nnU-Net v1 of probabilities; probabilities
-    /// too, if they are wanted.
+    /// too, if they are wanted. [`super::Export`] takes them plane by plane.
     ///
     /// # Errors
     /// When the logits are not those of this input.
     pub fn export(&self, logits: &[f32], classes: u32, probabilities: bool) -> Result<(Volume<u16>, Option<Volume<f32>>), VolumeError> {
-        let from = sizes(self.volume.extent);
-        let voxels: usize = from.iter().product();
-        if logits.len() != voxels * classes as usize {
-            let text = format!("{} logits are not those of {classes} classes over {}", logits.len(), self.volume.extent);
-            return Err(VolumeError::new(VolumeErrorKind::GridMismatch, text));
-        }
-        let (resample, axis) = self.back;
-        let resampled = logits.chunks_exact(voxels).flat_map(|map| resample.apply(map, [from, self.size], axis));
-        // v2 keeps logits as 16-bit floats
-        let mut maps: Vec<f32> = if self.probable { resampled.collect() } else { resampled.map(rounded).collect() };
-        let whole = sizes(self.whole);
-        let labels = paste(&argmax(&maps, classes), whole, self.first, self.size, 0);
-        let labels = reorient(&Volume::new(1, self.whole, self.spacing, self.volume.axes, labels)?, self.axes).with_affine(self.affine);
-        if !probabilities {
-            return Ok((labels, None));
-        }
-        if !self.probable {
-            softmax(&mut maps, classes);
-        }
-        let cropped: usize = self.size.iter().product();
-        let outside = |class: usize| if class == 0 { 1.0 } else { 0.0 };
-        let pasted = maps.chunks_exact(cropped).enumerate().flat_map(|(c, map)| paste(map, whole, self.first, self.size, outside(c)));
-        let maps = Volume::new(classes, self.whole, self.spacing, self.volume.axes, pasted.collect())?;
-        Ok((labels, Some(reorient(&maps, self.axes).with_affine(self.affine))))
+        let mut export = Export::new(self, classes, ExportOptions { probabilities, ..ExportOptions::default() });
+        hand_over(logits, classes, self.volume.extent, &mut export).map_err(|e| mismatch(&e))?;
+        let Exported { labels, probabilities } = export.finish()?;
+        Ok((labels, probabilities.map(|p| p.to_volume()).transpose()?))
     }
 }
 
@@ -145,48 +129,6 @@ fn resized(mask: &[bool], shapes: [[usize; 3]; 2], axis: Option<usize>) -> Vec<b
     let linear = Resampling { order: 1, order_along: 0, separate: None };
     let inside: Vec<f32> = mask.iter().map(|&inside| f32::from(u8::from(inside))).collect();
     linear.apply(&inside, shapes, axis).into_iter().map(|share| share >= 0.5).collect()
-}
-
-/// The mean of several folds' logits: their sum, fold by fold, and at last the division. In 16-bit floats as nnU-Net v2 takes it, or
-/// in f32 as v1 does with probabilities.
-#[derive(Clone, Debug)]
-pub struct Average {
-    sum: Vec<f32>,
-    folds: u16,
-    half: bool,
-}
-
-impl Average {
-    /// Of no fold yet.
-    #[must_use]
-    pub fn new(pipeline: &Pipeline) -> Self {
-        Self { sum: Vec::new(), folds: 0, half: !pipeline.is_first() }
-    }
-
-    /// Adds the logits of a fold.
-    pub fn add(&mut self, logits: Vec<f32>) {
-        self.folds += 1;
-        if self.sum.is_empty() {
-            self.sum = logits;
-        } else {
-            let half = self.half;
-            self.sum.par_iter_mut().zip(logits).for_each(|(sum, v)| *sum = if half { rounded(*sum + v) } else { *sum + v });
-        }
-    }
-
-    /// The mean.
-    #[must_use]
-    pub fn finish(mut self) -> Vec<f32> {
-        if self.folds > 1 {
-            let (folds, half) = (f32::from(self.folds), self.half);
-            self.sum.par_iter_mut().for_each(|sum| *sum = if half { rounded(*sum / folds) } else { *sum / folds });
-        }
-        self.sum
-    }
-}
-
-fn rounded(x: f32) -> f32 {
-    f16::from_f32(x).to_f32()
 }
 
 #[cfg(test)]
@@ -238,20 +180,6 @@ mod tests {
         assert_eq!(Case::new(&card, &pipeline, &scan).err().map(|e| e.kind()), Some(VolumeErrorKind::Unsupported));
         pipeline.channels = vec![];
         assert_eq!(Case::new(&card, &pipeline, &scan).err().map(|e| e.kind()), Some(VolumeErrorKind::GridMismatch));
-        Ok(())
-    }
-
-    #[test]
-    fn folds_are_averaged_in_the_versions_precision() -> Result<(), Box<dyn std::error::Error>> {
-        let (_, mut pipeline) = card([0, 1, 2], &[1.0; 3])?;
-        for (version, want) in [(2, 1024.0), (1, 1024.5)] {
-            pipeline.version = version;
-            let mut mean = Average::new(&pipeline);
-            mean.add(vec![2048.0, 1.0]);
-            assert_eq!(mean.clone().finish(), [2048.0, 1.0]);
-            mean.add(vec![1.0, 2.0]);
-            assert_eq!(mean.finish(), [want, 1.5]);
-        }
         Ok(())
     }
 

@@ -24,13 +24,15 @@
 
 mod case;
 mod crop;
+mod export;
 mod first;
 mod folder;
 mod pipeline;
 mod plans;
 mod reader;
 
-pub use case::{Average, Case};
+pub use case::Case;
+pub use export::{Export, ExportOptions};
 pub(crate) use folder::beside;
 pub use folder::{Checkpoint, Folder};
 pub use pipeline::{Pipeline, Resampling, Scaling};

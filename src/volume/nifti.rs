@@ -7,20 +7,20 @@
 mod affine;
 mod extended;
 mod file;
+mod write;
 
 use std::borrow::Cow;
-use std::fs;
 use std::io;
 use std::path::Path;
 
 pub use ::nifti::NiftiHeader;
-use ::nifti::writer::WriterOptions;
-use ndarray::{ArrayViewD, IxDyn, ShapeBuilder};
 use rayon::prelude::*;
 
 use self::affine::Geometry;
-use self::file::{EXTENDER_BYTES, HEADER_BYTES, Stored};
-use super::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, write_whole};
+use self::file::Stored;
+use self::write::store;
+use super::{Affine, Axes, Volume, VolumeError, VolumeErrorKind};
+use crate::export::Probabilities;
 use crate::shape::Extent;
 use crate::warning::Warning;
 
@@ -166,7 +166,7 @@ fn narrow(x: f64) -> f32 {
 pub fn write_labels(path: impl AsRef<Path>, header: &NiftiHeader, labels: &Volume<u16>) -> Result<(), VolumeError> {
     let path = path.as_ref();
     let grid = Grid::of(header, path)?;
-    grid.check(labels, path)?;
+    grid.check(labels.extent, labels.axes, path)?;
     if labels.channels != 1 {
         return Err(VolumeError::new(
             VolumeErrorKind::GridMismatch,
@@ -176,11 +176,12 @@ pub fn write_labels(path: impl AsRef<Path>, header: &NiftiHeader, labels: &Volum
     let mut shape: Vec<usize> = header.dim[1..].iter().map(|n| usize::from(*n)).collect();
     shape.truncate(usize::from(if grid.channels == 1 { header.dim[0] } else { 3 }).min(7));
     let header = NiftiHeader { intent_code: INTENT_LABEL, ..plain(header) };
-    if let Ok(narrow) = labels.data.iter().map(|l| u8::try_from(*l)).collect::<Result<Vec<_>, _>>() {
-        store(path, &shape, &narrow, 1, |file, view| WriterOptions::new(file).reference_header(&header).write_nifti(&view))
-    } else {
-        store(path, &shape, &labels.data, 2, |file, view| WriterOptions::new(file).reference_header(&header).write_nifti(&view))
+    let labels = &labels.data;
+    if labels.par_iter().all(|&label| label <= 255) {
+        #[expect(clippy::cast_possible_truncation, reason = "they are at most 255")]
+        return store::<u8>(path, &header, &shape, |voxels| voxels.write(labels.iter().map(|&label| label as u8)));
     }
+    store::<u16>(path, &header, &shape, |voxels| voxels.write(labels.iter().copied()))
 }
 
 /// Writes f32 maps (probabilities, attention) on the grid of `header` as a 4D file `(x, y, z, channel)`, otherwise as
@@ -190,13 +191,49 @@ pub fn write_labels(path: impl AsRef<Path>, header: &NiftiHeader, labels: &Volum
 /// Those of [`write_labels`].
 pub fn write_maps(path: impl AsRef<Path>, header: &NiftiHeader, maps: &Volume<f32>) -> Result<(), VolumeError> {
     let path = path.as_ref();
-    Grid::of(header, path)?.check(maps, path)?;
-    let shape = [maps.extent.w, maps.extent.h, maps.extent.d, maps.channels].map(|n| n as usize);
+    Grid::of(header, path)?.check(maps.extent, maps.axes, path)?;
+    let (header, shape) = of_maps(header, maps.extent, maps.channels);
+    store::<f32>(path, &header, &shape, |voxels| voxels.write(maps.data.iter().copied()))
+}
+
+/// The same for probabilities, of which no more than a class is held at a time.
+///
+/// # Errors
+/// Those of [`write_labels`], and [`VolumeErrorKind::Io`] where scores that wait in a file cannot be
+/// read.
+pub fn write_probabilities(path: impl AsRef<Path>, header: &NiftiHeader, maps: &Probabilities) -> Result<(), VolumeError> {
+    let path = path.as_ref();
+    let (extent, axes) = maps.grid();
+    Grid::of(header, path)?.check(extent, axes, path)?;
+    let (header, shape) = of_maps(header, extent, maps.classes());
+    store::<f32>(path, &header, &shape, |voxels| {
+        let mut write = |class: &Volume<f32>| voxels.write(class.data.iter().copied()).map_err(Stopped::Writing);
+        maps.each(&mut write).map_err(|stopped| match stopped {
+            Stopped::Writing(e) => e,
+            Stopped::Reading(e) => io::Error::other(e),
+        })
+    })
+}
+
+/// Why not all probabilities were written.
+enum Stopped {
+    Writing(io::Error),
+    Reading(VolumeError),
+}
+
+impl From<VolumeError> for Stopped {
+    fn from(e: VolumeError) -> Self {
+        Self::Reading(e)
+    }
+}
+
+/// The header of maps, and their shape.
+fn of_maps(header: &NiftiHeader, extent: Extent, channels: u32) -> (NiftiHeader, [usize; 4]) {
     let mut header = plain(header);
     if !(header.pixdim[4].is_finite() && header.pixdim[4] > 0.0) {
         header.pixdim[4] = 1.0;
     }
-    store(path, &shape, &maps.data, 4, |file, view| WriterOptions::new(file).reference_header(&header).write_nifti(&view))
+    (header, [extent.w, extent.h, extent.d, channels].map(|n| n as usize))
 }
 
 /// The unit of length of a header in millimetres; none stands for millimetres.
@@ -246,45 +283,6 @@ fn plain(header: &NiftiHeader) -> NiftiHeader {
     }
 }
 
-/// Writes atomically: into a folder of its own beside `path`, checked, then moved.
-fn store<T>(
-    path: &Path,
-    shape: &[usize],
-    data: &[T],
-    bytes: u64,
-    write: impl FnOnce(&Path, ArrayViewD<'_, T>) -> ::nifti::Result<()>,
-) -> Result<(), VolumeError> {
-    let name = path.display();
-    let file_name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
-    // The crate derives the final name from the first dot on, so ours must have no other dots.
-    let (temporary, compressed) = if file_name.ends_with(".nii.gz") {
-        ("volume.nii.gz", true)
-    } else if file_name.ends_with(".nii") {
-        ("volume.nii", false)
-    } else {
-        return Err(VolumeError::new(
-            VolumeErrorKind::Unsupported,
-            format!("cannot write {name}: give it a name that ends in .nii or .nii.gz"),
-        ));
-    };
-    let view = ArrayViewD::from_shape(IxDyn(shape).f(), data).map_err(|e| {
-        VolumeError::new(VolumeErrorKind::GridMismatch, format!("{} values do not fill the {shape:?} voxels of {name}", data.len()))
-            .caused(e)
-    })?;
-    write_whole(path, temporary, |file| {
-        write(file, view).map_err(|e| match e {
-            ::nifti::NiftiError::Io(e) => e,
-            e => io::Error::other(e),
-        })?;
-        // The crate does not check its last flush, so a full disk may show only in the length.
-        let expected = HEADER_BYTES + EXTENDER_BYTES + bytes * data.len() as u64;
-        if !compressed && fs::metadata(file)?.len() != expected {
-            return Err(io::Error::new(io::ErrorKind::WriteZero, "not all bytes could be written"));
-        }
-        Ok(())
-    })
-}
-
 /// The grid that a header describes.
 #[derive(Clone, Copy, Debug)]
 struct Grid {
@@ -324,17 +322,15 @@ impl Grid {
         })
     }
 
-    fn check<T>(&self, volume: &Volume<T>, path: &Path) -> Result<(), VolumeError> {
-        if self.extent == volume.extent && self.axes == volume.axes {
+    fn check(&self, extent: Extent, axes: Axes, path: &Path) -> Result<(), VolumeError> {
+        if self.extent == extent && self.axes == axes {
             return Ok(());
         }
         Err(VolumeError::new(
             VolumeErrorKind::GridMismatch,
             format!(
-                "cannot write {}: the volume has {} voxels along {}, but the header {} along {}; reorient or resample it",
+                "cannot write {}: the volume has {extent} voxels along {axes}, but the header {} along {}; reorient or resample it",
                 path.display(),
-                volume.extent,
-                volume.axes,
                 self.extent,
                 self.axes
             ),

@@ -151,11 +151,16 @@ pub(crate) struct View {
 impl View {
     /// A channel of `volume` along the axes `to`.
     pub(crate) fn new<T>(volume: &Volume<T>, to: Axes) -> Self {
-        let stored = sizes(volume.extent);
+        Self::of(volume.extent, volume.spacing, volume.axes, to)
+    }
+
+    /// A channel of such a grid along the axes `to`.
+    pub(crate) fn of(extent: Extent, spacing: [f64; 3], axes: Axes, to: Axes) -> Self {
+        let stored = sizes(extent);
         let stored_strides = [stored[1] * stored[2], stored[2], 1];
         let mut source = [0; 3];
         for (want, s) in to.0.iter().zip(&mut source) {
-            for (axis, have) in volume.axes.0.iter().enumerate() {
+            for (axis, have) in axes.0.iter().enumerate() {
                 if have.world_axis() == want.world_axis() {
                     *s = axis;
                 }
@@ -163,11 +168,24 @@ impl View {
         }
         Self {
             sizes: source.map(|s| stored[s]),
-            spacing: source.map(|s| volume.spacing[s]),
+            spacing: source.map(|s| spacing[s]),
             source,
             strides: source.map(|s| stored_strides[s]),
-            flipped: [0, 1, 2].map(|axis| volume.axes.0[source[axis]] != to.0[axis]),
+            flipped: [0, 1, 2].map(|axis| axes.0[source[axis]] != to.0[axis]),
         }
+    }
+
+    /// The place of the first stored voxel among those along the wanted axes, and how far apart there
+    /// neighbours along each stored axis lie.
+    pub(crate) fn placed(&self) -> (isize, [isize; 3]) {
+        let [_, height, width] = self.sizes.map(usize::cast_signed);
+        let (mut first, mut steps) = (0, [0; 3]);
+        for (axis, step) in [height * width, width, 1].into_iter().enumerate() {
+            let last = self.sizes[axis].cast_signed() - 1;
+            steps[self.source[axis]] = if self.flipped[axis] { -step } else { step };
+            first += if self.flipped[axis] { last * step } else { 0 };
+        }
+        (first, steps)
     }
 
     /// How much index `i` along the wanted `axis` adds to the position in the channel.

@@ -92,13 +92,7 @@ impl Order {
 /// When there are not as many values as the shape has voxels.
 #[must_use]
 pub fn resize(values: &[f32], from: [usize; 3], to: [usize; 3], order: Order) -> Vec<f32> {
-    assert_eq!(values.len(), from.iter().product::<usize>(), "values and shape must agree");
-    let mut resized = along_axes(values.par_iter().map(|&v| f64::from(v)).collect(), from, to, [Some(order); 3], Grid::Field);
-    if order == Order::Cubic {
-        let (low, high) = range(values.iter().copied());
-        resized.par_iter_mut().for_each(|v| *v = v.clamp(low, high));
-    }
-    resized.into_par_iter().map(narrow).collect()
+    resized(values, from, to, order, None).into_par_iter().map(narrow).collect()
 }
 
 /// The same, slice by slice across `axis`, and then along it by an order of its own: for scans whose slices are thick.
@@ -107,12 +101,26 @@ pub fn resize(values: &[f32], from: [usize; 3], to: [usize; 3], order: Order) ->
 /// When there are not as many values as the shape has voxels, or no such axis.
 #[must_use]
 pub fn resize_slices(values: &[f32], from: [usize; 3], to: [usize; 3], order: Order, axis: usize, order_along: Order) -> Vec<f32> {
+    resized(values, from, to, order, Some((axis, order_along))).into_par_iter().map(narrow).collect()
+}
+
+/// The values that [`resize`] rounds, or, with an axis and its order, [`resize_slices`].
+pub(crate) fn resized(values: &[f32], from: [usize; 3], to: [usize; 3], order: Order, along: Option<(usize, Order)>) -> Vec<f64> {
     assert_eq!(values.len(), from.iter().product::<usize>(), "values and shape must agree");
+    let wide = values.par_iter().map(|&v| f64::from(v)).collect();
+    let Some((axis, order_along)) = along else {
+        let mut resized = along_axes(wide, from, to, [Some(order); 3], Grid::Field);
+        if order == Order::Cubic {
+            let (low, high) = range(values.iter().copied());
+            resized.par_iter_mut().for_each(|v| *v = v.clamp(low, high));
+        }
+        return resized;
+    };
     let mut orders = [Some(order); 3];
     orders[axis] = None;
     let mut between = to;
     between[axis] = from[axis];
-    let mut sliced = along_axes(values.par_iter().map(|&v| f64::from(v)).collect(), from, between, orders, Grid::Field);
+    let mut sliced = along_axes(wide, from, between, orders, Grid::Field);
     if order == Order::Cubic {
         let step = |shape: [usize; 3]| shape[axis + 1..].iter().product::<usize>();
         let (step_from, step_to) = (step(from), step(between));
@@ -131,7 +139,7 @@ pub fn resize_slices(values: &[f32], from: [usize; 3], to: [usize; 3], order: Or
     }
     let mut orders = [None; 3];
     orders[axis] = Some(order_along);
-    along_axes(sliced, between, to, orders, Grid::Field).into_par_iter().map(narrow).collect()
+    along_axes(sliced, between, to, orders, Grid::Field)
 }
 
 /// Zooms slices `[..][H][W]` of shape `from` to shape `to`, each by itself, as `scipy.ndimage.zoom(slice, order=3)` does for the cubic
@@ -236,6 +244,13 @@ fn taps(source: usize, target: usize, order: Order, grid: Grid) -> Vec<(usize, [
         }
     };
     (0..target).map(tap).collect()
+}
+
+/// Of each voxel of a line that [`resize`] makes by order 0 or 1: the first voxel of the source, and
+/// what it and the next weigh; `None` for cubic splines.
+pub(crate) fn linear_taps(source: usize, target: usize, order: Order) -> Option<Vec<(usize, [f64; 2])>> {
+    let pair = |(first, [a, b, ..]): (usize, [f64; 4])| (first, [a, b]);
+    (order != Order::Cubic).then(|| taps(source, target, order, Grid::Field).into_iter().map(pair).collect())
 }
 
 /// Values to the coefficients of the cubic spline through them, where the line is mirrored at its ends (each end value twice).

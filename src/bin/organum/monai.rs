@@ -1,7 +1,8 @@
 //! The part of `organum segment` for models with MONAI's pipeline.
 
+use organum::export::{Exported, hand_over};
 use organum::model::Mode;
-use organum::monai::{Case, Invert, Pipeline};
+use organum::monai::{Case, Export, Invert, Pipeline};
 use organum::volume::{Volume, VolumeError, nifti};
 use organum::{Model, OutputData, OutputMode, PlanOptions, Warning, WarningKind, Windows};
 use serde_json::{Map, json};
@@ -44,34 +45,38 @@ pub(crate) fn segment(
     let card = model.card();
     let options = PlanOptions::default().with_output(OutputMode::Logits);
     let mut told = Map::new();
-    let (case, logits, ran) = match mode {
+    let maps = wanted.probabilities.is_some();
+    let (export, ran) = match mode {
         Mode::Whole => {
             let case = Case::new(card, pipeline, seen, Some(model.stride()))?;
             let (mut outputs, ran) = device::run(device, model, case.input(), run, &options)?.take();
-            match outputs.pop().map(|o| o.data) {
-                Some(OutputData::Map(logits)) => (case, logits, ran),
-                _ => return Err(Failure::internal("the run brought no logits back")),
-            }
+            let Some(OutputData::Map(logits)) = outputs.pop().map(|o| o.data) else {
+                return Err(Failure::internal("the run brought no logits back"));
+            };
+            let mut export = Export::new(&case, card.classes(), maps, None);
+            hand_over(&logits, card.classes(), case.volume.extent, &mut export)?;
+            (export, ran)
         }
         Mode::Slices => return Err(Failure::usage("--mode slices: a model with MONAI's pipeline runs in windows or at once")),
         Mode::Window => {
             let case = Case::new(card, pipeline, seen, None)?;
             let windows = Windows::new(card, case.volume.extent).map_err(|e| Failure::usage(format!("--mode window: {e}")))?;
+            let mut export = Export::new(&case, card.classes(), maps, None);
             let ran = device::run_with(device, model, windows.tile(), run, &options, |session, how| {
-                pollster::block_on(windows.logits(session, model, case.input(), how))
+                pollster::block_on(windows.planes(session, model, case.input(), &mut export, how))
             })?;
-            let (logits, ran) = ran.take();
+            let ((), ran) = ran.take();
             told.insert("windows".into(), json!({"count": windows.count(), "passes": windows.passes(), "extent": windows.tile().axes()}));
-            (case, logits, ran)
+            (export, ran)
         }
     };
-    let (labels, maps) = case.export(logits, card.classes(), wanted.probabilities.is_some())?;
+    let Exported { labels, probabilities: maps, .. } = export.finish()?;
     if pipeline.invert == Invert::Nothing {
         let header = Some(nifti::header_on(&scan.header, &labels));
         return Ok(Segmented { labels, maps, header, ran, told, attention: None });
     }
     let labels = on(&scan.image, labels)?;
-    let maps = maps.map(|maps| on(&scan.image, maps)).transpose()?;
+    let maps = maps.map(|maps| maps.on(&scan.image)).transpose()?;
     Ok(Segmented { labels, maps, header: None, ran, told, attention: None })
 }
 

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use organum::export::Exported;
 use organum::model::{Checkpoint, Mode};
 use organum::monai::Bundle;
-use organum::nnunet::{Average, Case, Pipeline};
+use organum::nnunet::{Case, Export, ExportOptions, Pipeline};
 use organum::volume::nifti;
 use organum::{LoadOptions, Model, Networks, OutputMode, PlanOptions, Windows};
 use serde_json::{Map, json};
@@ -49,33 +50,37 @@ pub(crate) fn segment(
     let case = Case::new(card, pipeline, &scan.image)?;
     let windows = Windows::new(card, case.volume.extent)?;
     let options = PlanOptions::default().with_output(OutputMode::Logits);
-    let mut mean = Average::new(pipeline);
+    let mut export_options = ExportOptions::default();
+    export_options.folds = u16::try_from(networks.folds().len().max(1)).map_err(|_| Failure::usage("--model: there are too many folds"))?;
+    export_options.probabilities = wanted.probabilities.is_some();
+    let mut export = Export::new(&case, card.classes(), export_options);
     let mut all: Option<Ran<()>> = None;
-    let mut run = |model: &Model| -> Result<(), Failure> {
+    let mut run = |model: &Model, export: &mut Export| -> Result<(), Failure> {
         let ran = device::run_with(device, model, windows.tile(), &a.run, &options, |session, how| {
-            pollster::block_on(windows.logits(session, model, case.input(), how))
+            pollster::block_on(windows.planes(session, model, case.input(), export, how))
         })?;
-        let (logits, ran) = ran.take();
-        mean.add(logits);
+        let ((), ran) = ran.take();
         all = Some(match all.take() {
             None => ran,
             Some(before) => before.then(ran),
         });
         Ok(())
     };
-    run(&networks.first)?;
+    run(&networks.first, &mut export)?;
     for (fold, model) in networks.others() {
         let model = model?;
         if model.card().input != card.input {
             let first = networks.folds().first().map_or("", String::as_str);
             return Err(Failure { code: 4, message: format!("fold {fold} is of another configuration than fold {first}") });
         }
-        run(&model)?;
+        export.next_fold();
+        run(&model, &mut export)?;
     }
     let ran = all.ok_or_else(|| Failure::internal("no fold ran"))?;
-    let (labels, maps) = case.export(&mean.finish(), card.classes(), wanted.probabilities.is_some())?;
+    drop(case);
+    let Exported { labels, probabilities, .. } = export.finish()?;
     let mut told = Map::new();
     told.insert("windows".into(), json!({"count": windows.count(), "passes": windows.passes(), "extent": windows.tile().axes()}));
     told.insert("folds".into(), json!(networks.folds()));
-    Ok(Segmented { labels, maps, header: None, ran, told, attention: None })
+    Ok(Segmented { labels, maps: probabilities, header: None, ran, told, attention: None })
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use organum::export::Probabilities;
 use organum::model::Mode;
 use organum::monai::Invert;
 use organum::pipeline::{self, Prepared};
@@ -32,7 +33,7 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Segmented {
     pub(crate) labels: Volume<u16>,
     /// Probabilities of all classes, where they are wanted.
-    pub(crate) maps: Option<Volume<f32>>,
+    pub(crate) maps: Option<Probabilities>,
     /// The header of their grid, where it is not the scan's.
     pub(crate) header: Option<NiftiHeader>,
     pub(crate) ran: Ran<()>,
@@ -66,7 +67,7 @@ impl Segmented {
             nifti::write_labels(path, header, &self.labels).map_err(|e| failed(&e))?;
         }
         if let (Some(path), Some(maps)) = (wanted.probabilities, &self.maps) {
-            nifti::write_maps(path, header, maps).map_err(|e| failed(&e))?;
+            nifti::write_probabilities(path, header, maps).map_err(|e| failed(&e))?;
         }
         if let Some(path) = wanted.overlay {
             picture::overlay(&scan.image, &self.labels)?.save(path).map_err(|e| failed(&e))?;
@@ -95,7 +96,7 @@ pub(crate) fn segment(
     };
     let centre = centroid(&raw, &prepared.volume);
     let labels = prepared.restore_labels(raw)?;
-    let maps = probabilities.map(|values| prepared.restore_maps(classes, values)).transpose()?;
+    let maps = probabilities.map(|values| prepared.probabilities(classes, values)).transpose()?;
     let draw = wanted.attention.is_some() && !attention.maps.is_empty();
     let draw = draw.then(|| picture::attention(&prepared.volume, &attention.maps, attention.at.unwrap_or(centre)));
     Ok(Segmented { labels, maps, header: None, ran, told: attention.told, attention: draw.transpose()? })
