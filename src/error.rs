@@ -130,6 +130,9 @@ error_type! {
         Extent,
         /// The budget is below the smallest that works; the message and [`PlanError::smallest_budget`] name it.
         Budget,
+        /// The host's memory is bounded below the smallest that works; the message and
+        /// [`PlanError::smallest_budget`] name it.
+        HostBudget,
         /// Not possible within the device's limits whatever the budget.
         Limits,
         /// An operation or attribute that no kernel covers.
@@ -157,7 +160,14 @@ impl PlanError {
         error
     }
 
-    /// The smallest budget in bytes with which a plan exists, for errors of kind [`PlanErrorKind::Budget`].
+    pub(crate) fn host(text: String, smallest: u64) -> Self {
+        let mut error = Self::new(PlanErrorKind::HostBudget, text);
+        error.0.bytes = Some(smallest);
+        error
+    }
+
+    /// The smallest budget in bytes with which a plan exists, for errors of kind [`PlanErrorKind::Budget`], or of host
+    /// memory, for [`PlanErrorKind::HostBudget`].
     #[must_use]
     pub fn smallest_budget(&self) -> Option<u64> {
         self.0.bytes

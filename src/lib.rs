@@ -30,6 +30,7 @@ pub mod graph;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 pub mod harness;
 pub mod host;
+mod host_budget;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 #[path = "../kernels/mod.rs"]
 pub mod kernels;
@@ -62,6 +63,7 @@ pub use caps::{DeviceCaps, Measured};
 pub use engine::Engine;
 pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanError, PlanErrorKind, RunError, RunErrorKind};
 pub use fitting::{FitError, smaller_budget};
+pub use host_budget::{HostNeeds, HostPlace, HostPlan};
 pub use model::{Card, Model};
 pub use networks::{Carried, LoadOptions, Networks};
 pub use plan::{Occupancy, OutputMode, Plan, PlanOptions, Planner, Report};

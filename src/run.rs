@@ -1,5 +1,6 @@
 //! A run of a recording: on a device, where the host keeps ahead of it, or on the host.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -56,6 +57,7 @@ pub struct RunOptions<'a> {
     progress: Option<Observer<'a>>,
     cancel: Option<Cancel>,
     allow_non_finite: bool,
+    spill: Option<Arc<File>>,
 }
 
 impl std::fmt::Debug for RunOptions<'_> {
@@ -82,6 +84,18 @@ impl<'a> RunOptions<'a> {
     pub fn with_non_finite(mut self) -> Self {
         self.allow_non_finite = true;
         self
+    }
+
+    /// Keeps the sums of [`crate::Windows`] in a file; only what a row of windows reaches is in memory.
+    #[must_use]
+    pub fn with_spill(mut self, file: Arc<File>) -> Self {
+        self.spill = Some(file);
+        self
+    }
+
+    /// The file that sums are to lie in.
+    pub(crate) fn spill(&self) -> Option<Arc<File>> {
+        self.spill.clone()
     }
 
     /// Whether results may be NaN or infinite.

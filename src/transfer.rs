@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use half::f16;
 
+use crate::export::widened;
 use crate::kernels::argmax;
 use crate::record::{Output, OutputKind};
 use crate::shape::{Elem, Extent, Map};
@@ -116,25 +117,60 @@ impl OutputVolume {
         let classes = self.map.channels;
         let volume = self.map.extent.voxels() as usize;
         let padded = self.map.blocks() as usize * 4;
-        for (z, bytes) in planes.zip(bytes.chunks_exact(step)) {
-            let at = z as usize * plane;
-            match &mut self.data {
-                OutputData::Labels(labels) if argmax::labels_per_word(classes) == 4 => {
-                    labels[at..at + plane].iter_mut().zip(bytes).for_each(|(l, &b)| *l = u16::from(b));
-                }
-                OutputData::Labels(labels) => {
-                    labels[at..at + plane].iter_mut().zip(bytes.as_chunks::<2>().0).for_each(|(l, &b)| *l = u16::from_le_bytes(b));
-                }
-                OutputData::Map(values) => {
-                    for (v, voxel) in decode(bytes, elem).chunks_exact(padded).enumerate().take(plane) {
-                        for (c, &x) in voxel.iter().enumerate().take(classes as usize) {
-                            values[c * volume + at + v] = x;
-                        }
+        let labels = match &mut self.data {
+            OutputData::Labels(labels) => labels,
+            OutputData::Map(values) => {
+                let at = planes.start as usize * plane;
+                let count = planes.len().min(bytes.len() / step.max(1));
+                let planes = bytes.chunks_exact(step).take(count);
+                return match elem {
+                    Elem::F32 => {
+                        let planes = planes.map(|bytes| bytes.as_chunks::<4>().0);
+                        spread(values, volume, at, planes, (plane, padded), |&b| f32::from_le_bytes(b));
                     }
-                }
+                    Elem::F16 => {
+                        let planes = planes.map(|bytes| bytes.as_chunks::<2>().0);
+                        spread(values, volume, at, planes, (plane, padded), |&b| widened(f16::from_le_bytes(b)));
+                    }
+                };
+            }
+        };
+        for (z, bytes) in planes.zip(bytes.chunks_exact(step)) {
+            let labels = &mut labels[z as usize * plane..][..plane];
+            if argmax::labels_per_word(classes) == 4 {
+                labels.iter_mut().zip(bytes).for_each(|(l, &b)| *l = u16::from(b));
+            } else {
+                labels.iter_mut().zip(bytes.as_chunks::<2>().0).for_each(|(l, &b)| *l = u16::from_le_bytes(b));
             }
         }
     }
+}
+
+/// Takes planes that follow each other from voxel `at` on, channels last and `padded` of them, to the
+/// channels of `volume` values each.
+fn spread<'a, T: Sync + 'a>(
+    values: &mut [f32],
+    volume: usize,
+    at: usize,
+    planes: impl Iterator<Item = &'a [T]> + Clone + Send + Sync,
+    (plane, padded): (usize, usize),
+    value: impl Fn(&T) -> f32 + Sync,
+) {
+    use rayon::prelude::*;
+    /// Voxels whose channels stay in the first cache, and channels of a task.
+    const BLOCK: usize = 16;
+    values.par_chunks_mut((volume * BLOCK).max(1)).enumerate().for_each(|(group, channels)| {
+        for (z, source) in planes.clone().enumerate() {
+            for (first, voxels) in (0..plane).step_by(BLOCK).zip(source.chunks(BLOCK * padded)) {
+                let begin = at + z * plane + first;
+                let count = BLOCK.min(plane - first);
+                for (c, channel) in channels.chunks_exact_mut(volume).enumerate() {
+                    let from = voxels[group * BLOCK + c..].iter().step_by(padded);
+                    channel[begin..begin + count].iter_mut().zip(from).for_each(|(v, x)| *v = value(x));
+                }
+            }
+        }
+    });
 }
 
 #[cfg(test)]

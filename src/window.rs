@@ -4,14 +4,15 @@
 //! `sliding_window_inference` of MONAI. Results are summed on the host, and
 //! planes that no later window reaches are handed on at once.
 
-use std::collections::VecDeque;
+mod sums;
 
 use half::f16;
 use rayon::prelude::*;
 
+use self::sums::{Sum, Sums};
 use crate::error::{PlanError, PlanErrorKind, RunError, RunErrorKind, internal};
-use crate::export::{PlaneSink, Score, ScorePlane, narrowed};
-use crate::kernels::host::{Isa, Work, run};
+use crate::export::{ExportBytes, PlaneSink, ScorePlane};
+use crate::host_budget::HostNeeds;
 use crate::model::{Card, Model, Scheme};
 use crate::pipeline::{argmax, softmax};
 use crate::plan::check_extent;
@@ -212,6 +213,45 @@ impl Windows {
         model: &Model,
         input: Input<'_>,
         sink: &mut dyn PlaneSink,
+        options: RunOptions<'_>,
+    ) -> Result<(), RunError> {
+        if self.scheme == Scheme::NnunetV2 {
+            self.summed::<f16>(session, model, input, sink, options).await
+        } else {
+            self.summed::<f32>(session, model, input, sink, options).await
+        }
+    }
+
+    /// What a segmentation in these windows takes of the host's memory, of a scan that takes `scan`
+    /// bytes as it was read and `prepared` as the network is given it, `preparing` while that is done.
+    #[must_use]
+    pub fn host_needs(&self, classes: u32, [scan, prepared, preparing]: [u64; 3], export: ExportBytes) -> HostNeeds {
+        let sums = |in_file| match self.scheme {
+            Scheme::NnunetV2 => Sums::<f16>::bytes(self, classes, in_file),
+            _ => Sums::<f32>::bytes(self, classes, in_file),
+        };
+        let window = self.tile.voxels() * u64::from(classes) * 4;
+        let ([sums, _], [sums_in_file, file]) = (sums(false), sums(true));
+        HostNeeds {
+            scan,
+            prepared,
+            preparing,
+            sums,
+            sums_in_file,
+            file,
+            mirrors: if self.mirrors.len() > 1 { window } else { 0 },
+            export: export.running,
+            waiting: export.waiting,
+            finishing: export.finishing,
+        }
+    }
+
+    async fn summed<S: Sum>(
+        &self,
+        session: &mut Session,
+        model: &Model,
+        input: Input<'_>,
+        sink: &mut dyn PlaneSink,
         mut options: RunOptions<'_>,
     ) -> Result<(), RunError> {
         let voxels = input.extent.voxels() as usize;
@@ -222,7 +262,8 @@ impl Windows {
         let (classes, allowed) = (model.card().classes(), options.allows_non_finite());
         let each = session.plan().report().flops;
         let total = each * self.passes() as u64;
-        let mut sums = Sums::new(self, classes as usize, allowed);
+        let spill = options.spill();
+        let mut sums = Sums::<S>::new(self, classes as usize, allowed, spill);
         let mut visited: Vec<u32> = model.visited();
         for (number, place) in (0u64..).zip(self.places()) {
             sums.settle(place[0], sink)?;
@@ -258,7 +299,7 @@ impl Windows {
                 let share = 1.0 / self.mirrors.len() as f32;
                 mean.par_iter_mut().with_min_len(1 << 14).for_each(|v| *v *= share);
             }
-            sums.add(place, &mean);
+            sums.add(place, &mean)?;
         }
         sums.settle(self.image.d as i32, sink)
     }
@@ -315,140 +356,4 @@ impl PlaneSink for Gathered {
         }
         Ok(())
     }
-}
-
-/// Weighted sums of the planes that windows still reach.
-struct Sums<'a> {
-    windows: &'a Windows,
-    classes: usize,
-    /// The first plane that is not settled.
-    first: usize,
-    /// `[C][H][W]` of the planes from there on, and the sums of weights, `[H][W]`.
-    planes: VecDeque<(ScorePlane, Vec<f32>)>,
-    allows_non_finite: bool,
-}
-
-impl<'a> Sums<'a> {
-    fn new(windows: &'a Windows, classes: usize, allows_non_finite: bool) -> Self {
-        Self { windows, classes, first: 0, planes: VecDeque::new(), allows_non_finite }
-    }
-
-    /// No window reaches planes before `begin` any more.
-    fn settle(&mut self, begin: i32, sink: &mut dyn PlaneSink) -> Result<(), RunError> {
-        while self.first < usize::try_from(begin).unwrap_or(0) {
-            let Some((mut scores, weights)) = self.planes.pop_front() else { break };
-            let finite = match &mut scores {
-                ScorePlane::Half(sums) => all_divided(sums, &weights),
-                ScorePlane::Single(sums) => all_divided(sums, &weights),
-            };
-            if !finite && !self.allows_non_finite {
-                let text = "the results of windows are finite, but their sum is not: 16-bit floats, which nnU-Net sums in, hold no                             more than 65504; --allow-non-finite takes it";
-                return Err(RunError::new(RunErrorKind::NonFinite, text).at("windows"));
-            }
-            sink.plane(self.first, scores)?;
-            self.first += 1;
-        }
-        Ok(())
-    }
-
-    /// Adds the result of a window, `[C][D][H][W]`.
-    fn add(&mut self, place: [i32; 3], values: &[f32]) {
-        let w = self.windows;
-        let (plane, classes, first) = (w.image.plane() as usize, self.classes, self.first);
-        let end = (i64::from(place[0]) + i64::from(w.tile.d)).clamp(0, w.image.d.into()) as usize;
-        let half = w.scheme == Scheme::NnunetV2;
-        while self.first + self.planes.len() < end {
-            let sums =
-                if half { ScorePlane::Half(vec![f16::ZERO; classes * plane]) } else { ScorePlane::Single(vec![0.0; classes * plane]) };
-            self.planes.push_back((sums, vec![0.0; plane]));
-        }
-        self.planes.par_iter_mut().enumerate().for_each(|(i, (sums, weights))| {
-            let z = (first + i) as i64 - i64::from(place[0]);
-            let Some(z) = usize::try_from(z).ok().filter(|&z| z < w.tile.d as usize) else { return };
-            match sums {
-                ScorePlane::Half(sums) => run(Addition { windows: w, place, z, values, sums, weights }),
-                ScorePlane::Single(sums) => run(Addition { windows: w, place, z, values, sums, weights }),
-            }
-        });
-    }
-}
-
-/// A plane of a window to be added to a plane of sums.
-struct Addition<'a, S> {
-    windows: &'a Windows,
-    place: [i32; 3],
-    /// The plane of the window.
-    z: usize,
-    values: &'a [f32],
-    sums: &'a mut [S],
-    weights: &'a mut [f32],
-}
-
-impl<S: Sum> Work for Addition<'_, S> {
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        let w = self.windows;
-        let ([_, image_h, image_w], [d, h, tile_w]) = (w.image.axes().map(|n| n as usize), w.tile.axes().map(|n| n as usize));
-        // the first voxel of the window that lies in the volume, the voxel there, and how many there are
-        let along = |axis: usize, n: usize, image: usize| {
-            let begin = self.place[axis] as isize;
-            let skipped = begin.min(0).unsigned_abs();
-            let at = begin.max(0).unsigned_abs();
-            (skipped, at, n.saturating_sub(skipped).min(image.saturating_sub(at)))
-        };
-        let (skip_y, at_y, rows) = along(1, h, image_h);
-        let (skip_x, at_x, columns) = along(2, tile_w, image_w);
-        let plane = image_h * image_w;
-        let mut shares = vec![0.0f32; rows * columns];
-        for (y, line) in shares.chunks_exact_mut(columns.max(1)).enumerate() {
-            line.iter_mut().enumerate().for_each(|(x, share)| *share = w.weights.at(self.z, skip_y + y, skip_x + x));
-            let weights = &mut self.weights[(at_y + y) * image_w + at_x..][..columns];
-            weights.iter_mut().zip(line).for_each(|(sum, share)| *sum = S::of(*sum + *share).wide());
-        }
-        for (class, sums) in self.sums.chunks_exact_mut(plane).enumerate() {
-            for (y, shares) in shares.chunks_exact(columns.max(1)).enumerate() {
-                let sums = &mut sums[(at_y + y) * image_w + at_x..][..columns];
-                let values = &self.values[((class * d + self.z) * h + skip_y + y) * tile_w + skip_x..][..columns];
-                for ((sum, value), share) in sums.iter_mut().zip(values).zip(shares) {
-                    *sum = S::of(sum.wide() + value * share);
-                }
-            }
-        }
-    }
-}
-
-/// A number that sums are stored as: nnU-Net v2 keeps them in 16-bit floats.
-trait Sum: Score {
-    /// The nearest to an f32.
-    fn of(x: f32) -> Self;
-}
-
-impl Sum for f16 {
-    #[inline(always)]
-    fn of(x: f32) -> Self {
-        narrowed(x)
-    }
-}
-
-impl Sum for f32 {
-    #[inline(always)]
-    fn of(x: f32) -> Self {
-        x
-    }
-}
-
-/// Divides the sums of all classes by those of the weights. Whether all are finite.
-fn all_divided<S: Sum>(sums: &mut [S], weights: &[f32]) -> bool {
-    let classes = sums.par_chunks_exact_mut(weights.len().max(1));
-    classes.map(|sums| divided(sums, weights)).reduce(|| true, |a, b| a & b)
-}
-
-/// Divides the sums of a class by those of the weights. Whether all are finite.
-fn divided<S: Sum>(sums: &mut [S], weights: &[f32]) -> bool {
-    let mut nothing = 0.0;
-    for (sum, weight) in sums.iter_mut().zip(weights) {
-        *sum = S::of(sum.wide() / weight);
-        nothing += sum.wide() * 0.0;
-    }
-    nothing == 0.0
 }

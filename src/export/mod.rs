@@ -58,6 +58,28 @@ pub trait PlaneSink {
     fn plane(&mut self, z: usize, plane: ScorePlane) -> Result<(), RunError>;
 }
 
+/// The host bytes of an export.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExportBytes {
+    /// The label map, and planes of scores on their way to it.
+    pub running: u64,
+    /// Scores that wait until all planes are there.
+    pub waiting: u64,
+    /// The most beside them while labels and probabilities are made of them.
+    pub finishing: u64,
+}
+
+impl ExportBytes {
+    /// Those of labels alone on the grid of the network's input.
+    #[must_use]
+    pub fn of_labels(extent: Extent, classes: u32, half: bool) -> Self {
+        let score = if half { 2 } else { 4 };
+        let planes = 2 * extent.plane() * u64::from(classes) * score;
+        Self { running: 2 * extent.voxels() + planes, ..Self::default() }
+    }
+}
+
 /// A segmented scan.
 #[derive(Debug)]
 #[non_exhaustive]

@@ -10,6 +10,7 @@ use super::half::widened;
 /// Scores of all planes of the network's grid, each plane `[C][H][W]`, all stored alike.
 #[derive(Debug)]
 pub(crate) struct Scores {
+    depth: usize,
     classes: usize,
     /// Voxels of a plane.
     plane: usize,
@@ -20,8 +21,8 @@ pub(crate) struct Scores {
 #[derive(Debug)]
 enum Place {
     Memory(Vec<Option<ScorePlane>>),
-    /// A file of so many planes, one after another.
-    File(Mutex<File>, usize),
+    /// One after another.
+    File(Mutex<File>),
 }
 
 impl Scores {
@@ -29,10 +30,20 @@ impl Scores {
     /// `file` if there is one.
     pub(crate) fn new(depth: usize, classes: usize, plane: usize, half: bool, file: Option<File>) -> Self {
         let place = match file {
-            Some(file) => Place::File(Mutex::new(file), depth),
+            Some(file) => Place::File(Mutex::new(file)),
             None => Place::Memory((0..depth).map(|_| None).collect()),
         };
-        Self { classes, plane, half, place }
+        Self { depth, classes, plane, half, place }
+    }
+
+    /// The bytes that all of them take.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.depth * self.classes * self.plane * self.element()) as u64
+    }
+
+    /// Keeps them in a file, where none is stored yet.
+    pub(crate) fn keep_in(&mut self, file: File) {
+        self.place = Place::File(Mutex::new(file));
     }
 
     fn element(&self) -> usize {
@@ -50,7 +61,7 @@ impl Scores {
                 planes[z] = Some(plane);
                 Ok(())
             }
-            Place::File(file, _) => {
+            Place::File(file) => {
                 let file = file.get_mut().unwrap_or_else(PoisonError::into_inner);
                 file.seek(SeekFrom::Start((z * bytes) as u64))?;
                 match &plane {
@@ -70,7 +81,7 @@ impl Scores {
         let start = (z * scores * self.element()) as u64;
         match &mut self.place {
             Place::Memory(planes) => planes[z].take().ok_or_else(|| io::ErrorKind::NotFound.into()),
-            Place::File(file, _) => {
+            Place::File(file) => {
                 let file = file.get_mut().unwrap_or_else(PoisonError::into_inner);
                 file.seek(SeekFrom::Start(start))?;
                 Ok(if self.half {
@@ -104,11 +115,11 @@ impl Scores {
                 }
                 Ok(values)
             }
-            Place::File(file, depth) => {
+            Place::File(file) => {
                 let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut values = Vec::with_capacity(depth * self.plane);
+                let mut values = Vec::with_capacity(self.depth * self.plane);
                 let mut bytes = vec![0; self.plane * self.element()];
-                for z in 0..*depth {
+                for z in 0..self.depth {
                     let at = (z * self.classes + class) * self.plane * self.element();
                     file.seek(SeekFrom::Start(at as u64))?;
                     file.read_exact(&mut bytes)?;

@@ -173,7 +173,7 @@ impl Case {
     /// # Errors
     /// When the logits are not those of this input.
     pub fn export(&self, logits: &[f32], classes: u32, probabilities: bool) -> Result<(Volume<u16>, Option<Volume<f32>>), VolumeError> {
-        let mut export = Export::new(self, classes, probabilities, None);
+        let mut export = Export::new(self, classes, probabilities);
         hand_over(logits, classes, self.volume.extent, &mut export).map_err(|e| mismatch(&e))?;
         let Exported { labels, probabilities } = export.finish()?;
         Ok((labels, probabilities.map(|p| p.to_volume()).transpose()?))
@@ -182,6 +182,25 @@ impl Case {
     /// Whether class scores go the way back, and labels are made there.
     pub(super) fn inverts_scores(&self) -> bool {
         matches!(self.invert, Invert::Logits | Invert::Probabilities)
+    }
+
+    /// The voxels of the largest grid on the way.
+    pub(super) fn most_voxels(&self) -> u64 {
+        let before = |step: &Step| match step {
+            Step::Turned { .. } => 0,
+            Step::Resampled { before, .. } => before.extent.voxels(),
+            Step::Cut { before, .. } => before.voxels(),
+        };
+        self.steps.iter().map(before).max().unwrap_or(0).max(self.volume.extent.voxels())
+    }
+
+    /// The host bytes of the input, and about the most while it was prepared: the scan and three copies
+    /// of the largest grid on the way.
+    #[must_use]
+    pub fn host_bytes(&self) -> [u64; 2] {
+        let channels = u64::from(self.volume.channels) * 4;
+        let scan = channels * self.scan.extent.voxels();
+        [channels * self.volume.extent.voxels(), scan + 3 * channels * self.most_voxels().max(self.scan.extent.voxels())]
     }
 
     /// The case without the voxels of the network's input.

@@ -9,7 +9,9 @@ use super::case::Grid;
 use super::largest;
 use super::pipeline::Invert;
 use crate::error::{RunError, RunErrorKind};
-use crate::export::{Activation, ClassMaps, Exported, Layout, PlaneSink, Probabilities, Reduction, ScorePlane, Scores, labels, unreadable};
+use crate::export::{
+    Activation, ClassMaps, ExportBytes, Exported, Layout, PlaneSink, Probabilities, Reduction, ScorePlane, Scores, labels, unreadable,
+};
 use crate::pipeline::{argmax, softmax};
 use crate::shape::Extent;
 use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
@@ -33,14 +35,33 @@ pub struct Export {
 
 impl Export {
     /// The way back of a case for scores of so many classes; probabilities too, if they are wanted.
-    /// Scores that wait are kept in `spill`, or in memory.
     #[must_use]
-    pub fn new(case: &Case, classes: u32, probabilities: bool, spill: Option<File>) -> Self {
+    pub fn new(case: &Case, classes: u32, probabilities: bool) -> Self {
         let case = case.without_voxels();
         let [depth, height, width] = sizes(case.prepared.extent);
         let waits = probabilities || case.inverts_scores();
-        let scores = waits.then(|| Scores::new(depth, classes as usize, height * width, false, spill));
+        let scores = waits.then(|| Scores::new(depth, classes as usize, height * width, false, None));
         Self { case, classes, probabilities, next: 0, labels: Vec::new(), scores }
+    }
+
+    /// What it takes of the host's memory.
+    #[must_use]
+    pub fn bytes(&self) -> ExportBytes {
+        let [scan, input] = [self.case.scan.extent, self.case.prepared.extent].map(|e| e.voxels());
+        let waiting = self.scores.as_ref().map_or(0, Scores::bytes);
+        // classes that go back together in up to three copies; label, highest score and sum of a voxel
+        let most = self.case.most_voxels().max(scan).max(input);
+        let group = (AT_ONCE as u64).max(4 * most).min(4 * most * u64::from(self.classes));
+        let finishing = if self.case.inverts_scores() || self.probabilities { 3 * group + 14 * scan } else { 3 * 4 * most };
+        let labels = if self.case.inverts_scores() { 0 } else { 2 * input };
+        ExportBytes { running: labels + 2 * scan, waiting, finishing }
+    }
+
+    /// Keeps scores that have to wait in a file. No plane may have been taken yet.
+    pub fn spill_to(&mut self, file: File) {
+        if let Some(scores) = &mut self.scores {
+            scores.keep_in(file);
+        }
     }
 
     /// Labels, and the probabilities where they are wanted. They lie on the scan's grid, or, with

@@ -1,5 +1,7 @@
 //! A scan on its way to the network, and logits on their way back.
 
+use std::borrow::Cow;
+
 use super::crop::{body, bounds, cut};
 use super::export::{Export, ExportOptions};
 use super::pipeline::{Pipeline, Resampling, Scaling};
@@ -7,7 +9,9 @@ use crate::export::{Exported, Layout, hand_over, mismatch};
 use crate::model::Card;
 use crate::shape::Extent;
 use crate::transfer::Input;
+use crate::volume::orient::View;
 use crate::volume::resample::plausible;
+use crate::volume::spline::{self, Order};
 use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
 
 /// A scan as nnU-Net gives it to the network, and what brings logits back to the scan's grid.
@@ -43,10 +47,7 @@ impl Case {
             let text = format!("the scan has {has} channels, the model needs {needs} ({names})");
             return Err(VolumeError::new(VolumeErrorKind::GridMismatch, text));
         }
-        let oriented = card.input.axes.map(|axes| reorient(scan, axes));
-        let oriented = oriented.as_ref().unwrap_or(scan);
-        let directions = oriented.axes.directions();
-        let turned = reorient(oriented, Axes::new(pipeline.transpose.map(|axis| directions[axis]))?);
+        let turned = turned(card, pipeline, scan)?;
         let spacing = turned.spacing;
 
         let mask = body(&turned);
@@ -54,14 +55,16 @@ impl Case {
         let n = sizes(turned.extent);
         let mask = cut(&mask, n, first, size);
         let mut values = cut(&turned.data, n, first, size);
+        let (whole, axes) = (turned.extent, turned.axes);
+        drop(turned);
 
         let mut target = spacing;
         target[3 - pipeline.spacing_mm.len()..].copy_from_slice(&pipeline.spacing_mm);
         let exact = [0, 1, 2].map(|a| (spacing[a] / target[a] * size[a] as f64).round_ties_even());
-        // the scan and the sums of the windows, then the classes on the cropped scan's grid
-        let (channels, classes) = (f64::from(scan.channels), f64::from(card.classes()));
-        let back = classes * size.iter().product::<usize>() as f64;
-        let bytes = |n: f64| 4.0 * (n * (channels + classes) + back);
+        // the cropped scan, the network's input, and labels
+        let channels = f64::from(scan.channels);
+        let cropped = size.iter().product::<usize>() as f64;
+        let bytes = |n: f64| 4.0 * channels * (n + cropped) + 2.0 * cropped;
         let shape = plausible(exact, spacing, target, bytes)?;
         let to = sizes(shape);
 
@@ -83,19 +86,36 @@ impl Case {
                 data.extend(pipeline.resample.apply(channel, [size, to], axis));
             }
         }
-        let volume = Volume::new(scan.channels, shape, target, turned.axes, data)?;
+        let volume = Volume::new(scan.channels, shape, target, axes, data)?;
         let back = (pipeline.resample_logits, pipeline.axis_back(spacing, target));
-        Ok(Self {
-            volume,
-            whole: turned.extent,
-            spacing,
-            first,
-            size,
-            axes: scan.axes,
-            affine: *scan.affine(),
-            back,
-            probable: pipeline.is_first(),
-        })
+        Ok(Self { volume, whole, spacing, first, size, axes: scan.axes, affine: *scan.affine(), back, probable: pipeline.is_first() })
+    }
+
+    /// The host bytes that a scan of `channels` takes as it was read, at most as it is prepared, and at most
+    /// meanwhile, itself included: as if nothing could be cropped away.
+    #[must_use]
+    pub fn host_bytes(card: &Card, pipeline: &Pipeline, scan: &Volume<f32>) -> [u64; 3] {
+        let axes = card.input.axes.unwrap_or(scan.axes).directions();
+        let Ok(axes) = Axes::new(pipeline.transpose.map(|axis| axes[axis])) else { return [0; 3] };
+        let view = View::new(scan, axes);
+        let mut target = view.spacing;
+        target[3 - pipeline.spacing_mm.len()..].copy_from_slice(&pipeline.spacing_mm);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an estimate of a count; what is absurd is refused elsewhere"
+        )]
+        let to = [0, 1, 2].map(|a| (view.spacing[a] / target[a] * view.sizes[a] as f64).round_ties_even() as usize);
+        let (channels, voxels) = (u64::from(scan.channels), scan.extent.voxels());
+        let axis = pipeline.resample.axis(view.spacing, target).map(|axis| (axis, Order::Linear));
+        let read = 4 * channels * voxels;
+        let prepared = 4 * channels * to.iter().map(|&n| n as u64).product::<u64>();
+        let turning = if axes == scan.axes { 0 } else { read };
+        let same = to == view.sizes;
+        let resampling = if same { 0 } else { spline::resized_bytes(view.sizes, to, axis) };
+        // the turned scan and a mask, or the cropped scan and what becomes of it
+        let most = (turning + read + 10 * voxels).max(read + 2 * voxels + resampling + prepared + prepared / channels.max(1));
+        [read, prepared, read + most]
     }
 
     /// The network's input.
@@ -121,6 +141,15 @@ impl Case {
         let Exported { labels, probabilities } = export.finish()?;
         Ok((labels, probabilities.map(|p| p.to_volume()).transpose()?))
     }
+}
+
+/// The scan along the network's axes.
+fn turned<'a>(card: &Card, pipeline: &Pipeline, scan: &'a Volume<f32>) -> Result<Cow<'a, Volume<f32>>, VolumeError> {
+    let along = |scan: Cow<'a, Volume<f32>>, axes| if scan.axes == axes { scan } else { Cow::Owned(reorient(&scan, axes)) };
+    let oriented = along(Cow::Borrowed(scan), card.input.axes.unwrap_or(scan.axes));
+    let directions = oriented.axes.directions();
+    let axes = Axes::new(pipeline.transpose.map(|axis| directions[axis]))?;
+    Ok(along(oriented, axes))
 }
 
 /// A mask on another grid as nnU-Net v1 resamples it: inside and outside each linearly, one of half or more is it, inside before

@@ -10,8 +10,8 @@ use super::Case;
 use super::pipeline::Resampling;
 use crate::error::{RunError, RunErrorKind};
 use crate::export::{
-    Activation, ClassMaps, Exported, LabelStream, Layout, PlaneSink, Probabilities, Reduction, Resize, ScorePlane, Scores, labels,
-    narrowed, rounded, unreadable, whole, widened,
+    Activation, ClassMaps, ExportBytes, Exported, LabelStream, Layout, PlaneSink, Probabilities, Reduction, Resize, ScorePlane, Scores,
+    labels, narrowed, rounded, unreadable, whole, widened,
 };
 use crate::volume::spline::{self, Order};
 use crate::volume::{VolumeError, VolumeErrorKind, sizes};
@@ -26,13 +26,11 @@ pub struct ExportOptions {
     pub reduction: Reduction,
     /// Whether probabilities are wanted too.
     pub probabilities: bool,
-    /// A file for scores that have to wait; absent: they wait in memory.
-    pub spill: Option<File>,
 }
 
 impl Default for ExportOptions {
     fn default() -> Self {
-        Self { folds: 1, reduction: Reduction::ArgMax, probabilities: false, spill: None }
+        Self { folds: 1, reduction: Reduction::ArgMax, probabilities: false }
     }
 }
 
@@ -65,14 +63,42 @@ impl Export {
         let (classes, half) = (classes as usize, !case.probable);
         let (resampling, axis) = case.back;
         let back = Back { from, to: case.size, resampling, axis, half };
-        let ExportOptions { folds, reduction, probabilities, spill } = options;
+        let ExportOptions { folds, reduction, probabilities } = options;
         let layout = case.layout();
         let resize = back.resize().filter(|_| !probabilities);
         let waits = resize.is_none() || folds > 1;
-        let waiting = waits.then(|| Scores::new(from[0], classes, from[1] * from[2], half, spill));
+        let waiting = waits.then(|| Scores::new(from[0], classes, from[1] * from[2], half, None));
         let stream = resize.map(|resize| LabelStream::new(resize, classes, half, reduction.clone(), layout.clone()));
         let (fold, next, probable) = (0, 0, case.probable);
         Self { back, classes, layout, reduction, probabilities, probable, folds, fold, next, stream, waiting }
+    }
+
+    /// What it takes of the host's memory.
+    #[must_use]
+    pub fn bytes(&self) -> ExportBytes {
+        let Back { from, to, .. } = self.back;
+        let [source, target] = [from, to].map(|n| n.iter().product::<usize>() as u64);
+        let scan = self.layout.voxels() as u64;
+        let waiting = self.waiting.as_ref().map_or(0, Scores::bytes);
+        if let Some(resize) = self.back.resize().filter(|_| self.stream.is_some()) {
+            let running = 2 * scan + LabelStream::bytes(&resize, self.classes, self.back.half);
+            return ExportBytes { running, waiting, finishing: 0 };
+        }
+        // a class here and there, and of each voxel its label, highest score and sum
+        let resizing = match self.back.resize() {
+            Some(_) => 4 * target,
+            None => 4 * target + spline::resized_bytes(from, to, self.back.orders().1),
+        };
+        let sums = if self.probabilities { 4 * target + 4 * scan } else { 0 };
+        let finishing = 4 * source + resizing + 6 * target + sums;
+        ExportBytes { running: 2 * scan, waiting, finishing }
+    }
+
+    /// Keeps scores that have to wait in a file. No plane may have been taken yet.
+    pub fn spill_to(&mut self, file: File) {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.keep_in(file);
+        }
     }
 
     /// Ends a fold; the planes of the next follow.

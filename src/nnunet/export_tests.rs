@@ -195,8 +195,11 @@ proptest! {
             .collect();
         let (labels, maps) = setup.expected(&case, &mean);
         let spill = file.then(|| tempfile::tempfile().expect("a file"));
-        let options = ExportOptions { folds, reduction: setup.reduction(), probabilities, spill };
+        let options = ExportOptions { folds, reduction: setup.reduction(), probabilities };
         let mut export = Export::new(&case, setup.classes as u32, options);
+        if let Some(file) = spill {
+            export.spill_to(file);
+        }
         for (fold, scores) in all.iter().enumerate() {
             if fold > 0 {
                 export.next_fold();
@@ -276,8 +279,8 @@ fn missing_planes_and_folds_are_told() {
 fn a_full_disk_ends_the_run() {
     let spill = File::options().read(true).write(true).open("/dev/full").expect("Linux has it");
     let setup = simple();
-    let options = ExportOptions { folds: 2, spill: Some(spill), ..ExportOptions::default() };
-    let mut export = Export::new(&setup.case(), 2, options);
+    let mut export = Export::new(&setup.case(), 2, ExportOptions { folds: 2, ..ExportOptions::default() });
+    export.spill_to(spill);
     let plane = planes(&setup.scores(0), 2, setup.from).swap_remove(0);
     let error = export.plane(0, setup.stored(plane, false)).expect_err("it is full");
     assert_eq!(error.kind(), RunErrorKind::Io);

@@ -142,6 +142,21 @@ pub(crate) fn resized(values: &[f32], from: [usize; 3], to: [usize; 3], order: O
     along_axes(sliced, between, to, orders, Grid::Field)
 }
 
+/// The bytes that [`resized`] takes, its result included.
+pub(crate) fn resized_bytes(from: [usize; 3], to: [usize; 3], along: Option<(usize, Order)>) -> u64 {
+    let mut sequence = [0, 1, 2];
+    if let Some((axis, _)) = along {
+        sequence[axis..].rotate_left(1);
+    }
+    let (mut shape, mut most) = (from, 0);
+    for axis in sequence {
+        let before: usize = shape.iter().product();
+        shape[axis] = to[axis];
+        most = most.max(before + shape.iter().product::<usize>());
+    }
+    8 * most as u64
+}
+
 /// Zooms slices `[..][H][W]` of shape `from` to shape `to`, each by itself, as `scipy.ndimage.zoom(slice, order=3)` does for the cubic
 /// spline: results may lie beyond the least and the greatest of the values. Linear, places stay on the line: nothing becomes 0.
 ///

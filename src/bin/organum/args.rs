@@ -71,6 +71,19 @@ pub(crate) struct Run {
     pub(crate) json: bool,
 }
 
+/// In how much of the host's memory to run.
+#[derive(Debug, Args)]
+pub(crate) struct Host {
+    /// Most host bytes: scan, prepared scan, sums of windows, class scores, labels, and with `--device cpu` the
+    /// device's bytes, too. Not given: as many as are needed
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) host_memory: Option<u64>,
+    /// Where --host-memory is too small, let sums and class scores wait in a file beside the output, which vanishes
+    /// with the run
+    #[arg(long, requires = "host_memory")]
+    pub(crate) host_spill: bool,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Precision {
     F32,
@@ -109,6 +122,8 @@ pub(crate) struct Demo {
     #[arg(long, default_value = "organum-demo")]
     pub(crate) out: PathBuf,
     #[command(flatten)]
+    pub(crate) host: Host,
+    #[command(flatten)]
     pub(crate) run: Run,
 }
 
@@ -146,6 +161,8 @@ pub(crate) struct Segment {
     /// End with exit code 3, and write nothing, where there would be a warning
     #[arg(long)]
     pub(crate) strict: bool,
+    #[command(flatten)]
+    pub(crate) host: Host,
     #[command(flatten)]
     pub(crate) run: Run,
 }

@@ -65,6 +65,11 @@ impl Device {
         }
     }
 
+    /// Whether the device's memory is the host's, as the plan counts it.
+    pub(crate) fn is_host(&self) -> bool {
+        matches!(self, Self::Host | Self::Reference)
+    }
+
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Gpu(engine, ..) => engine.summary().name.clone(),
@@ -183,7 +188,7 @@ pub(crate) fn run(device: &Device, model: &Model, input: Input<'_>, args: &Run, 
 }
 
 /// Plans, compiles and does with the session what is to be done, with a progress bar; Ctrl-C cancels. Without `--memory` a device
-/// that runs out of memory is tried again with smaller budgets.
+/// that runs out of memory is tried again with smaller budgets. A budget of `options` comes before `--memory`.
 pub(crate) fn run_with<T>(
     device: &Device,
     model: &Model,
@@ -196,7 +201,7 @@ pub(crate) fn run_with<T>(
     let raise = cancel.clone();
     // a second handler is refused, as in the demo's second scan: the first one's flag was never raised then
     let _ = ctrlc::set_handler(move || raise.raise());
-    let first = args.memory.or_else(|| device.default_budget());
+    let first = options.budget.or(args.memory).or_else(|| device.default_budget());
     let mut ran = fitted(first, |budget| {
         let mut options = options.clone().with_precision(args.precision.into());
         options.budget = budget;

@@ -52,7 +52,11 @@ impl From<PlanError> for Failure {
             PlanErrorKind::Unsupported => 6,
             _ => 5,
         };
-        let option = if e.kind() == PlanErrorKind::Budget { "--memory: " } else { "" };
+        let option = match e.kind() {
+            PlanErrorKind::Budget => "--memory: ",
+            PlanErrorKind::HostBudget => "--host-memory: ",
+            _ => "",
+        };
         Self { code, message: format!("{option}{e}") }
     }
 }

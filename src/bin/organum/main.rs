@@ -7,6 +7,7 @@ mod convert;
 mod demo;
 mod device;
 mod fail;
+mod host;
 mod infer;
 mod info;
 mod monai;

@@ -10,6 +10,7 @@ use serde_json::{Map, json};
 use crate::args;
 use crate::device::{self, Device};
 use crate::fail::Failure;
+use crate::host::Bounded;
 use crate::segment::{Segmented, Wanted};
 
 /// Warnings of what the bundle does with a scan that its owner may not expect; `seen` is the image
@@ -38,12 +39,12 @@ pub(crate) fn segment(
     model: &Model,
     pipeline: &Pipeline,
     (scan, seen): (&nifti::Scan, &Volume<f32>),
-    run: &args::Run,
+    a: &args::Segment,
     mode: Mode,
     wanted: &Wanted<'_>,
 ) -> Result<Segmented, Failure> {
-    let card = model.card();
-    let options = PlanOptions::default().with_output(OutputMode::Logits);
+    let (card, run) = (model.card(), &a.run);
+    let mut options = PlanOptions::default().with_output(OutputMode::Logits);
     let mut told = Map::new();
     let maps = wanted.probabilities.is_some();
     let (export, ran) = match mode {
@@ -53,7 +54,7 @@ pub(crate) fn segment(
             let Some(OutputData::Map(logits)) = outputs.pop().map(|o| o.data) else {
                 return Err(Failure::internal("the run brought no logits back"));
             };
-            let mut export = Export::new(&case, card.classes(), maps, None);
+            let mut export = Export::new(&case, card.classes(), maps);
             hand_over(&logits, card.classes(), case.volume.extent, &mut export)?;
             (export, ran)
         }
@@ -61,11 +62,21 @@ pub(crate) fn segment(
         Mode::Window => {
             let case = Case::new(card, pipeline, seen, None)?;
             let windows = Windows::new(card, case.volume.extent).map_err(|e| Failure::usage(format!("--mode window: {e}")))?;
-            let mut export = Export::new(&case, card.classes(), maps, None);
+            let mut export = Export::new(&case, card.classes(), maps);
+            let [prepared, preparing] = case.host_bytes();
+            let bytes = [seen.data.len() as u64 * 4, prepared, preparing];
+            let needs = windows.host_needs(card.classes(), bytes, export.bytes());
+            let bounds = (&a.host, run);
+            let mut host = Bounded::new(device, model, windows.tile(), needs, bounds, &mut options, wanted.labels)?;
+            if let Some(file) = host.scores.take() {
+                export.spill_to(file);
+            }
             let ran = device::run_with(device, model, windows.tile(), run, &options, |session, how| {
+                let how = host.spilling(how);
                 pollster::block_on(windows.planes(session, model, case.input(), &mut export, how))
             })?;
             let ((), ran) = ran.take();
+            told.insert("host_memory".into(), host.told(device, &ran));
             told.insert("windows".into(), json!({"count": windows.count(), "passes": windows.passes(), "extent": windows.tile().axes()}));
             (export, ran)
         }

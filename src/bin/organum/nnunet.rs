@@ -13,6 +13,7 @@ use serde_json::{Map, json};
 use crate::args;
 use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
+use crate::host::Bounded;
 use crate::segment::{Segmented, Wanted};
 
 /// The networks that `--model` and `--fold` name.
@@ -39,7 +40,7 @@ pub(crate) fn segment(
     device: &Device,
     networks: &Networks,
     pipeline: &Pipeline,
-    scan: &nifti::Scan,
+    scan: &mut nifti::Scan,
     a: &args::Segment,
     wanted: &Wanted<'_>,
 ) -> Result<Segmented, Failure> {
@@ -47,16 +48,30 @@ pub(crate) fn segment(
     if a.mode.map_or(card.mode(), Mode::from) != Mode::Window {
         return Err(Failure::usage("--mode: a model with nnU-Net's pipeline runs in windows"));
     }
+    let [read, _, preparing] = Case::host_bytes(card, pipeline, &scan.image);
     let case = Case::new(card, pipeline, &scan.image)?;
+    if wanted.overlay.is_none() {
+        scan.image.data = Vec::new();
+    }
     let windows = Windows::new(card, case.volume.extent)?;
-    let options = PlanOptions::default().with_output(OutputMode::Logits);
+    let mut options = PlanOptions::default().with_output(OutputMode::Logits);
     let mut export_options = ExportOptions::default();
     export_options.folds = u16::try_from(networks.folds().len().max(1)).map_err(|_| Failure::usage("--model: there are too many folds"))?;
     export_options.probabilities = wanted.probabilities.is_some();
     let mut export = Export::new(&case, card.classes(), export_options);
+    let prepared = case.volume.data.len() as u64 * 4;
+    let kept = scan.image.data.len() as u64 * 4;
+    let needs = windows.host_needs(card.classes(), [kept, prepared, preparing.max(read)], export.bytes());
+    let tile = windows.tile();
+    let bounds = (&a.host, &a.run);
+    let mut host = Bounded::new(device, &networks.first, tile, needs, bounds, &mut options, wanted.labels)?;
+    if let Some(file) = host.scores.take() {
+        export.spill_to(file);
+    }
     let mut all: Option<Ran<()>> = None;
     let mut run = |model: &Model, export: &mut Export| -> Result<(), Failure> {
-        let ran = device::run_with(device, model, windows.tile(), &a.run, &options, |session, how| {
+        let ran = device::run_with(device, model, tile, &a.run, &options, |session, how| {
+            let how = host.spilling(how);
             pollster::block_on(windows.planes(session, model, case.input(), export, how))
         })?;
         let ((), ran) = ran.take();
@@ -82,5 +97,6 @@ pub(crate) fn segment(
     let mut told = Map::new();
     told.insert("windows".into(), json!({"count": windows.count(), "passes": windows.passes(), "extent": windows.tile().axes()}));
     told.insert("folds".into(), json!(networks.folds()));
+    told.insert("host_memory".into(), host.told(device, &ran));
     Ok(Segmented { labels, maps: probabilities, header: None, ran, told, attention: None })
 }

@@ -300,8 +300,8 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     };
     let input = &model.card().input;
     let result = match (&input.nnunet, input.monai.as_ref().zip(seen.as_deref())) {
-        (Some(pipeline), _) => nnunet::segment(&device, &networks, pipeline, &scan, a, &wanted)?,
-        (None, Some((pipeline, seen))) => monai::segment(&device, model, pipeline, (&scan, seen), &a.run, mode, &wanted)?,
+        (Some(pipeline), _) => nnunet::segment(&device, &networks, pipeline, &mut scan, a, &wanted)?,
+        (None, Some((pipeline, seen))) => monai::segment(&device, model, pipeline, (&scan, seen), a, mode, &wanted)?,
         (None, None) => segment(&device, model, &scan, &a.run, mode, &wanted)?,
     };
     let volumes = result.volumes(model);
