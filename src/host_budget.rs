@@ -3,10 +3,11 @@
 use serde::Serialize;
 
 use crate::error::PlanError;
+use crate::export::ExportBytes;
 use crate::plan::Report;
 use crate::shape::format_bytes;
 
-/// What a segmentation in windows takes of the host's memory beside its session, in bytes.
+/// What a segmentation takes of the host's memory beside its session, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HostNeeds {
@@ -33,6 +34,14 @@ pub struct HostNeeds {
 }
 
 impl HostNeeds {
+    /// Those of a segmentation at once, of a scan that takes so many bytes as it was read and as the
+    /// network is given it, and while that is done.
+    #[must_use]
+    pub fn at_once([scan, prepared, preparing]: [u64; 3], export: ExportBytes) -> Self {
+        let ExportBytes { running, waiting, finishing } = export;
+        Self { scan, prepared, preparing, export: running, waiting, finishing, ..Self::default() }
+    }
+
     fn waiting_in(&self, place: HostPlace) -> u64 {
         if place == HostPlace::Memory { self.waiting } else { 0 }
     }

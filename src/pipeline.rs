@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::export::{Activation, ClassMaps, Layout, Probabilities};
+use crate::export::{Activation, ClassMaps, ExportBytes, Layout, Probabilities};
 use crate::graph::Op;
 use crate::model::{Mode, Model};
 use crate::shape::Extent;
@@ -120,6 +120,25 @@ impl Prepared {
     #[must_use]
     pub fn input(&self) -> Input<'_> {
         Input { channels: self.volume.channels, extent: self.volume.extent, data: &self.volume.data }
+    }
+
+    /// The host bytes of the input, and about the most of what it was made of: the scan along the model's
+    /// axes, and the input before and after padding.
+    #[must_use]
+    pub fn host_bytes(&self) -> [u64; 2] {
+        let channels = 4 * u64::from(self.volume.channels);
+        let [made, inner, oriented] = [self.volume.extent, self.inner, self.oriented].map(|e| channels * e.voxels());
+        [made, (oriented + inner).max(inner + made) + made]
+    }
+
+    /// The host bytes of labels on their way to the scan, and of probabilities of so many classes.
+    #[must_use]
+    pub fn export_bytes(&self, classes: u32, probabilities: bool) -> ExportBytes {
+        let [made, scan] = [self.volume.extent, self.oriented].map(|e| e.voxels());
+        let maps = if probabilities { 4 * u64::from(classes) * made } else { 0 };
+        // labels in up to three copies, and a class on each of its grids
+        let class = if probabilities { 4 * (3 * made + 3 * scan) } else { 0 };
+        ExportBytes { running: 2 * made + maps, waiting: 0, finishing: 2 * (made + 2 * scan) + class }
     }
 
     /// Labels of the padded or zoomed input, brought to the scan's grid (nearest voxel where spacings differ; see

@@ -222,6 +222,15 @@ impl Windows {
         }
     }
 
+    /// The host bytes of labels alone on the volume's grid, and of the two planes of scores that they are
+    /// made of.
+    #[must_use]
+    pub fn export_bytes(&self, classes: u32) -> ExportBytes {
+        let score = if self.scheme == Scheme::NnunetV2 { 2 } else { 4 };
+        let labels = ExportBytes::of_labels(self.image);
+        ExportBytes { running: labels.running + 2 * self.image.plane() * u64::from(classes) * score, ..labels }
+    }
+
     /// What a segmentation in these windows takes of the host's memory, of a scan that takes `scan`
     /// bytes as it was read and `prepared` as the network is given it, `preparing` while that is done.
     #[must_use]

@@ -135,6 +135,9 @@ fn labels_are_the_same_in_memory_and_in_files() {
         let (told, _) = desk.segment(&free, &arguments);
         let unbounded = told["host_memory"]["peak_bytes"].as_u64().expect("a number");
         let text = desk.refused(&[&arguments[..], &["--host-memory", "1MB"]].concat());
+        assert!(text.contains("to prepare the scan"), "{text}");
+        let preparing = number_after(&text, "in bytes").to_string();
+        let text = desk.refused(&[&arguments[..], &["--host-memory", &preparing]].concat());
         let (smallest, with_files) = (number_after(&text, "in bytes"), number_after(&text, "--host-spill it is"));
         assert!(smallest <= unbounded && with_files < smallest, "{text} ({unbounded} unbounded)");
         let least = text.rsplit("in bytes").next().expect("the last");
@@ -162,6 +165,78 @@ fn labels_are_the_same_in_memory_and_in_files() {
         }
         assert_eq!(desk.files().len(), 6, "{:?}", desk.files());
     }
+}
+
+#[test]
+fn bundles_are_bounded_too() {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/monai/unet");
+    let folder = tempfile::tempdir().expect("a folder");
+    let segment = |name: &str, mode: &str, more: &[&str]| {
+        let (labels, maps) = (folder.path().join(format!("{name}.nii")), folder.path().join(format!("{name}_p.nii")));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_organum"));
+        command.arg("segment").arg(case.join("scan_0000.nii.gz")).arg("--model").arg(case.join("bundle"));
+        command.arg("--output").arg(&labels).arg("--probabilities").arg(&maps);
+        let run = command.args(["--device", "cpu", "--json", "--mode", mode]).args(more).output().expect("organum starts");
+        (run, labels, maps)
+    };
+    for mode in ["window", "whole"] {
+        let (run, labels, maps) = segment("free", mode, &[]);
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        let (run, ..) = segment("refused", mode, &["--host-memory", "100kB"]);
+        assert_eq!(run.status.code(), Some(5));
+        let text = String::from_utf8_lossy(&run.stderr).into_owned();
+        let with_files = text.rsplit("in bytes").next().expect("the last").trim().trim_end_matches('.').to_owned();
+        let (run, got, some) = segment("spilled", mode, &["--host-memory", &with_files, "--host-spill"]);
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        let told: Value = serde_json::from_slice(&run.stdout).expect("JSON");
+        assert_ne!(told["host_memory"]["place"], "memory", "{told}");
+        assert_eq!(fs::read(got).expect("it is there"), fs::read(labels).expect("it is there"));
+        assert_eq!(fs::read(some).expect("it is there"), fs::read(maps).expect("it is there"));
+    }
+}
+
+#[test]
+fn models_of_our_own_and_plans_tell_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_organum")).args(args).output().expect("organum starts");
+    let out = folder.path().to_str().expect("UTF-8");
+    let demo = run(&["demo", "--out", out, "--device", "cpu", "--json", "--host-memory", "1GiB"]);
+    assert!(demo.status.success(), "{}", String::from_utf8_lossy(&demo.stderr));
+    let told: Value = serde_json::from_slice(&demo.stdout).expect("JSON");
+    let host = &told["scans"][0]["host_memory"];
+    assert!(host["peak_bytes"].as_u64().is_some_and(|n| n > 1 << 20 && n <= 1 << 30), "{host}");
+    assert_eq!(told["scans"][0]["equal"], true);
+    let demo = run(&["demo", "--out", out, "--device", "cpu", "--host-memory", "1MiB"]);
+    assert_eq!(demo.status.code(), Some(5));
+
+    let desk = Desk::new(9, Extent::new(8, 8, 8), [16, 16, 16], 0.5, 1.0, false);
+    let model = desk.model.to_str().expect("UTF-8");
+    let plan = |more: &[&str]| run(&[&["plan", "--model", model, "--extent", "40x48x32", "--caps", "host"], more].concat());
+    let told: Value = serde_json::from_slice(&plan(&["--json"]).stdout).expect("JSON");
+    let peak = told["host_memory"]["peak_bytes"].as_u64().expect("a number");
+    // planes of a window's depth in 16 bits, and the one that is handed on
+    assert_eq!(told["host_memory"]["sums_bytes"], 17 * 48 * 32 * 9 * 2 + 16 * 48 * 32 * 4);
+    let text = String::from_utf8_lossy(&plan(&[]).stdout).into_owned();
+    assert!(text.contains(&format!("({peak} bytes) of a whole segmentation")), "{text}");
+    let refused = plan(&["--host-memory", "1000"]);
+    assert_eq!(refused.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--host-memory: "));
+    let told: Value = serde_json::from_slice(&plan(&["--json", "--host-memory", "64MiB"]).stdout).expect("JSON");
+    assert_eq!((&told["host_memory"]["place"], &told["host_memory"]["budget"]), (&json!("memory"), &json!(64 << 20)));
+}
+
+#[test]
+fn a_folder_that_takes_no_file_is_told() {
+    let desk = Desk::new(60, Extent::new(40, 40, 40), [8, 8, 8], 0.5, 1.0, false);
+    let text = desk.refused(&["--host-memory", "10kB"]);
+    let preparing = number_after(&text, "in bytes").to_string();
+    let text = desk.refused(&["--host-memory", &preparing]);
+    let with_files = text.rsplit("in bytes").next().expect("the last").trim().to_owned();
+    let run =
+        desk.command(Path::new("/proc/labels.nii"), &["--host-memory", &with_files, "--host-spill"]).output().expect("organum starts");
+    let text = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert_eq!(run.status.code(), Some(2), "{text}");
+    assert!(text.contains("--host-spill: no file can be made in /proc"), "{text}");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use organum::tiling::{Blend, TileWeights};
 use organum::{
     Blended, Cancel, DeviceCaps, Engine, Extent, Input, Model, OutputData, OutputMode, Plan, PlanOptions, RunErrorKind, RunOptions,
@@ -283,4 +285,42 @@ fn windows_that_cannot_be_are_refused() {
     let mut session = session(None, &model, windows.tile(), None);
     let error = pollster::block_on(windows.run(&mut session, &model, input, false, RunOptions::default())).expect_err("another volume");
     assert_eq!(error.kind(), RunErrorKind::InputMismatch);
+}
+
+#[test]
+fn sums_are_the_same_in_a_file() {
+    let image = Extent::new(11, 13, 20);
+    for scheme in ["nnunet_v1", "nnunet_v2", "monai", "monai_gaussian"] {
+        for patch in ["[4,8,8]", "[16,8,12]", "[4,16,24]"] {
+            let inference = format!(r#"{{"patch":{patch},"scheme":"{scheme}","mirror":[1]}}"#);
+            let model = Model::random(&card(&inference), 3).expect("it is one");
+            let data = values(image, 2);
+            let input = Input { channels: 2, extent: image, data: &data };
+            let windows = Windows::new(model.card(), image).expect("there are windows");
+            let mut session = session(None, &model, windows.tile(), None);
+            let mut run = |options| pollster::block_on(windows.logits(&mut session, &model, input, options)).expect("it runs");
+            let want = run(RunOptions::default());
+            let file = Arc::new(tempfile::tempfile().expect("a file"));
+            for _ in 0..2 {
+                // what the file holds from before does not matter
+                let got = run(RunOptions::default().with_spill(Arc::clone(&file)));
+                assert!(got == want, "{scheme} {patch}");
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn sums_that_do_not_fit_a_disk_end_the_run() {
+    let image = Extent::new(6, 12, 8);
+    let model = Model::random(&card(r#"{"patch":[4,8,8]}"#), 1).expect("it is one");
+    let data = values(image, 2);
+    let input = Input { channels: 2, extent: image, data: &data };
+    let windows = Windows::new(model.card(), image).expect("there are windows");
+    let mut session = session(None, &model, windows.tile(), None);
+    let full = std::fs::File::options().read(true).write(true).open("/dev/full").expect("Linux has it");
+    let options = RunOptions::default().with_spill(Arc::new(full));
+    let error = pollster::block_on(windows.logits(&mut session, &model, input, options)).expect_err("it is full");
+    assert_eq!(error.kind(), RunErrorKind::Io);
 }

@@ -107,6 +107,9 @@ mod tests {
                 layout.put(z, &plane, &mut scan);
             }
             assert_eq!(layout.volume(1, scan)?, want, "{to}");
+            assert_eq!(layout.clone().on(&want)?.volume(1, want.data.clone())?, want);
+            let other = Volume::new(1, Extent::new(1, 2, 30), spacing, to, vec![0u16; 60])?;
+            assert_eq!(layout.on(&other).err().map(|e| e.kind()), Some(VolumeErrorKind::GridMismatch));
         }
         Ok(())
     }

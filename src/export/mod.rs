@@ -71,12 +71,10 @@ pub struct ExportBytes {
 }
 
 impl ExportBytes {
-    /// Those of labels alone on the grid of the network's input.
+    /// Those of labels alone on the grid of the network's input, which is read as it comes.
     #[must_use]
-    pub fn of_labels(extent: Extent, classes: u32, half: bool) -> Self {
-        let score = if half { 2 } else { 4 };
-        let planes = 2 * extent.plane() * u64::from(classes) * score;
-        Self { running: 2 * extent.voxels() + planes, ..Self::default() }
+    pub fn of_labels(extent: Extent) -> Self {
+        Self { running: 2 * extent.voxels(), ..Self::default() }
     }
 }
 

@@ -207,3 +207,7 @@ impl ClassMaps for BackMaps {
         Ok(self.case.scores_back(self.case.prepared.volume(count, scores)?)?.data)
     }
 }
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;

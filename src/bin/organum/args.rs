@@ -227,6 +227,8 @@ pub(crate) struct Plan {
     /// Take NaN and infinite weights
     #[arg(long)]
     pub(crate) allow_non_finite: bool,
+    #[command(flatten)]
+    pub(crate) host: Host,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -71,7 +71,7 @@ fn one(a: &args::Demo, device: &Device, model: &Model, bundled: &Bundled) -> Res
     let file = |name: &str| a.out.join(format!("{}{name}", bundled.prefix));
     let (labels, overlay, attention) = (file("labels.nii.gz"), file("overlay.png"), file("attention.png"));
     let wanted = Wanted { labels: Some(&labels), overlay: Some(&overlay), attention: Some(&attention), probabilities: None };
-    let result = segment(device, model, &scan, &a.run, Mode::Whole, &wanted)?;
+    let result = segment(device, model, &scan, (&a.host, &a.run), Mode::Whole, &wanted)?;
     result.write(&scan, &wanted)?;
     let total = started.elapsed();
 
@@ -101,6 +101,7 @@ fn one(a: &args::Demo, device: &Device, model: &Model, bundled: &Bundled) -> Res
         say(&format!("  {}\n", summary(&result.ran, device, total)));
     }
     let mut json = result.ran.json(device, load, total);
+    json["host_memory"] = result.told["host_memory"].clone();
     json["side"] = json!(bundled.side);
     json["labels"] = Value::Object(volumes);
     json["voxels_different"] = json!(different);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use organum::{Extent, HostNeeds, HostPlace, HostPlan, Model, Plan, PlanError, PlanOptions, Report, RunOptions};
+use organum::{Extent, HostNeeds, HostPlace, HostPlan, Model, Plan, PlanError, PlanOptions, Report, RunOptions, format_bytes};
 
 use crate::args;
 use crate::device::{Device, Ran};
@@ -60,6 +60,21 @@ impl Bounded {
     pub(crate) fn told(&self, device: &Device, ran: &Ran<()>) -> serde_json::Value {
         let plan = self.plan.unwrap_or_else(|| HostPlan::unbounded(&self.needs, &ran.plan, device.is_host()));
         serde_json::json!(plan)
+    }
+}
+
+/// Refuses a budget in which a scan cannot even be prepared, before it is.
+pub(crate) fn enough_to_prepare(host: &args::Host, bytes: u64) -> Result<(), Failure> {
+    match host.host_memory {
+        Some(budget) if budget < bytes => {
+            let message = format!(
+                "--host-memory: {} ({budget} bytes) of host memory are too few: to prepare the scan takes {}, in bytes {bytes}",
+                format_bytes(budget),
+                format_bytes(bytes)
+            );
+            Err(Failure { code: 5, message })
+        }
+        _ => Ok(()),
     }
 }
 

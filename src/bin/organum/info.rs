@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use organum::export::ExportBytes;
 use organum::host::read_text;
-use organum::model::{Checkpoint, CheckpointFormat, Weights};
+use organum::model::{Checkpoint, CheckpointFormat, Mode, Weights};
 use organum::volume::{LabelScore, Summary, Volume, evaluate as score, nifti};
-use organum::{DeviceCaps, Engine, Model, format_bytes};
+use organum::{DeviceCaps, Engine, HostNeeds, HostPlan, Model, OutputMode, Windows, format_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::args;
@@ -50,12 +51,48 @@ pub(crate) fn plan(a: &args::Plan) -> Result<(), Failure> {
     if let Some(path) = &a.plot {
         crate::plot::occupancy(plan.occupancy(), path)?;
     }
+    let host = host_plan(a, &card, &graph, &caps, &options)?;
     if a.json {
-        say_json(&serde_json::to_value(plan.report()).map_err(|e| Failure::internal(e.to_string()))?);
+        let mut told = serde_json::to_value(plan.report()).map_err(|e| Failure::internal(e.to_string()))?;
+        told["host_memory"] = json!(host);
+        say_json(&told);
     } else {
-        say(&format!("{plan}\n\n{}", plan.occupancy()));
+        let bytes = format_bytes(host.peak_bytes);
+        say(&format!("{plan}\nhost memory, peak   {bytes} ({} bytes) of a whole segmentation", host.peak_bytes));
+        say(&format!("\n{}", plan.occupancy()));
     }
     Ok(())
+}
+
+/// The host's memory of a segmentation whose scan has the extent and the grid of the network's input; in windows where the card says
+/// so.
+fn host_plan(
+    a: &args::Plan,
+    card: &organum::Card,
+    graph: &organum::graph::Graph,
+    caps: &DeviceCaps,
+    options: &organum::PlanOptions,
+) -> Result<HostPlan, Failure> {
+    let (classes, scan) = (card.classes(), 4 * u64::from(card.in_channels()) * a.extent.voxels());
+    let bytes = [scan, scan, 3 * scan];
+    let in_windows = card.mode() == Mode::Window;
+    let (needs, extent, options) = if in_windows {
+        let windows = Windows::new(card, a.extent)?;
+        let export = windows.export_bytes(classes);
+        (windows.host_needs(classes, bytes, export), windows.tile(), options.clone().with_output(OutputMode::Logits))
+    } else {
+        (HostNeeds::at_once(bytes, ExportBytes::of_labels(a.extent)), a.extent, options.clone())
+    };
+    let session = |memory: Option<u64>| {
+        let mut options = options.clone();
+        options.budget = memory;
+        Ok(organum::Plan::of_graph(graph, extent, caps, &options)?.report().clone())
+    };
+    let on_host = a.caps == "host";
+    Ok(match a.host.host_memory {
+        Some(budget) => HostPlan::within(&needs, budget, a.host.host_spill, on_host, a.memory, session)?,
+        None => HostPlan::unbounded(&needs, &session(a.memory)?, on_host),
+    })
 }
 
 /// Budgets of the table in bytes.

@@ -4,7 +4,7 @@ use organum::export::{Exported, hand_over};
 use organum::model::Mode;
 use organum::monai::{Case, Export, Invert, Pipeline};
 use organum::volume::{Volume, VolumeError, nifti};
-use organum::{Model, OutputData, OutputMode, PlanOptions, Warning, WarningKind, Windows};
+use organum::{HostNeeds, Model, OutputData, OutputMode, PlanOptions, Warning, WarningKind, Windows};
 use serde_json::{Map, json};
 
 use crate::args;
@@ -50,11 +50,20 @@ pub(crate) fn segment(
     let (export, ran) = match mode {
         Mode::Whole => {
             let case = Case::new(card, pipeline, seen, Some(model.stride()))?;
+            let mut export = Export::new(&case, card.classes(), maps);
+            let [prepared, preparing] = case.host_bytes();
+            let bytes = [seen.data.len() as u64 * 4, prepared, preparing];
+            let needs = HostNeeds::at_once(bytes, export.bytes());
+            let bounds = (&a.host, run);
+            let mut bounded = Bounded::new(device, model, case.volume.extent, needs, bounds, &mut options, wanted.labels)?;
+            if let Some(file) = bounded.scores.take() {
+                export.spill_to(file);
+            }
             let (mut outputs, ran) = device::run(device, model, case.input(), run, &options)?.take();
+            told.insert("host_memory".into(), bounded.told(device, &ran));
             let Some(OutputData::Map(logits)) = outputs.pop().map(|o| o.data) else {
                 return Err(Failure::internal("the run brought no logits back"));
             };
-            let mut export = Export::new(&case, card.classes(), maps);
             hand_over(&logits, card.classes(), case.volume.extent, &mut export)?;
             (export, ran)
         }
@@ -67,16 +76,16 @@ pub(crate) fn segment(
             let bytes = [seen.data.len() as u64 * 4, prepared, preparing];
             let needs = windows.host_needs(card.classes(), bytes, export.bytes());
             let bounds = (&a.host, run);
-            let mut host = Bounded::new(device, model, windows.tile(), needs, bounds, &mut options, wanted.labels)?;
-            if let Some(file) = host.scores.take() {
+            let mut bounded = Bounded::new(device, model, windows.tile(), needs, bounds, &mut options, wanted.labels)?;
+            if let Some(file) = bounded.scores.take() {
                 export.spill_to(file);
             }
             let ran = device::run_with(device, model, windows.tile(), run, &options, |session, how| {
-                let how = host.spilling(how);
+                let how = bounded.spilling(how);
                 pollster::block_on(windows.planes(session, model, case.input(), &mut export, how))
             })?;
             let ((), ran) = ran.take();
-            told.insert("host_memory".into(), host.told(device, &ran));
+            told.insert("host_memory".into(), bounded.told(device, &ran));
             told.insert("windows".into(), json!({"count": windows.count(), "passes": windows.passes(), "extent": windows.tile().axes()}));
             (export, ran)
         }

@@ -13,7 +13,7 @@ use serde_json::{Map, json};
 use crate::args;
 use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
-use crate::host::Bounded;
+use crate::host::{self, Bounded};
 use crate::segment::{Segmented, Wanted};
 
 /// The networks that `--model` and `--fold` name.
@@ -49,6 +49,7 @@ pub(crate) fn segment(
         return Err(Failure::usage("--mode: a model with nnU-Net's pipeline runs in windows"));
     }
     let [read, _, preparing] = Case::host_bytes(card, pipeline, &scan.image);
+    host::enough_to_prepare(&a.host, preparing)?;
     let case = Case::new(card, pipeline, &scan.image)?;
     if wanted.overlay.is_none() {
         scan.image.data = Vec::new();
@@ -64,14 +65,14 @@ pub(crate) fn segment(
     let needs = windows.host_needs(card.classes(), [kept, prepared, preparing.max(read)], export.bytes());
     let tile = windows.tile();
     let bounds = (&a.host, &a.run);
-    let mut host = Bounded::new(device, &networks.first, tile, needs, bounds, &mut options, wanted.labels)?;
-    if let Some(file) = host.scores.take() {
+    let mut bounded = Bounded::new(device, &networks.first, tile, needs, bounds, &mut options, wanted.labels)?;
+    if let Some(file) = bounded.scores.take() {
         export.spill_to(file);
     }
     let mut all: Option<Ran<()>> = None;
     let mut run = |model: &Model, export: &mut Export| -> Result<(), Failure> {
         let ran = device::run_with(device, model, tile, &a.run, &options, |session, how| {
-            let how = host.spilling(how);
+            let how = bounded.spilling(how);
             pollster::block_on(windows.planes(session, model, case.input(), export, how))
         })?;
         let ((), ran) = ran.take();
@@ -97,6 +98,6 @@ pub(crate) fn segment(
     let mut told = Map::new();
     told.insert("windows".into(), json!({"count": windows.count(), "passes": windows.passes(), "extent": windows.tile().axes()}));
     told.insert("folds".into(), json!(networks.folds()));
-    told.insert("host_memory".into(), host.told(device, &ran));
+    told.insert("host_memory".into(), bounded.told(device, &ran));
     Ok(Segmented { labels, maps: probabilities, header: None, ran, told, attention: None })
 }

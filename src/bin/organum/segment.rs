@@ -3,19 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use organum::export::Probabilities;
+use organum::export::{ExportBytes, Probabilities};
 use organum::model::Mode;
 use organum::monai::Invert;
 use organum::pipeline::{self, Prepared};
 use organum::volume::nifti::{self, NiftiHeader};
 use organum::volume::picture::Picture;
 use organum::volume::{Volume, VolumeError, picture};
-use organum::{Input, Model, OutputData, OutputMode, OutputVolume, PlanOptions, Windows, volume_tokens};
+use organum::{HostNeeds, Input, Model, OutputData, OutputMode, OutputVolume, PlanOptions, Windows, volume_tokens};
 use serde_json::{Map, Value, json};
 
 use crate::args;
 use crate::device::{self, Device, Ran};
 use crate::fail::Failure;
+use crate::host::Bounded;
 use crate::monai;
 use crate::nnunet;
 use crate::output::{Warnings, need_different, need_folder, say, say_json};
@@ -84,15 +85,16 @@ pub(crate) fn segment(
     device: &Device,
     model: &Model,
     scan: &nifti::Scan,
-    run: &args::Run,
+    (host, run): (&args::Host, &args::Run),
     mode: Mode,
     wanted: &Wanted<'_>,
 ) -> Result<Segmented, Failure> {
     let classes = model.card().classes();
+    let limits = (host, run);
     let (prepared, ran, raw, probabilities, attention) = match mode {
-        Mode::Window => in_windows(device, model, scan, run, wanted)?,
-        Mode::Whole => at_once(device, model, Prepared::new(model, &scan.image)?, run, wanted)?,
-        Mode::Slices => in_slices(device, model, scan, run, wanted)?,
+        Mode::Window => in_windows(device, model, scan, limits, wanted)?,
+        Mode::Whole => at_once(device, model, scan, Prepared::new(model, &scan.image)?, limits, wanted)?,
+        Mode::Slices => in_slices(device, model, scan, limits, wanted)?,
     };
     let centre = centroid(&raw, &prepared.volume);
     let labels = prepared.restore_labels(raw)?;
@@ -113,7 +115,26 @@ struct Attention {
     told: Map<String, Value>,
 }
 
-fn at_once(device: &Device, model: &Model, prepared: Prepared, run: &args::Run, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
+/// Memory on the host, and how to run.
+type Limits<'a> = (&'a args::Host, &'a args::Run);
+
+/// The host bytes of a scan as it was read and prepared, and about the most meanwhile; and those of labels, and of probabilities
+/// where they are wanted.
+fn host_bytes(scan: &nifti::Scan, prepared: &Prepared, classes: u32, wanted: &Wanted<'_>) -> ([u64; 3], ExportBytes) {
+    let read = scan.image.data.len() as u64 * 4;
+    let [made, making] = prepared.host_bytes();
+    let export = prepared.export_bytes(classes, wanted.probabilities.is_some());
+    ([read, made, read + making], export)
+}
+
+fn at_once(
+    device: &Device,
+    model: &Model,
+    scan: &nifti::Scan,
+    prepared: Prepared,
+    (host, run): Limits<'_>,
+    wanted: &Wanted<'_>,
+) -> Result<Raw, Failure> {
     let mut options = PlanOptions::default();
     // labels of logits that are not finite are told apart on the host alone
     if wanted.probabilities.is_some() || run.allow_non_finite {
@@ -122,10 +143,15 @@ fn at_once(device: &Device, model: &Model, prepared: Prepared, run: &args::Run, 
     if wanted.attention.is_some() {
         options.taps = pipeline::gates(model);
     }
+    let classes = model.card().classes();
+    let (bytes, export) = host_bytes(scan, &prepared, classes, wanted);
+    let (extent, needs) = (prepared.volume.extent, HostNeeds::at_once(bytes, export));
+    let bounded = Bounded::new(device, model, extent, needs, (host, run), &mut options, wanted.labels)?;
     let ran = device::run(device, model, prepared.input(), run, &options)?;
     let (mut outputs, ran) = ran.take();
     let taps = outputs.split_off(1);
-    let classes = model.card().classes();
+    let mut told = Map::new();
+    told.insert("host_memory".into(), bounded.told(device, &ran));
     let (raw, probabilities) = match outputs.pop().map(|o| o.data) {
         Some(OutputData::Labels(labels)) => (labels, None),
         Some(OutputData::Map(mut logits)) => {
@@ -136,25 +162,29 @@ fn at_once(device: &Device, model: &Model, prepared: Prepared, run: &args::Run, 
         None => return Err(Failure::internal("the run brought nothing back")),
     };
     let maps = taps.into_iter().map(|tap| gate_volume(&prepared, tap)).collect::<Result<Vec<_>, Failure>>()?;
-    Ok((prepared, ran, raw, probabilities, Attention { maps, ..Attention::default() }))
+    Ok((prepared, ran, raw, probabilities, Attention { maps, at: None, told }))
 }
 
-fn in_slices(device: &Device, model: &Model, scan: &nifti::Scan, run: &args::Run, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
+fn in_slices(device: &Device, model: &Model, scan: &nifti::Scan, limits: Limits<'_>, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
     let slice = model.card().slice().map_err(|e| Failure::usage(format!("--mode slices: {e}")))?;
     let prepared = Prepared::for_slices(model, &scan.image, slice)?;
-    let mut raw = at_once(device, model, prepared, run, wanted)?;
+    let mut raw = at_once(device, model, scan, prepared, limits, wanted)?;
     let extent = raw.0.volume.extent;
     raw.4.told.insert("slices".into(), json!({"count": extent.d, "extent": [extent.h, extent.w]}));
     Ok(raw)
 }
 
-fn in_windows(device: &Device, model: &Model, scan: &nifti::Scan, run: &args::Run, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
+fn in_windows(device: &Device, model: &Model, scan: &nifti::Scan, (host, run): Limits<'_>, wanted: &Wanted<'_>) -> Result<Raw, Failure> {
     let prepared = Prepared::for_windows(model, &scan.image)?;
     let windows = Windows::new(model.card(), prepared.volume.extent).map_err(|e| Failure::usage(format!("--mode window: {e}")))?;
-    let options = PlanOptions::default().with_output(OutputMode::Logits);
+    let mut options = PlanOptions::default().with_output(OutputMode::Logits);
     let maps = wanted.probabilities.is_some();
+    let classes = model.card().classes();
+    let (bytes, export) = host_bytes(scan, &prepared, classes, wanted);
+    let needs = windows.host_needs(classes, bytes, export);
+    let bounded = Bounded::new(device, model, windows.tile(), needs, (host, run), &mut options, wanted.labels)?;
     let ran = device::run_with(device, model, windows.tile(), run, &options, |session, how| {
-        pollster::block_on(windows.run(session, model, prepared.input(), maps, how))
+        pollster::block_on(windows.run(session, model, prepared.input(), maps, bounded.spilling(how)))
     })?;
     let (blended, ran) = ran.take();
     let mut attention = Attention::default();
@@ -162,6 +192,7 @@ fn in_windows(device: &Device, model: &Model, scan: &nifti::Scan, run: &args::Ru
         let centre = centroid(&blended.labels, &prepared.volume);
         attention = volume_attention(device, model, &prepared, &windows, run, centre)?;
     }
+    attention.told.insert("host_memory".into(), bounded.told(device, &ran));
     attention.told.insert("windows".into(), json!({"count": windows.count(), "passes": windows.passes(), "extent": windows.tile().axes()}));
     Ok((prepared, ran, blended.labels, blended.probabilities, attention))
 }
@@ -302,7 +333,7 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     let result = match (&input.nnunet, input.monai.as_ref().zip(seen.as_deref())) {
         (Some(pipeline), _) => nnunet::segment(&device, &networks, pipeline, &mut scan, a, &wanted)?,
         (None, Some((pipeline, seen))) => monai::segment(&device, model, pipeline, (&scan, seen), a, mode, &wanted)?,
-        (None, None) => segment(&device, model, &scan, &a.run, mode, &wanted)?,
+        (None, None) => segment(&device, model, &scan, (&a.host, &a.run), mode, &wanted)?,
     };
     let volumes = result.volumes(model);
     warnings.add(&model.card().expects.check_labels(model.card(), &result.labels))?;
