@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let card = serde_json::from_value(json!({"architecture": "plain_conv_unet", "config": {}}))?;
     let case = Case::new(&card, &pipeline, &scan)?;
     let inner = case.volume.extent;
-    let [depth, plane] = [inner.d as usize, inner.plane() as usize];
+    let [depth, plane] = [inner.d as usize, inner.h as usize * inner.w as usize];
     let mut planes = vec![Vec::with_capacity(plane * classes as usize); depth];
     let mut file = std::fs::File::open(scores)?;
     let mut class = vec![half::f16::ZERO; plane];

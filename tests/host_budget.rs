@@ -41,8 +41,7 @@ impl Desk {
         let data = random.values(voxels).into_iter().map(|v| v + 2.0).collect();
         let axes = "SAR".parse().expect("axes");
         let volume = Volume::new(1, extent, [1.0; 3], axes, data).expect("a volume");
-        let mut header = nifti::NiftiHeader::default();
-        header.dim = [3, 1, 1, 1, 1, 1, 1, 1];
+        let header = nifti::NiftiHeader { dim: [3, 1, 1, 1, 1, 1, 1, 1], ..Default::default() };
         let header = nifti::header_on(&header, &volume);
         nifti::write_maps(&scan, &header, &volume).expect("written");
         Self { folder, model, scan }

@@ -51,6 +51,7 @@ pub(crate) fn rounded(x: f64) -> f32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "numbers of tests")]
 mod tests {
     use super::*;
 

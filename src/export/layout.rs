@@ -79,6 +79,7 @@ impl Layout {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "numbers of tests")]
 mod tests {
     use super::*;
     use crate::volume::reorient;

@@ -3,7 +3,7 @@
 //! [`crate::Windows::planes`] hands over each plane of the network's grid as soon as no window reaches
 //! it any more. Where scores are interpolated by order 0 or 1, planes of labels are made of two planes
 //! of scores at a time and the scores are forgotten. Elsewhere, and for probabilities, the scores stay
-//! as they are stored ([`Scores`]) and go the way back a few classes at a time.
+//! as they are stored and go the way back a few classes at a time.
 
 mod bounds;
 mod half;

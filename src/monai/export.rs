@@ -209,5 +209,6 @@ impl ClassMaps for BackMaps {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "numbers of tests")]
 #[path = "export_tests.rs"]
 mod tests;

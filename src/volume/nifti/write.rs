@@ -132,6 +132,6 @@ fn encoded<T: Voxel>(header: &NiftiHeader, shape: &[usize]) -> Vec<u8> {
     });
     bytes.extend_from_slice(&h.intent_name);
     bytes.extend_from_slice(b"n+1\0");
-    bytes.resize((HEADER_BYTES + EXTENDER_BYTES) as usize, 0);
+    bytes.extend_from_slice(&0u32.to_le_bytes());
     bytes
 }
