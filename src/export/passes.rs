@@ -9,8 +9,7 @@ use rayon::prelude::*;
 
 use super::labels::{Reduction, inside};
 use super::layout::Layout;
-use crate::shape::Extent;
-use crate::volume::{Axes, Volume, VolumeError};
+use crate::volume::{Volume, VolumeError};
 
 /// Scores that can be brought to the box of the scan that they are for.
 pub(crate) trait ClassMaps: Debug + Send {
@@ -122,7 +121,7 @@ impl Probabilities {
 
     /// The extent of the scan, and its axes.
     #[cfg(feature = "nifti")]
-    pub(crate) fn grid(&self) -> (Extent, Axes) {
+    pub(crate) fn grid(&self) -> (crate::Extent, crate::volume::Axes) {
         self.layout.grid()
     }
 
