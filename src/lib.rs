@@ -22,6 +22,7 @@
 pub use wgpu;
 
 mod caps;
+mod device;
 pub mod engine;
 mod error;
 mod fitting;
@@ -44,6 +45,8 @@ pub mod record;
 mod reference;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 mod run;
+mod scan;
+pub mod segment;
 mod session;
 mod shape;
 #[expect(clippy::cast_possible_truncation, reason = "extents below 2^31, and sums that are stored in f32")]
@@ -58,6 +61,7 @@ mod warning;
 pub mod window;
 
 pub use caps::{DeviceCaps, Measured};
+pub use device::Device;
 pub use engine::Engine;
 pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanError, PlanErrorKind, RunError, RunErrorKind};
 pub use fitting::{FitError, smaller_budget};
@@ -66,6 +70,8 @@ pub use networks::{Carried, LoadOptions, Networks};
 pub use plan::{Occupancy, OutputMode, Plan, PlanOptions, Planner, Report};
 pub use profile::{Clock, Profile, Timed};
 pub use run::{Cancel, Progress, RunOptions};
+pub use scan::Scan;
+pub use segment::{Runner, SegmentError, SegmentOptions, Segmentation, Segmenter, open};
 pub use session::Session;
 pub use shape::{Elem, Extent, Map, format_bytes};
 pub use transfer::{Input, OutputData, OutputVolume};

@@ -77,6 +77,13 @@ impl Carried {
     }
 }
 
+impl From<Model> for Networks {
+    fn from(first: Model) -> Self {
+        let (folds, warnings) = (Vec::new(), Vec::new());
+        Self { first, folder: None, folds, warnings, file: None, allow_non_finite: true }
+    }
+}
+
 impl Networks {
     /// Opens a model file, a PyTorch checkpoint, a MONAI bundle, or an nnU-Net folder: all its folds,
     /// or the one told. A checkpoint without a card has the pipeline that it carries or lies in

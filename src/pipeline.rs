@@ -1,6 +1,5 @@
 //! From a scan to the network's input and back: axes, spacing, intensity, padding or zooming of slices, and their inverses.
 
-use crate::graph::Op;
 use crate::model::{Mode, Model};
 use crate::shape::Extent;
 use crate::transfer::Input;
@@ -158,19 +157,6 @@ impl Prepared {
         v.spacing = self.oriented_spacing;
         Ok(reorient(&v, self.axes).with_affine(self.affine))
     }
-
-    /// A map over the padded input's field at a lower resolution, as a volume.
-    ///
-    /// # Errors
-    /// When lengths do not agree.
-    pub fn field(&self, extent: Extent, channels: u32, values: Vec<f32>) -> Result<Volume<f32>, VolumeError> {
-        let (fine, coarse) = (self.volume.extent.axes(), extent.axes());
-        let mut spacing = self.volume.spacing;
-        for axis in 0..3 {
-            spacing[axis] *= f64::from(fine[axis]) / f64::from(coarse[axis].max(1));
-        }
-        Volume::new(channels, extent, spacing, self.volume.axes, values)
-    }
 }
 
 /// The bytes that so many voxels of a prepared scan take on the host: values, and labels of 16 bits.
@@ -214,14 +200,6 @@ pub fn argmax(values: &[f32], channels: u32) -> Vec<u16> {
             u16::try_from(best).unwrap_or(u16::MAX)
         })
         .collect()
-}
-
-/// Names of the nodes that gate the skips of a model, coarsest first; empty when it has none.
-#[must_use]
-pub fn gates(model: &Model) -> Vec<String> {
-    let graph = model.graph();
-    let is_gate = |name: &str| name.ends_with(".mhca.gate");
-    graph.nodes().iter().filter(|n| matches!(n.op, Op::Conv(_)) && is_gate(&n.name)).map(|n| n.name.clone()).collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::pass::{self, Applied};
@@ -71,15 +72,15 @@ pub use weights::Weights;
 /// The card of a network that was built node by node.
 const GRAPH_CARD: &str = r#"{"architecture":"graph","config":{}}"#;
 
-/// A network ready to be planned. Holds no device memory; outlives any device.
-#[derive(Debug)]
+/// A network ready to be planned. Holds no device memory; outlives any device. Its clones share the weights.
+#[derive(Clone, Debug)]
 pub struct Model {
     card: Card,
     /// Before any pass: what taps may name.
     raw: Graph,
     graph: Graph,
     applied: Applied,
-    weights: Weights,
+    weights: Arc<Weights>,
     tolerance: Tolerance,
 }
 
@@ -117,7 +118,8 @@ impl Model {
     /// When the file is damaged, or its tensors are not those of [`Graph::parameters`] or not finite.
     pub fn from_graph(graph: Graph, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, LoadError> {
         let built = Built::new(graph, [1; 3]);
-        Self::of(Card::parse(GRAPH_CARD)?, built, Weights::of_safetensors(weights::Bytes::Held(bytes.into()))?)?.finite()
+        let weights = Weights::of_safetensors(weights::Bytes::Held(bytes.into()))?;
+        Self::of(Card::parse(GRAPH_CARD)?, built, Arc::new(weights))?.finite()
     }
 
     /// The same with reproducible random weights.
@@ -186,14 +188,14 @@ impl Model {
         let built = card.build()?;
         weights.drop_repeated(built.tolerance.canonical);
         let crop = built.crop;
-        let model = Self::of(card, built, weights)?;
+        let model = Self::of(card, built, Arc::new(weights))?;
         if let Some(crop) = crop {
             swin::check_masks(&model.raw, crop.into(), &model.weights)?;
         }
         Ok(model)
     }
 
-    fn of(card: Card, built: Built, weights: Weights) -> Result<Self, LoadError> {
+    fn of(card: Card, built: Built, weights: Arc<Weights>) -> Result<Self, LoadError> {
         let Built { graph: raw, tolerance, .. } = built;
         let (graph, applied) = pass::optimise(&raw, &[]);
         weights.check(&graph.parameters(), &raw.parameters(), &tolerance)?;

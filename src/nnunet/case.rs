@@ -7,8 +7,10 @@ use super::crop::{body, bounds, cut, paste};
 use super::pipeline::{Pipeline, Resampling, Scaling};
 use crate::model::Card;
 use crate::pipeline::{argmax, softmax};
+use crate::scan::Scan;
 use crate::shape::Extent;
 use crate::transfer::Input;
+use crate::volume::orient::turned_spacing;
 use crate::volume::resample::plausible;
 use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
 
@@ -34,12 +36,15 @@ pub struct Case {
 
 impl Case {
     /// Prepares a scan for the model of a card whose `input.nnunet` is `pipeline`. It is resampled
-    /// by its `spacing`, which is to be what the pipeline's [`super::Reader`] says.
+    /// by the spacing that the pipeline's [`super::Reader`] says.
     ///
     /// # Errors
     /// When the scan does not have the model's number of channels, its values are not what the model's scaling is for, or its
     /// spacing is absurdly far from the model's.
-    pub fn new(card: &Card, pipeline: &Pipeline, scan: &Volume<f32>) -> Result<Self, VolumeError> {
+    pub fn new<'a>(card: &Card, pipeline: &Pipeline, scan: impl Into<Scan<'a>>) -> Result<Self, VolumeError> {
+        let scan = scan.into();
+        let reader = pipeline.reader.spacing(&scan);
+        let scan = scan.image;
         if scan.channels as usize != pipeline.channels.len() {
             let (has, needs, names) = (scan.channels, pipeline.channels.len(), card.input.channels.join(", "));
             let text = format!("the scan has {has} channels, the model needs {needs} ({names})");
@@ -49,7 +54,7 @@ impl Case {
         let oriented = oriented.as_ref().unwrap_or(scan);
         let directions = oriented.axes.directions();
         let turned = reorient(oriented, Axes::new(pipeline.transpose.map(|axis| directions[axis]))?);
-        let spacing = turned.spacing;
+        let spacing = turned_spacing(reader, scan.axes, turned.axes);
 
         let mask = body(&turned);
         let (first, size) = bounds(&mask, turned.extent);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{first, plans};
+use super::{first, locate, plans};
 use crate::error::{LoadError, LoadErrorKind};
 use crate::host::read_file;
 use crate::model::{self, Card, Model};
@@ -48,16 +48,24 @@ pub struct Checkpoint {
 }
 
 impl Folder {
-    /// Reads v2's plans and description of the dataset; v1's plans lie beside each checkpoint.
+    /// Opens the folder of a trained model, that of one of its folds, or one above it that holds a
+    /// single trained model. Reads v2's plans and description of the dataset; v1's plans lie beside
+    /// each checkpoint.
     ///
     /// # Errors
-    /// When it is no such folder, or one of the files is no JSON.
+    /// When it is no such folder, when it holds several trained models, or one of the files is no JSON.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let path = path.into();
         if !path.join("plans.json").is_file() {
             let folder = Self { path, version: Version::First, only: None };
             if folder.path.join("plans.pkl").is_file() || folder.folds().is_ok() {
                 return Ok(folder);
+            }
+            if let Some(folder) = Self::of_fold(&folder.path)? {
+                return Ok(folder);
+            }
+            if let Some(below) = locate::below(&folder.path)? {
+                return Self::open(below);
             }
             let text = format!("{} is no folder of an nnU-Net model: it has neither plans.json nor plans.pkl", folder.path.display());
             return Err(LoadError::new(LoadErrorKind::NotFound, text));
@@ -73,6 +81,16 @@ impl Folder {
         };
         let (plans, dataset) = (json("plans.json")?, json("dataset.json")?);
         Ok(Self { path, version: Version::Second { plans, dataset }, only: None })
+    }
+
+    /// The model that a folder is a fold of, with that fold alone.
+    fn of_fold(path: &Path) -> Result<Option<Self>, LoadError> {
+        let Ok(path) = path.canonicalize() else { return Ok(None) };
+        let files = [SECOND, FIRST].concat();
+        match files.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
+            Some(file) if path.parent().is_some_and(locate::has_plans) => Self::of_checkpoint(&file),
+            _ => Ok(None),
+        }
     }
 
     /// The folder that a checkpoint lies in, with that checkpoint as its only fold; of one that lies

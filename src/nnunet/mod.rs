@@ -26,6 +26,7 @@ mod case;
 mod crop;
 mod first;
 mod folder;
+mod locate;
 mod pipeline;
 mod plans;
 mod reader;
