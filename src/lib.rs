@@ -45,7 +45,8 @@ pub mod record;
 mod reference;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 mod run;
-mod scan;
+pub mod scan;
+pub mod scores;
 pub mod segment;
 mod session;
 mod shape;

@@ -169,7 +169,8 @@ impl InputSpec {
     /// Whether it says anything of how scans are prepared.
     #[must_use]
     pub fn is_told(&self) -> bool {
-        let Self { channels: _, axes, spacing_mm, resample: _, intensity, nnunet, monai } = self;
-        axes.is_some() || spacing_mm.is_some() || intensity.is_some() || nnunet.is_some() || monai.is_some()
+        let Self { channels: _, axes, spacing_mm, resample: _, intensity, nnunet, monai, recipe } = self;
+        let keys = axes.is_some() || spacing_mm.is_some() || intensity.is_some();
+        keys || nnunet.is_some() || monai.is_some() || recipe.is_some()
     }
 }

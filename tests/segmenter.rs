@@ -1,14 +1,17 @@
 //! `Segmenter` as a program that embeds organum meets it, on the host.
+#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use organum::model::{Mode, random_weights};
+use organum::model::{Card, Mode, random_weights};
+use organum::segment::{PreparedScan, Scores};
 use organum::volume::{Volume, nifti};
 use organum::{
     Cancel, Device, Extent, LoadErrorKind, LoadOptions, Model, PlanErrorKind, RunOptions, Scan, SegmentError, SegmentOptions, Segmenter,
     open,
 };
+use serde_json::{Value, json};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/hippocampus_u_transformer.safetensors");
 const SCAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/demo/mni152_hippocampus_right.nii.gz");
@@ -64,7 +67,7 @@ fn probabilities_and_attention_are_returned_when_asked_for() {
     let result = segmenter(options).segment_blocking(&scan, RunOptions::default()).expect("it is segmented");
     let maps = result.probabilities.expect("probabilities were asked for");
     assert_eq!((maps.channels, maps.extent), (3, scan.image.extent));
-    assert_eq!(organum::pipeline::argmax(&maps.data, 3), result.labels.data);
+    assert_eq!(organum::scores::argmax(&maps.data, 3), result.labels.data);
     let attention = result.attention.expect("attention was asked for");
     assert!(!attention.maps.is_empty() && attention.tokens.is_none());
     assert!((0..3).all(|a| attention.at[a] < attention.image.extent.axes()[a]));
@@ -180,4 +183,81 @@ fn models_of_nnunet_are_opened_at_any_level() {
     let empty = tempfile::tempdir().expect("a folder");
     let e = folds(empty.path()).expect_err("there is none");
     assert_eq!(e.kind(), LoadErrorKind::NotFound);
+}
+
+/// Scans of the vectors of nnU-Net, v1 and v2, and of MONAI's bundles, with their cards.
+fn cards_of_others() -> Vec<(Card, nifti::Scan)> {
+    let vectors = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
+    let files = |case: &Path, name: &str| -> Vec<PathBuf> {
+        (0..4).map(|c| case.join(format!("{name}_{c:04}.nii.gz"))).filter(|file| file.exists()).collect()
+    };
+    let card = |path: &Path| open(path, &LoadOptions::default()).expect("the model opens").first.card().clone();
+    let read = |files: Vec<PathBuf>| nifti::read_channels(&files).expect("the scan is read");
+    let mut cases: Vec<(Card, nifti::Scan)> =
+        ["nnunet", "nnunet_v1"].map(|name| (card(&vectors(name).join("model")), read(files(&vectors(name), "case")))).into();
+    for case in fs::read_dir(vectors("monai")).expect("a folder") {
+        let case = case.expect("it can be listed").path();
+        cases.push((card(&case.join("bundle")), read(files(&case, "scan"))));
+    }
+    cases.push((Model::load(MODEL).expect("the bundled model loads").card().clone(), scan()));
+    cases
+}
+
+#[test]
+fn a_recipe_in_the_card_does_what_the_older_keys_do() {
+    for (card, scan) in cards_of_others() {
+        let mut json = serde_json::to_value(&card).expect("JSON");
+        let recipe = serde_json::to_value(card.input.recipe()).expect("JSON");
+        json["input"] = json!({"channels": card.input.channels, "recipe": recipe});
+        let same: Card = serde_json::from_value(json.clone()).expect("it is a card");
+        organum::model::architecture(&json.to_string()).expect("the card is checked");
+        assert_eq!(same.input.recipe(), card.input.recipe());
+        assert!(same.input.is_told());
+        let [a, b] = [&card, &same].map(|card| PreparedScan::new(card, &scan, Mode::Window).expect("it is prepared"));
+        assert!(a.volume() == b.volume(), "{}", card.provenance);
+        let voxels = a.volume().extent.voxels() as usize * card.classes() as usize;
+        let logits: Vec<f32> = (0..voxels).map(|i| (i as f32 * 0.71).sin()).collect();
+        let back = |p: &PreparedScan| p.restore(&scan, Scores::Logits(logits.clone()), true).expect("it comes back");
+        assert!(back(&a) == back(&b), "{}", card.provenance);
+    }
+}
+
+#[test]
+fn recipes_that_cannot_be_are_refused() {
+    let card = |input: Value| json!({"architecture": "unet2d", "config": {"classes": 2}, "input": input}).to_string();
+    let refused = |input: Value, word: &str| {
+        let e = organum::model::architecture(&card(input)).expect_err("it is refused");
+        let told = format!("{e} {}", std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default());
+        assert!(told.contains(word), "{told}");
+    };
+    let results = json!([{"result": "arg_max"}, {"result": "restore", "method": "half_pixel"}]);
+    let good = json!({"version": 1, "steps": [{"step": "scale", "scheme": "zscore"}], "results": results});
+    assert!(organum::model::architecture(&card(json!({"recipe": good}))).is_ok());
+    refused(json!({"recipe": good, "axes": "RAS"}), "goes without axes");
+    refused(json!({"recipe": {"version": 2, "steps": [], "results": results}}), "version 2");
+    refused(json!({"recipe": {"version": 1, "steps": [{"step": "crop_nonzero"}], "results": results}}), "do not undo");
+    refused(json!({"recipe": {"version": 1, "steps": [], "results": []}}), "no order");
+    // averages of probabilities are those of nnU-Net v1's windows
+    let orders = json!({"order": 1, "order_along": 0});
+    let spline = json!({"version": 1,
+        "steps": [{"step": "crop_nonzero"}, {"step": "resample", "method": "spline", "mm": [1.0, 1.0], "orders": orders}],
+        "results": [{"result": "average", "half": false},
+            {"result": "restore", "method": "spline", "orders": orders, "half": false}, {"result": "arg_max"}]});
+    let json = json!({"architecture": "unet2d", "config": {"classes": 2}, "input": {"recipe": spline},
+        "inference": {"scheme": "monai", "patch": [16, 16]}});
+    let e = organum::model::architecture(&json.to_string()).expect_err("it is refused").to_string();
+    assert!(e.contains("nnunet_v1"), "{e}");
+}
+
+#[test]
+fn ways_back_take_what_they_are_for() {
+    let [(nnunet, scan), ..] = &cards_of_others()[..] else { panic!("there are cases") };
+    let prepared = PreparedScan::new(nnunet, scan, Mode::Window).expect("it is prepared");
+    assert!(!prepared.takes_labels());
+    let voxels = prepared.volume().extent.voxels() as usize;
+    let e = prepared.restore(scan, Scores::Labels(vec![0; voxels], None), false).expect_err("it takes scores");
+    assert!(e.to_string().contains("brings scores back"), "{e}");
+    assert!(prepared.restore(scan, Scores::Logits(vec![0.0; 3]), false).is_err());
+    let e = PreparedScan::new(nnunet, scan, Mode::Slices).expect_err("there are no slices");
+    assert!(e.to_string().contains("slices"), "{e}");
 }

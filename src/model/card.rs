@@ -11,6 +11,7 @@ use crate::error::{LoadError, LoadErrorKind, PlanError, PlanErrorKind};
 use crate::monai;
 use crate::nnunet::Pipeline;
 use crate::plan::check_extent;
+use crate::scan::{Needs, Recipe, Resample, Restore, ResultStep, Step, WayBack};
 use crate::shape::Extent;
 use crate::volume::intensity::Intensity;
 use crate::volume::orient::Axes;
@@ -59,6 +60,30 @@ pub struct InputSpec {
     /// All that a MONAI bundle does with a scan, likewise in place of the keys above; see [`crate::monai`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub monai: Option<monai::Pipeline>,
+    /// Steps of the scan to the network, and of its scores to labels, in place of all keys above but the channels' names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<Recipe>,
+}
+
+impl InputSpec {
+    /// The steps of a scan to the network and back: the key `recipe`, or what the other keys stand for.
+    #[must_use]
+    pub fn recipe(&self) -> Recipe {
+        if let Some(recipe) = &self.recipe {
+            return recipe.clone();
+        }
+        if let Some(pipeline) = &self.nnunet {
+            return pipeline.recipe(self.axes);
+        }
+        if let Some(pipeline) = &self.monai {
+            return pipeline.recipe();
+        }
+        let axes = self.axes.map(|axes| Step::Orient { axes });
+        let resample = self.spacing_mm.map(|mm| Step::Resample(Resample::HalfPixel { mm }));
+        let scale = self.intensity.map(Step::Scale);
+        let steps = [axes, resample, scale].into_iter().flatten().collect();
+        Recipe::new(steps, vec![ResultStep::ArgMax, ResultStep::Restore(Restore::HalfPixel)])
+    }
 }
 
 /// The whole volume at once, windows of it, or its slices zoomed.
@@ -191,6 +216,21 @@ impl Card {
             }
             pipeline.check(card.dims(), card.in_channels()).map_err(|e| bad(format!("the card's input.monai: {e}")))?;
         }
+        if let Some(recipe) = &card.input.recipe {
+            let input = &card.input;
+            let others = input.axes.is_some() || input.spacing_mm.is_some() || input.intensity.is_some();
+            if others || input.nnunet.is_some() || input.monai.is_some() {
+                let text = "the card's input has recipe, which goes without axes, spacing_mm, intensity, nnunet and monai";
+                return Err(bad(text.into()));
+            }
+            recipe.check(card.dims(), card.in_channels()).map_err(|e| bad(format!("the card's input.recipe: {e}")))?;
+            let scheme = card.inference.scheme.unwrap_or_else(|| Scheme::of(&card.architecture));
+            let first = matches!(recipe.way_back(), Ok(WayBack::Spline { half: false, .. }));
+            if first && scheme != Scheme::NnunetV1 {
+                let text = "the card's input.recipe averages probabilities, which goes with inference.scheme nnunet_v1";
+                return Err(bad(text.into()));
+            }
+        }
         let inference = &card.inference;
         if let Some(patch) = inference.patch.as_ref().filter(|p| !(2..=3).contains(&p.len()) || p.contains(&0)) {
             return Err(bad(format!("the card's inference.patch {patch:?} is not two or three positive numbers")));
@@ -282,6 +322,17 @@ impl Card {
     #[must_use]
     pub fn least(&self) -> [u32; 3] {
         self.clone().build().map_or([1; 3], |built| built.least)
+    }
+
+    /// What the steps of a scan must know: the network's channels, and the bytes that a voxel of its input and one of the cropped
+    /// scan take on the host beside them.
+    pub(crate) fn needs(&self, scores: f64, restored: f64) -> Needs<'_> {
+        Needs { channels: self.in_channels(), grey: self.takes(1), names: &self.input.channels, scores, restored }
+    }
+
+    /// The way back of its recipe, which was checked as the card was read.
+    pub(crate) fn way_back(&self) -> WayBack {
+        self.input.recipe().way_back().unwrap_or(WayBack::Direct)
     }
 
     /// The name of a class; `label N` when the card has none.

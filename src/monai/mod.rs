@@ -31,13 +31,8 @@ mod bundle;
 mod case;
 mod config;
 mod expression;
-mod intensity;
-mod largest;
-mod linear;
 mod network;
 mod pipeline;
-mod resample;
-mod spacing;
 mod transforms;
 
 pub use bundle::Bundle;
@@ -45,6 +40,7 @@ pub use case::Case;
 pub use pipeline::{Invert, Largest, Pipeline, Transform};
 
 use crate::error::{LoadError, LoadErrorKind};
+use crate::scan::largest;
 
 /// What is wrong with a bundle's config.
 fn bad(message: impl Into<String>) -> LoadError {

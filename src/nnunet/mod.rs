@@ -23,14 +23,13 @@
 //! `nnunet_v1`.
 
 mod case;
-mod crop;
 mod first;
 mod folder;
 mod locate;
 mod pipeline;
 mod plans;
-mod reader;
 
+use crate::scan::{crop, reader};
 pub use case::{Average, Case};
 pub(crate) use folder::beside;
 pub use folder::{Checkpoint, Folder};

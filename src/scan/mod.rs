@@ -1,9 +1,31 @@
 //! Scans on their way to a network and back.
 
+pub(crate) mod crop;
+mod forward;
+mod grid_sample;
+pub(crate) mod largest;
+mod linear;
+pub(crate) mod reader;
+mod recipe;
+mod scaling;
+mod spacing;
+mod splines;
+mod values;
+
 use std::borrow::Cow;
 
 use crate::volume::{Affine, Axes, Volume, VolumeError};
 use crate::warning::Warning;
+
+pub(crate) use forward::{Forward, Grid, Needs, Undo, cut, resampled, turned};
+pub(crate) use grid_sample::Reading;
+pub use largest::Largest;
+pub use reader::Reader;
+pub(crate) use recipe::WayBack;
+pub use recipe::{Invert, Recipe, Resample, Restore, ResultStep, Step};
+pub use scaling::Scaling;
+pub use splines::Resampling;
+pub use values::Values;
 
 /// A scan to segment: its voxels, and what its file says of where they lie.
 ///

@@ -3,6 +3,7 @@
 mod error;
 mod explain;
 mod options;
+mod prepared;
 mod result;
 mod route;
 mod runner;
@@ -10,16 +11,16 @@ mod runner;
 pub use error::SegmentError;
 pub use explain::gates;
 pub use options::SegmentOptions;
+pub use prepared::{PreparedScan, Scores};
 pub use result::{Attention, LabelVolume, SegmentReport, Segmentation, TokensReport, WindowsReport};
 pub use runner::{RunReport, Runner};
 
 use crate::device::Device;
 use crate::error::LoadError;
 use crate::model::{Mode, Model};
-use crate::monai::Invert;
 use crate::networks::Networks;
 use crate::run::RunOptions;
-use crate::scan::Scan;
+use crate::scan::{Invert, Scan, Step, WayBack};
 use crate::volume_tokens;
 use crate::warning::{Warning, WarningKind};
 
@@ -86,7 +87,7 @@ impl Segmenter {
     /// Whether labels lie on the scan's grid. They do, but for MONAI bundles that invert nothing.
     #[must_use]
     pub fn keeps_grid(&self) -> bool {
-        self.model().card().input.monai.as_ref().is_none_or(|pipeline| pipeline.invert != Invert::Nothing)
+        !matches!(self.model().card().way_back(), WayBack::Inverse { invert: Invert::Nothing, .. })
     }
 
     /// Gives back the device's memory that is kept for the next scan.
@@ -96,7 +97,8 @@ impl Segmenter {
 
     fn check_options(&self) -> Result<(), SegmentError> {
         let (card, mode) = (self.model().card(), self.mode());
-        let (nnunet, monai) = (card.input.nnunet.is_some(), card.input.monai.is_some());
+        let back = card.way_back();
+        let (nnunet, monai) = (matches!(back, WayBack::Spline { .. }), matches!(back, WayBack::Inverse { .. }));
         if self.options.attention {
             if monai {
                 let text = "pictures of attention are not drawn for models with MONAI's pipeline";
@@ -138,12 +140,15 @@ impl Segmenter {
         let card = self.model().card();
         let mut warnings = [self.networks.warnings(), scan.warnings].concat();
         let mut spacing = scan.image.spacing;
-        if let Some(pipeline) = &card.input.nnunet {
-            warnings.extend(pipeline.reader.warnings(scan));
-            spacing = pipeline.reader.spacing(scan);
-        }
-        if card.input.monai.is_some() {
-            warnings.extend(self.monai_warnings(scan));
+        for step in card.input.recipe().steps {
+            match step {
+                Step::Read { by } => {
+                    warnings.extend(by.warnings(scan));
+                    spacing = by.spacing(scan);
+                }
+                Step::ReadAsMonai => warnings.extend(self.monai_warnings(scan)),
+                _ => {}
+            }
         }
         warnings.extend(card.expects.check_scan(card, scan.image, spacing));
         if !self.options.raw_voxels {

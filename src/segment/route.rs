@@ -1,20 +1,20 @@
-//! The way of a scan through preparation, network and export.
+//! The way of a scan through preparation, networks and the way back.
 
 use super::explain::{gate_maps, gates, volume_attention};
+use super::prepared::{PreparedScan, Scores};
 use super::result::{Attention, SegmentReport, WindowsReport, centroid};
 use super::runner::{Done, RunReport, Runner, Work};
 use super::{SegmentError, SegmentOptions};
 use crate::error::{LoadError, LoadErrorKind, RunError, internal};
 use crate::model::{Mode, Model};
-use crate::monai::{self, Invert};
 use crate::networks::Networks;
-use crate::nnunet::{self, Average};
-use crate::pipeline::{Prepared, argmax, softmax};
+use crate::nnunet::Average;
 use crate::plan::{OutputMode, PlanOptions};
 use crate::run::{Progress, RunOptions};
-use crate::scan::Scan;
+use crate::scan::{Scan, WayBack};
+use crate::scores::{argmax, softmax};
 use crate::transfer::{Input, OutputData, OutputVolume};
-use crate::volume::{Volume, VolumeError};
+use crate::volume::Volume;
 use crate::window::{Blended, Windows};
 
 /// What a scan goes through.
@@ -35,47 +35,61 @@ pub(super) struct Found {
     pub(super) report: SegmentReport,
 }
 
+/// Scores of a prepared scan, how they were made, and values of the gates.
+struct Scored {
+    scores: Scores,
+    run: RunReport,
+    taps: Vec<OutputVolume>,
+}
+
 fn nothing() -> RunError {
     internal("the run brought nothing back")
 }
 
-fn report(run: RunReport, windows: Option<&Windows>) -> SegmentReport {
-    SegmentReport { run, windows: windows.map(WindowsReport::from), slices: None, folds: None }
-}
-
 impl Route<'_> {
     pub(super) async fn segment(&mut self, scan: &Scan<'_>, how: &mut RunOptions<'_>) -> Result<Found, SegmentError> {
-        let input = &self.first.1.card().input;
-        if input.nnunet.is_some() {
-            return self.nnunet(scan, how).await;
-        }
-        if input.monai.is_some() {
-            return self.monai(scan, how).await;
-        }
-        match self.mode {
-            Mode::Whole => {
-                let prepared = Prepared::new(self.first.1, scan.image)?;
-                self.at_once(prepared, how).await
-            }
-            Mode::Slices => {
-                let model = self.first.1;
-                let slice = model.card().slice().map_err(|e| SegmentError::option("mode slices", e))?;
-                let prepared = Prepared::for_slices(model, scan.image, slice)?;
-                let [count, h, w] = prepared.volume.extent.axes();
-                let mut found = self.at_once(prepared, how).await?;
-                found.report.slices = Some((count, [h, w]));
-                Ok(found)
-            }
-            Mode::Window => self.in_windows(scan, how).await,
+        let (card, mode) = (self.first.1.card(), self.mode);
+        let prepared = PreparedScan::new(card, scan.clone(), mode)?;
+        let extent = prepared.volume().extent;
+        let windows = match mode {
+            Mode::Window => Some(Windows::new(card, extent).map_err(|e| self.no_windows(e))?),
+            Mode::Whole | Mode::Slices => None,
+        };
+        let folds = match card.way_back() {
+            WayBack::Spline { half, .. } => Some(half),
+            _ => None,
+        };
+        let Scored { scores, run, taps } = match (&windows, folds) {
+            (Some(windows), Some(half)) => self.folds(windows, &prepared, half, how).await?,
+            (Some(windows), None) => self.windows(windows, &prepared, how).await?,
+            (None, _) => self.at_once(&prepared, how).await?,
+        };
+        let attention = self.attention(&prepared, windows.as_ref(), &scores, taps, how).await?;
+        let (labels, probabilities) = prepared.restore(scan.clone(), scores, self.options.probabilities)?;
+        let [count, h, w] = extent.axes();
+        let report = SegmentReport {
+            run,
+            windows: windows.as_ref().map(WindowsReport::from),
+            slices: (mode == Mode::Slices).then_some((count, [h, w])),
+            folds: folds.map(|_| self.networks.folds().to_vec()),
+        };
+        Ok(Found { labels, probabilities, attention, report })
+    }
+
+    /// Why there are no windows: what was asked for, or the model itself.
+    fn no_windows(&self, e: crate::PlanError) -> SegmentError {
+        match self.first.1.card().way_back() {
+            WayBack::Spline { .. } => e.into(),
+            _ => SegmentError::option("mode window", e),
         }
     }
 
     /// The network on a prepared scan at once.
-    async fn at_once(&mut self, prepared: Prepared, how: &mut RunOptions<'_>) -> Result<Found, SegmentError> {
+    async fn at_once(&mut self, prepared: &PreparedScan, how: &mut RunOptions<'_>) -> Result<Scored, SegmentError> {
         let (number, model) = self.first;
         let mut options = PlanOptions::default();
         // labels of logits that are not finite are told apart on the host alone
-        if self.options.probabilities || how.allows_non_finite() {
+        if self.options.probabilities || how.allows_non_finite() || !prepared.takes_labels() {
             options = options.with_output(OutputMode::Logits);
         }
         if self.options.attention {
@@ -85,58 +99,42 @@ impl Route<'_> {
         let (done, run) = self.runner.work(Some(number), model, work, &options, how).await?;
         let Done::Outputs(mut outputs) = done else { return Err(nothing().into()) };
         let taps = outputs.split_off(1.min(outputs.len()));
-        let classes = model.card().classes();
-        let (raw, probabilities) = match outputs.pop().map(|o| o.data) {
-            Some(OutputData::Labels(labels)) => (labels, None),
-            Some(OutputData::Map(mut logits)) => {
+        let scores = match outputs.pop().map(|o| o.data) {
+            Some(OutputData::Labels(labels)) => Scores::Labels(labels, None),
+            Some(OutputData::Map(mut logits)) if prepared.takes_labels() => {
+                let classes = model.card().classes();
                 let labels = argmax(&logits, classes);
                 let wanted = self.options.probabilities;
                 if wanted {
                     softmax(&mut logits, classes);
                 }
-                (labels, wanted.then_some(logits))
+                Scores::Labels(labels, Some(logits).filter(|_| wanted))
             }
+            Some(OutputData::Map(logits)) => Scores::Logits(logits),
             None => return Err(nothing().into()),
         };
-        let at = centroid(&raw, prepared.volume.extent);
-        let maps = gate_maps(&prepared.volume, taps)?;
-        let labels = prepared.restore_labels(raw)?;
-        let probabilities = probabilities.map(|values| prepared.restore_maps(classes, values)).transpose()?;
-        let attention = Attention { image: prepared.volume, maps, at, tokens: None };
-        let attention = Some(attention).filter(|_| self.options.attention);
-        Ok(Found { labels, probabilities, attention, report: report(run, None) })
+        Ok(Scored { scores, run, taps })
     }
 
-    fn windows(&self, volume: &Volume<f32>) -> Result<Windows, SegmentError> {
-        Windows::new(self.first.1.card(), volume.extent).map_err(|e| SegmentError::option("mode window", e))
-    }
-
-    /// The network in windows over a scan.
-    async fn in_windows(&mut self, scan: &Scan<'_>, how: &mut RunOptions<'_>) -> Result<Found, SegmentError> {
+    /// The network in windows over a prepared scan.
+    async fn windows(&mut self, windows: &Windows, prepared: &PreparedScan, how: &mut RunOptions<'_>) -> Result<Scored, SegmentError> {
         let (number, model) = self.first;
-        let prepared = Prepared::for_windows(model, scan.image)?;
-        let windows = self.windows(&prepared.volume)?;
+        let input = prepared.input();
+        if !prepared.takes_labels() {
+            let (logits, run) = self.logits((Some(number), model), (windows, input), how).await?;
+            return Ok(Scored { scores: Scores::Logits(logits), run, taps: Vec::new() });
+        }
+        let work = Work::Labels { windows, input, probabilities: self.options.probabilities };
         let options = PlanOptions::default().with_output(OutputMode::Logits);
-        let probabilities = self.options.probabilities;
-        let work = Work::Labels { windows: &windows, input: prepared.input(), probabilities };
         // pictures of attention are drawn by a session of their own
         let number = Some(number).filter(|_| !self.options.attention);
         let (done, run) = self.runner.work(number, model, work, &options, how).await?;
         let Done::Labels(Blended { labels, probabilities }) = done else { return Err(nothing().into()) };
-        let attention = if self.options.attention {
-            let centre = centroid(&labels, prepared.volume.extent);
-            Some(volume_attention(self.runner, model, &prepared.volume, &windows, centre, how).await?)
-        } else {
-            None
-        };
-        let labels = prepared.restore_labels(labels)?;
-        let classes = model.card().classes();
-        let probabilities = probabilities.map(|values| prepared.restore_maps(classes, values)).transpose()?;
-        Ok(Found { labels, probabilities, attention, report: report(run, Some(&windows)) })
+        Ok(Scored { scores: Scores::Labels(labels, probabilities), run, taps: Vec::new() })
     }
 
     /// The logits that a network blends in windows.
-    async fn scores(
+    async fn logits(
         &mut self,
         (number, model): (Option<usize>, &Model),
         (windows, input): (&Windows, Input<'_>),
@@ -149,23 +147,27 @@ impl Route<'_> {
         }
     }
 
-    /// All folds of an nnU-Net model.
-    async fn nnunet(&mut self, scan: &Scan<'_>, how: &mut RunOptions<'_>) -> Result<Found, SegmentError> {
-        let (networks, card) = (self.networks, self.first.1.card());
-        let Some(pipeline) = &card.input.nnunet else { return Err(nothing().into()) };
-        let case = nnunet::Case::new(card, pipeline, scan.clone())?;
-        let windows = Windows::new(card, case.volume.extent)?;
-        let mut mean = Average::new(pipeline);
+    /// The average of all folds in windows over a prepared scan.
+    async fn folds(
+        &mut self,
+        windows: &Windows,
+        prepared: &PreparedScan,
+        half: bool,
+        how: &mut RunOptions<'_>,
+    ) -> Result<Scored, SegmentError> {
+        let networks = self.networks;
+        let (number, first) = self.first;
+        let mut mean = Average::new(half);
         let folds = networks.folds().len().max(1) as u64;
         // the session of one network is kept for the next scan, not those of several
-        let number = Some(self.first.0).filter(|_| folds == 1);
+        let number = Some(number).filter(|_| folds == 1);
         let mut progress = Share { how: how.reborrow(), of: folds, done: 0 };
-        let passed = (&windows, case.input());
-        let (scores, mut run) = progress.of_one(self, (number, self.first.1), passed).await?;
+        let passed = (windows, prepared.input());
+        let (scores, mut run) = progress.of_one(self, (number, first), passed).await?;
         mean.add(scores);
         for (fold, model) in networks.others() {
             let model = model?;
-            if model.card().input != card.input {
+            if model.card().input != first.card().input {
                 let first = networks.folds().first().map_or("", String::as_str);
                 let text = format!("fold {fold} is of another configuration than fold {first}");
                 return Err(LoadError::new(LoadErrorKind::Card, text).into());
@@ -174,40 +176,29 @@ impl Route<'_> {
             mean.add(scores);
             run = run.then(next);
         }
-        let (labels, probabilities) = case.export(&mean.finish(), card.classes(), self.options.probabilities)?;
-        let labels = on(scan.image, labels)?;
-        let probabilities = probabilities.map(|maps| on(scan.image, maps)).transpose()?;
-        let mut report = report(run, Some(&windows));
-        report.folds = Some(networks.folds().to_vec());
-        Ok(Found { labels, probabilities, attention: None, report })
+        Ok(Scored { scores: Scores::Logits(mean.finish()), run, taps: Vec::new() })
     }
 
-    /// A MONAI bundle.
-    async fn monai(&mut self, scan: &Scan<'_>, how: &mut RunOptions<'_>) -> Result<Found, SegmentError> {
-        let (number, model) = self.first;
-        let card = model.card();
-        let Some(pipeline) = &card.input.monai else { return Err(nothing().into()) };
-        let seen = scan.as_monai_reads()?;
-        let whole = self.mode == Mode::Whole;
-        let case = monai::Case::new(card, pipeline, &seen, whole.then(|| model.stride()))?;
-        drop(seen);
-        let (scores, report) = if whole {
-            let options = PlanOptions::default().with_output(OutputMode::Logits);
-            match self.runner.work(Some(number), model, Work::Once(case.input()), &options, how).await? {
-                (Done::Outputs(outputs), run) => (logits(outputs)?, report(run, None)),
-                _ => return Err(nothing().into()),
-            }
-        } else {
-            let windows = self.windows(&case.volume)?;
-            let (scores, run) = self.scores((Some(number), model), (&windows, case.input()), how).await?;
-            (scores, report(run, Some(&windows)))
-        };
-        let (mut labels, mut probabilities) = case.export(scores, card.classes(), self.options.probabilities)?;
-        if pipeline.invert != Invert::Nothing {
-            labels = on(scan.image, labels)?;
-            probabilities = probabilities.map(|maps| on(scan.image, maps)).transpose()?;
+    /// Maps of where the network looked, if they are asked for.
+    async fn attention(
+        &mut self,
+        prepared: &PreparedScan,
+        windows: Option<&Windows>,
+        scores: &Scores,
+        taps: Vec<OutputVolume>,
+        how: &mut RunOptions<'_>,
+    ) -> Result<Option<Attention>, SegmentError> {
+        let Scores::Labels(labels, _) = scores else { return Ok(None) };
+        if !self.options.attention {
+            return Ok(None);
         }
-        Ok(Found { labels, probabilities, attention: None, report })
+        let (model, volume) = (self.first.1, prepared.volume());
+        let at = centroid(labels, volume.extent);
+        if let Some(windows) = windows {
+            return volume_attention(self.runner, model, volume, windows, at, how).await.map(Some);
+        }
+        let maps = gate_maps(volume, taps)?;
+        Ok(Some(Attention { image: volume.clone(), maps, at, tokens: None }))
     }
 }
 
@@ -234,22 +225,8 @@ impl Share<'_> {
         if allowed {
             one = one.with_non_finite();
         }
-        let scores = route.scores(network, passed, &mut one).await?;
+        let scores = route.logits(network, passed, &mut one).await?;
         self.done += 1;
         Ok(scores)
     }
-}
-
-/// The logits of a run.
-fn logits(mut outputs: Vec<OutputVolume>) -> Result<Vec<f32>, SegmentError> {
-    match outputs.pop().map(|o| o.data) {
-        Some(OutputData::Map(logits)) => Ok(logits),
-        _ => Err(nothing().into()),
-    }
-}
-
-/// Voxels that came back to those of the scan, where the scan itself says that they lie.
-fn on<T>(scan: &Volume<f32>, volume: Volume<T>) -> Result<Volume<T>, VolumeError> {
-    let data = volume.data;
-    Ok(Volume::new(volume.channels, scan.extent, scan.spacing, scan.axes, data)?.with_affine(*scan.affine()))
 }

@@ -106,10 +106,12 @@ fn recognised(model: &Model, found: Value, json: bool) -> Result<(), Failure> {
     say_found(&found);
     say(&format!("architecture  {}", card.architecture));
     say(&format!("config        {}", card.config));
-    let pipeline = match (&card.input.nnunet, &card.input.monai) {
-        (Some(pipeline), _) => serde_json::to_string(pipeline).map(|p| format!("nnU-Net's {p}")),
-        (None, Some(pipeline)) => serde_json::to_string(pipeline).map(|p| format!("MONAI's {p}")),
-        (None, None) => Ok(format!(
+    let input = &card.input;
+    let pipeline = match (&input.nnunet, &input.monai, &input.recipe) {
+        (.., Some(recipe)) => serde_json::to_string(recipe).map(|r| format!("the recipe {r}")),
+        (Some(pipeline), ..) => serde_json::to_string(pipeline).map(|p| format!("nnU-Net's {p}")),
+        (None, Some(pipeline), _) => serde_json::to_string(pipeline).map(|p| format!("MONAI's {p}")),
+        (None, None, None) => Ok(format!(
             "axes {}, spacing {}, intensity {}",
             card.input.axes.map_or_else(|| "as stored".into(), |x| x.to_string()),
             card.input.spacing_mm.map_or_else(|| "as stored".into(), |s| format!("{s:?} mm")),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::scan::Scan;
+use super::Scan;
 use crate::warning::{Warning, WarningKind};
 
 /// The spacing that stands for the missing axis of a 2D image, as a multiple of the greatest of the
