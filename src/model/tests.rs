@@ -203,3 +203,21 @@ fn a_norm_of_other_channels_is_named_also_when_taken_apart() {
     let e = Plan::of_graph(&graph, Extent::new(2, 10, 5), &DeviceCaps::host(), &PlanOptions::default()).expect_err("it cannot be");
     assert_eq!((e.kind(), e.node()), (PlanErrorKind::Extent, Some("norm.scale")));
 }
+
+#[test]
+fn a_model_knows_what_its_network_takes() {
+    let card = r#"{"architecture":"unet2d","config":{"base":2,"classes":3}}"#;
+    let model = Model::random(card, 1).expect("it is one");
+    let facts = model.facts();
+    assert_eq!((facts.dims, facts.in_channels, facts.classes, facts.least), (2, model.card().in_channels(), 3, model.card().least()));
+    assert_eq!(model.card().facts().expect("it was built"), facts);
+    // of a card that is changed the network is built again
+    let mut card = model.card().clone();
+    card.config["classes"] = 5.into();
+    assert_eq!(card.facts().expect("it is one").classes, 5);
+    card.architecture = "unknown".into();
+    let e = card.facts().expect_err("there is none");
+    assert_eq!(e.kind(), LoadErrorKind::UnknownArchitecture);
+    let e = crate::plan::check_extent(Extent::new(1, 16, 16), &card).expect_err("there is none");
+    assert!(e.to_string().contains("describes no network") && e.to_string().contains("unknown"), "{e}");
+}
