@@ -10,9 +10,9 @@ use rayon::prelude::*;
 
 use crate::error::{PlanError, PlanErrorKind, RunError, RunErrorKind, internal};
 use crate::model::{Card, Model, Scheme};
-use crate::pipeline::{argmax, softmax};
 use crate::plan::check_extent;
 use crate::run::{Progress, RunOptions};
+use crate::scores::{argmax, softmax};
 use crate::session::Session;
 use crate::shape::Extent;
 use crate::tiling::{Blend, TileWeights, monai_starts, nnunet_starts};

@@ -16,7 +16,7 @@
 //! Grids are those of MONAI on an x86 CPU with AVX-512, to the last bit, for oblique and sheared
 //! scans too: `Spacing` takes shear away and aligns a corner or the centres as its own test says. A
 //! scan lies where MONAI's reader sees it, by the qform if the sform's spacing is not the pixdim
-//! (`nifti::Scan::as_monai_reads`). One thing differs on purpose: a file in metres or microns is
+//! ([`crate::Scan::as_monai_reads`]). One thing differs on purpose: a file in metres or microns is
 //! scaled to millimetres, which nibabel and so MONAI do not do.
 //!
 //! Where labels lie is what the bundle asks for ([`Invert`]). With `Invertd` they come back to the
@@ -31,13 +31,8 @@ mod bundle;
 mod case;
 mod config;
 mod expression;
-mod intensity;
-mod largest;
-mod linear;
 mod network;
 mod pipeline;
-mod resample;
-mod spacing;
 mod transforms;
 
 pub use bundle::Bundle;
@@ -45,6 +40,7 @@ pub use case::Case;
 pub use pipeline::{Invert, Largest, Pipeline, Transform};
 
 use crate::error::{LoadError, LoadErrorKind};
+use crate::scan::largest;
 
 /// What is wrong with a bundle's config.
 fn bad(message: impl Into<String>) -> LoadError {

@@ -3,13 +3,13 @@
 use half::f16;
 use rayon::prelude::*;
 
-use super::crop::{body, bounds, cut, paste};
-use super::pipeline::{Pipeline, Resampling, Scaling};
+use super::crop::paste;
+use super::pipeline::{Pipeline, Resampling};
 use crate::model::Card;
-use crate::pipeline::{argmax, softmax};
+use crate::scan::{Forward, Recipe, Scan, Undo, WayBack};
+use crate::scores::{argmax, softmax};
 use crate::shape::Extent;
 use crate::transfer::Input;
-use crate::volume::resample::plausible;
 use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
 
 /// A scan as nnU-Net gives it to the network, and what brings logits back to the scan's grid.
@@ -34,70 +34,35 @@ pub struct Case {
 
 impl Case {
     /// Prepares a scan for the model of a card whose `input.nnunet` is `pipeline`. It is resampled
-    /// by its `spacing`, which is to be what the pipeline's [`super::Reader`] says.
+    /// by the spacing that the pipeline's [`super::Reader`] says.
     ///
     /// # Errors
     /// When the scan does not have the model's number of channels, its values are not what the model's scaling is for, or its
     /// spacing is absurdly far from the model's.
-    pub fn new(card: &Card, pipeline: &Pipeline, scan: &Volume<f32>) -> Result<Self, VolumeError> {
-        if scan.channels as usize != pipeline.channels.len() {
-            let (has, needs, names) = (scan.channels, pipeline.channels.len(), card.input.channels.join(", "));
-            let text = format!("the scan has {has} channels, the model needs {needs} ({names})");
-            return Err(VolumeError::new(VolumeErrorKind::GridMismatch, text));
-        }
-        let oriented = card.input.axes.map(|axes| reorient(scan, axes));
-        let oriented = oriented.as_ref().unwrap_or(scan);
-        let directions = oriented.axes.directions();
-        let turned = reorient(oriented, Axes::new(pipeline.transpose.map(|axis| directions[axis]))?);
-        let spacing = turned.spacing;
+    pub fn new<'a>(card: &'a Card, pipeline: &Pipeline, scan: impl Into<Scan<'a>>) -> Result<Self, VolumeError> {
+        let recipe = pipeline.recipe(card.input.axes);
+        let scores = 4.0 * f64::from(card.classes());
+        let mut needs = card.needs(scores, scores);
+        (needs.channels, needs.grey) = (u32::try_from(pipeline.channels.len()).unwrap_or(u32::MAX), false);
+        Self::of(Forward::new(&recipe, &scan.into(), needs)?, &recipe)
+    }
 
-        let mask = body(&turned);
-        let (first, size) = bounds(&mask, turned.extent);
-        let n = sizes(turned.extent);
-        let mask = cut(&mask, n, first, size);
-        let mut values = cut(&turned.data, n, first, size);
-
-        let mut target = spacing;
-        target[3 - pipeline.spacing_mm.len()..].copy_from_slice(&pipeline.spacing_mm);
-        let exact = [0, 1, 2].map(|a| (spacing[a] / target[a] * size[a] as f64).round_ties_even());
-        // the scan and the sums of the windows, then the classes on the cropped scan's grid
-        let (channels, classes) = (f64::from(scan.channels), f64::from(card.classes()));
-        let back = classes * size.iter().product::<usize>() as f64;
-        let bytes = |n: f64| 4.0 * (n * (channels + classes) + back);
-        let shape = plausible(exact, spacing, target, bytes)?;
-        let to = sizes(shape);
-
-        let voxels = mask.len().max(1);
-        let mut data = Vec::with_capacity(to.iter().product::<usize>() * pipeline.channels.len());
-        let axis = pipeline.resample.axis(spacing, target);
-        let bad = |e: String| VolumeError::new(VolumeErrorKind::Unsupported, e);
-        if pipeline.is_first() {
-            let masked = pipeline.channels.iter().any(Scaling::masked);
-            let mask = if masked { resized(&mask, [size, to], axis) } else { Vec::new() };
-            for (channel, scaling) in values.chunks_exact(voxels).zip(&pipeline.channels) {
-                let mut channel = pipeline.resample.apply(channel, [size, to], axis);
-                scaling.apply(&mut channel, &mask, pipeline.version).map_err(bad)?;
-                data.extend(channel);
-            }
-        } else {
-            for (channel, scaling) in values.chunks_exact_mut(voxels).zip(&pipeline.channels) {
-                scaling.apply(channel, &mask, pipeline.version).map_err(bad)?;
-                data.extend(pipeline.resample.apply(channel, [size, to], axis));
-            }
-        }
-        let volume = Volume::new(scan.channels, shape, target, turned.axes, data)?;
-        let back = (pipeline.resample_logits, pipeline.axis_back(spacing, target));
-        Ok(Self {
-            volume,
-            whole: turned.extent,
-            spacing,
-            first,
-            size,
-            axes: scan.axes,
-            affine: *scan.affine(),
-            back,
-            probable: pipeline.is_first(),
-        })
+    /// The scan that went through the steps of a recipe, and what brings scores back.
+    pub(crate) fn of(forward: Forward<'_>, recipe: &Recipe) -> Result<Self, VolumeError> {
+        let unsupported = |text: String| VolumeError::new(VolumeErrorKind::Unsupported, text);
+        let back = recipe.way_back().map_err(unsupported)?;
+        let undo = forward.undo.as_slice();
+        let (WayBack::Spline { orders, half }, [.., Undo::Cut { before, start }, Undo::Resampled { before: cropped, spacing, .. }]) =
+            (back, undo)
+        else {
+            return Err(unsupported("the recipe's results are not those of nnU-Net".into()));
+        };
+        let (whole, spacing, size) = (*before, *spacing, sizes(cropped.extent));
+        let first = start.map(|i| usize::try_from(i).unwrap_or(0));
+        let (axes, affine) = forward.seen;
+        let volume = forward.into_volume();
+        let axis = orders.axis_back(recipe.transpose().filter(|_| !half), spacing, volume.spacing);
+        Ok(Self { volume, whole, spacing, first, size, axes, affine, back: (orders, axis), probable: !half })
     }
 
     /// The network's input.
@@ -139,14 +104,6 @@ impl Case {
     }
 }
 
-/// A mask on another grid as nnU-Net v1 resamples it: inside and outside each linearly, one of half or more is it, inside before
-/// outside; along `axis` the nearest.
-fn resized(mask: &[bool], shapes: [[usize; 3]; 2], axis: Option<usize>) -> Vec<bool> {
-    let linear = Resampling { order: 1, order_along: 0, separate: None };
-    let inside: Vec<f32> = mask.iter().map(|&inside| f32::from(u8::from(inside))).collect();
-    linear.apply(&inside, shapes, axis).into_iter().map(|share| share >= 0.5).collect()
-}
-
 /// The mean of several folds' logits: their sum, fold by fold, and at last the division. In 16-bit floats as nnU-Net v2 takes it, or
 /// in f32 as v1 does with probabilities.
 #[derive(Clone, Debug)]
@@ -157,10 +114,10 @@ pub struct Average {
 }
 
 impl Average {
-    /// Of no fold yet.
+    /// Of no fold yet; `half` says whether the sum is kept in 16-bit floats.
     #[must_use]
-    pub fn new(pipeline: &Pipeline) -> Self {
-        Self { sum: Vec::new(), folds: 0, half: !pipeline.is_first() }
+    pub fn new(half: bool) -> Self {
+        Self { sum: Vec::new(), folds: 0, half }
     }
 
     /// Adds the logits of a fold.
@@ -246,7 +203,7 @@ mod tests {
         let (_, mut pipeline) = card([0, 1, 2], &[1.0; 3])?;
         for (version, want) in [(2, 1024.0), (1, 1024.5)] {
             pipeline.version = version;
-            let mut mean = Average::new(&pipeline);
+            let mut mean = Average::new(!pipeline.is_first());
             mean.add(vec![2048.0, 1.0]);
             assert_eq!(mean.clone().finish(), [2048.0, 1.0]);
             mean.add(vec![1.0, 2.0]);
@@ -265,14 +222,5 @@ mod tests {
         assert!(labels.data.iter().all(|&l| l == 1));
         assert_eq!(maps.ok_or("probabilities were asked for")?.data, probabilities);
         Ok(())
-    }
-
-    #[test]
-    fn masks_are_resampled_by_halves() {
-        let mask = [true, true, false, false];
-        assert_eq!(resized(&mask, [[1, 1, 4], [1, 1, 2]], None), [true, false]);
-        // between inside and outside lies a half, which is inside
-        assert_eq!(resized(&mask, [[1, 1, 4], [1, 1, 3]], None), [true, true, false]);
-        assert_eq!(resized(&mask, [[1, 1, 4], [1, 1, 8]], Some(2)), [true, true, true, true, false, false, false, false]);
     }
 }

@@ -1,0 +1,95 @@
+//! `organum plan`: what a run would need, without a device.
+
+use std::path::Path;
+
+use organum::host::read_text;
+use organum::{DeviceCaps, Elem, Extent, Plan, PlanOptions};
+
+use crate::args;
+use crate::fail::Failure;
+use crate::models;
+use crate::output::{LARGEST_JSON, say, say_json};
+
+/// `organum plan`.
+pub(crate) fn run(a: &args::Plan) -> Result<(), Failure> {
+    let (card, graph) = if a.model.extension().is_some_and(|e| e == "json") {
+        let text = read_text(&a.model, LARGEST_JSON)
+            .map_err(|e| Failure { code: 4, message: format!("cannot read {}: {e}", a.model.display()) })?;
+        organum::model::architecture(&text)?
+    } else {
+        let model = models::network(&a.model, a.allow_non_finite)?;
+        (model.card().clone(), model.graph().clone())
+    };
+    let caps = match a.caps.as_str() {
+        "default" => DeviceCaps::default(),
+        "desktop" => DeviceCaps::desktop(),
+        "host" => DeviceCaps::host(),
+        file => {
+            let text = read_text(Path::new(file), LARGEST_JSON).map_err(|e| Failure::input(format!("cannot read {file}: {e}")))?;
+            serde_json::from_str(&text).map_err(|e| Failure::input(format!("{file} is not a list of limits: {e}")))?
+        }
+    };
+    let mut options = PlanOptions::default().with_precision(a.precision.into());
+    if a.no_spill {
+        options = options.without_spill();
+    }
+    if a.no_recompute {
+        options = options.without_recompute();
+    }
+    if let Some(bytes) = a.memory {
+        options = options.with_budget(bytes);
+    }
+    organum::plan::check_extent(a.extent, &card)?;
+    if a.table {
+        return table(&graph, a.extent, &caps, &options);
+    }
+    let plan = Plan::of_graph(&graph, a.extent, &caps, &options)?;
+    if let Some(path) = &a.plot {
+        crate::plot::occupancy(plan.occupancy(), path)?;
+    }
+    if a.json {
+        say_json(&serde_json::to_value(plan.report()).map_err(|e| Failure::internal(e.to_string()))?);
+    } else {
+        say(&format!("{plan}\n\n{}", plan.occupancy()));
+    }
+    Ok(())
+}
+
+/// Budgets of the table in bytes.
+const BUDGETS: [Option<u64>; 7] =
+    [None, Some(16_000_000_000), Some(8_000_000_000), Some(4_000_000_000), Some(2_000_000_000), Some(1_000_000_000), Some(500_000_000)];
+
+/// `organum plan --table`: Markdown, all figures planned.
+fn table(graph: &organum::graph::Graph, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<(), Failure> {
+    say("| budget | precision | device bytes, planned | to the host and back | work |");
+    say("|---|---|---|---|---|");
+    for precision in [Elem::F16, Elem::F32] {
+        for budget in BUDGETS {
+            let mut options = options.clone().with_precision(precision);
+            options.budget = budget;
+            let asked = budget.map_or_else(|| "none".to_owned(), |b| format!("{} GB", decimal(b)));
+            match Plan::of_graph(graph, extent, caps, &options) {
+                Ok(plan) => {
+                    let r = plan.report();
+                    let once = (r.flops - r.recomputed_flops).max(1);
+                    let (peak, spilled) = (decimal(r.peak_bytes), decimal(r.spilled_bytes));
+                    let work = r.flops as f64 / once as f64;
+                    say(&format!("| {asked} | {} | {peak} GB | {spilled} GB | {work:.2}x |", precision.name()));
+                }
+                Err(e) => match e.smallest_budget() {
+                    Some(least) => {
+                        say(&format!("| {asked} | {} | does not fit: the smallest is {} GB | | |", precision.name(), decimal(least)))
+                    }
+                    None => return Err(e.into()),
+                },
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes in decimal gigabytes.
+fn decimal(bytes: u64) -> String {
+    let text = format!("{:.3}", bytes as f64 / 1e9);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
