@@ -1,11 +1,13 @@
 //! Every architecture in its published size, with random weights: what a forward takes, as a table.
 //!
-//! `cargo bench --bench fullsize -- [PART OF A NAME] [--memory BYTES] [--precision f32|f16] [--device D|cpu]`
+//! `cargo bench --bench fullsize -- [PART OF A NAME] [--memory BYTES] [--precision f32|f16]
+//! [--device D|cpu] [--runs N] [--profile]`. The time is the median of the runs; `--profile` adds one
+//! more run and what each kernel and node took in it.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 use std::time::Instant;
 
-use organum::{DeviceCaps, Elem, Engine, Extent, Input, Model, OutputData, Plan, PlanOptions, RunOptions, Session};
+use organum::{DeviceCaps, Elem, Engine, Extent, Input, Model, OutputData, Plan, PlanOptions, Profile, RunOptions, Session, Timed};
 
 /// Architecture, what its config says beyond its defaults, and the extent (D, H, W).
 const NETWORKS: &[(&str, &str, [u32; 3])] = &[
@@ -50,6 +52,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let elem = if value("--precision").as_deref() == Some("f16") { Elem::F16 } else { Elem::F32 };
     let mut options = PlanOptions::default().with_precision(elem);
     options.budget = value("--memory").map(|bytes| bytes.parse()).transpose()?;
+    let runs: usize = value("--runs").map_or(Ok(1), |n| n.parse())?;
+    let profiled = args.iter().any(|a| a == "--profile");
     let device = value("--device");
     let host = device.as_deref() == Some("cpu");
     let engine = if host { None } else { Some(pollster::block_on(Engine::request(device.as_deref()))?) };
@@ -77,9 +81,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let channels = model.card().in_channels();
         let values = extent.voxels() * u64::from(channels);
         let data: Vec<f32> = (0..values).map(|i| ((i.wrapping_mul(0x9E37_79B9) >> 7) % 2001) as f32 / 1000.0 - 1.0).collect();
+        let input = Input { channels, extent, data: &data };
         let started = Instant::now();
-        let outputs = session.run_blocking(Input { channels, extent, data: &data }, RunOptions::default())?;
-        let seconds = started.elapsed().as_secs_f64();
+        let outputs = session.run_blocking(input, RunOptions::default())?;
+        let mut times = vec![started.elapsed().as_secs_f64()];
+        for _ in 1..runs {
+            let started = Instant::now();
+            session.run_blocking(input, RunOptions::default())?;
+            times.push(started.elapsed().as_secs_f64());
+        }
+        times.sort_by(f64::total_cmp);
+        let seconds = times[times.len() / 2];
         let OutputData::Labels(labels) = &outputs[0].data else { return Err("no labels came back".into()) };
         let mut kinds = labels.clone();
         kinds.sort_unstable();
@@ -95,6 +107,32 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             kinds.len(),
             model.card().classes(),
         );
+        if profiled {
+            session.start_profile();
+            session.run_blocking(input, RunOptions::default())?;
+            if let Some(profile) = session.take_profile() {
+                tell(&profile);
+            }
+        }
     }
     Ok(())
+}
+
+/// Prints what the kernels took, the longest first, and the nodes that took 0.5 % or more.
+fn tell(profile: &Profile) {
+    let total = profile.seconds();
+    let line = |timed: &Timed| {
+        println!(
+            "{:5.1} % {:9.2} ms {:7.1} GFLOP/s {:6.1} GB/s {:5} x {} {}",
+            100.0 * timed.seconds / total,
+            timed.seconds * 1e3,
+            timed.flops_per_second() / 1e9,
+            timed.bytes_per_second() / 1e9,
+            timed.count,
+            timed.kernel,
+            timed.node
+        );
+    };
+    profile.kernels().iter().for_each(line);
+    profile.nodes.iter().filter(|timed| timed.seconds >= 0.005 * total).for_each(line);
 }

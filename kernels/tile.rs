@@ -9,7 +9,7 @@ use crate::shape::Extent;
 
 /// Invocations of a workgroup.
 pub const THREADS: u32 = 64;
-/// Most elements of the bricks: 12 KiB of vec4<f32>, so that five workgroups share the 64 KiB of a compute unit.
+/// Most elements of the bricks: 12 KiB of `vec4<f32>`, so that five workgroups share the 64 KiB of a compute unit.
 const MOST_ELEMENTS: u32 = 12 * THREADS;
 /// Most inputs of a row that an invocation holds.
 const MOST_INPUTS: u32 = 6;

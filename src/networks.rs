@@ -77,6 +77,13 @@ impl Carried {
     }
 }
 
+impl From<Model> for Networks {
+    fn from(first: Model) -> Self {
+        let (folds, warnings) = (Vec::new(), Vec::new());
+        Self { first, folder: None, folds, warnings, file: None, allow_non_finite: true }
+    }
+}
+
 impl Networks {
     /// Opens a model file, a PyTorch checkpoint, a MONAI bundle, or an nnU-Net folder: all its folds,
     /// or the one told. A checkpoint without a card has the pipeline that it carries or lies in
@@ -162,7 +169,8 @@ impl InputSpec {
     /// Whether it says anything of how scans are prepared.
     #[must_use]
     pub fn is_told(&self) -> bool {
-        let Self { channels: _, axes, spacing_mm, resample: _, intensity, nnunet, monai } = self;
-        axes.is_some() || spacing_mm.is_some() || intensity.is_some() || nnunet.is_some() || monai.is_some()
+        let Self { channels: _, axes, spacing_mm, resample: _, intensity, nnunet, monai, recipe } = self;
+        let keys = axes.is_some() || spacing_mm.is_some() || intensity.is_some();
+        keys || nnunet.is_some() || monai.is_some() || recipe.is_some()
     }
 }

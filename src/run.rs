@@ -74,6 +74,15 @@ impl<'a> RunOptions<'a> {
         self
     }
 
+    /// The same options for one run of several.
+    pub(crate) fn reborrow(&mut self) -> RunOptions<'_> {
+        let progress: Option<Observer<'_>> = match &mut self.progress {
+            Some(observer) => Some(&mut **observer),
+            None => None,
+        };
+        RunOptions { progress, cancel: self.cancel.clone(), allow_non_finite: self.allow_non_finite, spill: self.spill.clone() }
+    }
+
     /// The handle that stops it.
     pub(crate) fn cancel(&self) -> Cancel {
         self.cancel.clone().unwrap_or_default()

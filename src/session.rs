@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::caps::DeviceCaps;
 use crate::engine::{Engine, GpuMemory, Job};
-use crate::error::{EngineError, EngineErrorKind, RunError, RunErrorKind};
-use crate::graph::Op;
+use crate::error::{EngineError, EngineErrorKind, LoadError, RunError, RunErrorKind};
+use crate::graph::{Attention, KeyMask, NodeId, Op, RunInputs};
 use crate::kernels::Call;
 use crate::model::Model;
 use crate::plan::Plan;
@@ -22,7 +22,8 @@ use crate::transfer::{Input, OutputData, OutputVolume, encode};
 pub struct Session {
     plan: Plan,
     memory: Memory,
-    /// Bytes of the constants that are fetched at each run, by their index; those of the others are empty.
+    /// Bytes of the constants that are fetched at each run, by their index; those of the others are
+    /// empty.
     kept: Vec<Vec<u8>>,
     /// An input of one channel is repeated to all channels of the network.
     grey: bool,
@@ -36,10 +37,12 @@ enum Memory {
 }
 
 impl Session {
-    /// Creates the plan's buffers on the engine's device, compiles its kernels and uploads the weights.
+    /// Creates the plan's buffers on the engine's device, compiles its kernels and uploads the
+    /// weights.
     ///
     /// # Errors
-    /// When the device refuses a buffer or a kernel, or the model's weights are not those of the plan.
+    /// When the device refuses a buffer or a kernel, or the model's weights are not those of the
+    /// plan.
     pub async fn new(engine: &Engine, model: &Model, plan: Plan) -> Result<Self, EngineError> {
         let recording = plan.recording();
         check_caps(&plan, engine.caps())?;
@@ -64,8 +67,8 @@ impl Session {
         Ok(Self { memory: Memory::Gpu(memory), plan, kept, grey: model.card().takes(1) })
     }
 
-    /// The same on the host, no driver needed. A plan for [`crate::DeviceCaps::host`] runs the kernels' host halves, any other,
-    /// as of [`crate::DeviceCaps::reference`], their scalar twins.
+    /// The same on the host, no driver needed. A plan for [`crate::DeviceCaps::host`] runs the
+    /// kernels' host halves, any other, as of [`crate::DeviceCaps::reference`], their scalar twins.
     ///
     /// # Errors
     /// When the model's weights are not those of the plan.
@@ -105,8 +108,9 @@ impl Session {
         }
     }
 
-    /// Time in which the host recorded the commands of the last run; zero on the host. Handing them over is not counted, as a
-    /// driver may do the work in it (llvmpipe waits for what was submitted before).
+    /// Time in which the host recorded the commands of the last run; zero on the host. Handing them
+    /// over is not counted, as a driver may do the work in it (llvmpipe waits for what was
+    /// submitted before).
     #[must_use]
     pub fn recording_time(&self) -> Duration {
         match &self.memory {
@@ -115,9 +119,9 @@ impl Session {
         }
     }
 
-    /// Times every kernel of the runs from here on, until [`Session::take_profile`]. Runs are slower meanwhile, as the device
-    /// waits between batches; the bits of the outputs stay. The times need 64 KiB of the device beside
-    /// [`Session::allocated_bytes`].
+    /// Times every kernel of the runs from here on, until [`Session::take_profile`]. Runs are
+    /// slower meanwhile, as the device waits between batches; the bits of the outputs stay. The
+    /// times need 64 KiB of the device beside [`Session::allocated_bytes`].
     pub fn start_profile(&mut self) {
         let dispatches = self.plan.recording().dispatches().count();
         match &mut self.memory {
@@ -137,12 +141,14 @@ impl Session {
 
     /// Runs the network; outputs come in the order: labels or logits, then the taps.
     ///
-    /// On a device, transfers overlap with compute: at most two batches wait or run there while the host prepares the next.
-    /// After an error, or when the future was dropped, the device finishes what was submitted and the session can run again.
+    /// On a device, transfers overlap with compute: at most two batches wait or run there while the
+    /// host prepares the next. After an error, or when the future was dropped, the device finishes
+    /// what was submitted and the session can run again.
     ///
     /// # Errors
-    /// When the input does not have the planned shape or is not finite, when the network's labels or logits come of values that
-    /// are not (unless [`RunOptions::with_non_finite`]), when cancelled, or when the device fails.
+    /// When the input does not have the planned shape or is not finite, when the network's labels
+    /// or logits come of values that are not (unless [`RunOptions::with_non_finite`]), when
+    /// cancelled, or when the device fails.
     pub async fn run(&mut self, input: Input<'_>, options: RunOptions<'_>) -> Result<Vec<OutputVolume>, RunError> {
         check_input(&self.plan, &input, self.grey)?;
         let allowed = options.allows_non_finite();
@@ -165,33 +171,22 @@ impl Session {
         Ok(outputs)
     }
 
-    /// Moves the network to a crop elsewhere: the centre of the crop less that of the volume in voxels along D, H, W, and the
-    /// volume tokens that were visited. Uploads the few numbers that depend on them; without volume tokens there are none.
+    /// Moves the network to a crop elsewhere: the centre of the crop less that of the volume in
+    /// voxels along D, H, W, and the volume tokens that were visited. Uploads the few numbers that
+    /// depend on them; without volume tokens there are none.
     ///
     /// # Errors
-    /// When the model is not that of the session or does not know these tokens, or when the device fails.
+    /// When the model is not that of the session or does not know these tokens, or when the device
+    /// fails.
     pub async fn place(&mut self, model: &Model, position: [i64; 3], visited: &[u32]) -> Result<(), RunError> {
-        let other = |e| RunError::new(RunErrorKind::InputMismatch, "the volume tokens do not suit the session").caused_by(e);
-        let moved = model.graph_at(position, visited).map_err(other)?;
-        let graph = self.plan.graph_mut();
-        let ids: Vec<_> = graph.ids().filter(|&id| matches!(graph.node(id).op, Op::Gather(_) | Op::Attention(_))).collect();
-        for id in ids {
-            let node = graph.node_mut(id);
-            // what is computed again answers to a longer name
-            let name = node.name.split(" (again ").next().unwrap_or_default();
-            if let Some(there) = moved.find(name) {
-                node.op = moved.node(there).op.clone();
-            }
-        }
+        let other = |e: LoadError| RunError::new(RunErrorKind::InputMismatch, "the volume tokens do not suit the session").caused_by(e);
+        let inputs = model.run_inputs(position, visited).map_err(other)?;
         let recording = self.plan.recording();
-        for constant in &recording.constants {
-            if !matches!(constant.source, ConstantSource::Tokens { .. } | ConstantSource::Attention { .. }) {
-                continue;
-            }
-            let values = constant_values(model, &self.plan, &constant.source)
-                .map_err(|e| RunError::new(RunErrorKind::InputMismatch, "the model is not that of the session").caused_by(e))?;
+        for (constant, kept) in recording.constants.iter().zip(&mut self.kept) {
+            let Some(values) = given_values(model, &self.plan, &constant.source, &inputs).map_err(other)? else { continue };
             let bytes = encode(&values, constant.source.elem(recording.elem));
             match &mut self.memory {
+                _ if constant.fetched => *kept = bytes.into_owned(),
                 Memory::Gpu(memory) => memory.write(constant.dst, 0, &bytes).await?,
                 Memory::Host(memory, _) => memory.write(constant.dst, 0, &bytes),
             }
@@ -211,7 +206,8 @@ impl Session {
     }
 }
 
-/// The kernel that binds a region, of all regions that kernels with a host half bind; none where the host is not the device.
+/// The kernel that binds a region, of all regions that kernels with a host half bind; none where
+/// the host is not the device.
 fn host_readers(recording: &Recording) -> HashMap<Region, &Call> {
     let dispatches = recording.dispatches().filter(|(call, _)| recording.threads > 0 && call.host().is_some());
     dispatches.flat_map(|(call, regions)| regions.iter().map(move |region| (*region, call))).collect()
@@ -277,6 +273,32 @@ fn check_input(plan: &Plan, input: &Input<'_>, grey: bool) -> Result<(), RunErro
     Ok(())
 }
 
+/// What a constant holds of a run's inputs; `None` of one that does not depend on them.
+fn given_values(model: &Model, plan: &Plan, source: &ConstantSource, inputs: &RunInputs) -> Result<Option<Vec<f32>>, LoadError> {
+    let op = |node: &NodeId| &plan.graph().node(*node).op;
+    match source {
+        ConstantSource::Tokens { node } => match op(node) {
+            Op::Gather(tokens) => Ok(tokens.slot().and_then(|slot| inputs.get(slot)).map(token_numbers)),
+            _ => Ok(None),
+        },
+        ConstantSource::Attention { node, keys } => match op(node) {
+            Op::Attention(Attention { mask: Some(mask), .. }) => {
+                let Some(seen) = mask.visited.slot().and_then(|slot| inputs.get(slot)) else { return Ok(None) };
+                let mask = KeyMask { visited: seen.iter().copied().collect(), ..mask.clone() };
+                model.key_mask(Some(&mask), *keys).map(Some)
+            }
+            _ => Ok(None),
+        },
+        _ => Ok(None),
+    }
+}
+
+/// Numbers of tokens as a kernel reads them.
+#[expect(clippy::cast_precision_loss, reason = "inferring shapes refuses what f32 does not hold")]
+fn token_numbers(tokens: &[u32]) -> Vec<f32> {
+    tokens.iter().map(|&token| token as f32).collect()
+}
+
 fn constant_values(model: &Model, plan: &Plan, source: &ConstantSource) -> Result<Vec<f32>, EngineError> {
     let other = |e| EngineError::new(EngineErrorKind::Unsupported, "the plan is of another model").caused_by(e);
     match source {
@@ -292,8 +314,7 @@ fn constant_values(model: &Model, plan: &Plan, source: &ConstantSource) -> Resul
         }
         .map_err(other),
         ConstantSource::Tokens { node } => match &plan.graph().node(*node).op {
-            #[expect(clippy::cast_precision_loss, reason = "inferring shapes refuses what f32 does not hold")]
-            Op::Gather(tokens) => Ok(tokens.iter().map(|&token| token as f32).collect()),
+            Op::Gather(tokens) => Ok(token_numbers(tokens)),
             op => Err(EngineError::new(EngineErrorKind::Unsupported, format!("the plan picks tokens for {op}"))),
         },
         ConstantSource::Parameter { node } => match &plan.graph().node(*node).op {

@@ -116,6 +116,24 @@ mod tests {
     }
 
     #[test]
+    fn sessions_are_moved_to_what_the_network_has_alone() {
+        let extent = Extent::new(32, 64, 64);
+        let open = |card: &str| {
+            let model = Model::random(card, 5).expect("it is one");
+            let plan = Plan::new(&model, extent, &DeviceCaps::host(), &PlanOptions::default()).expect("it can be planned");
+            (Session::on_host(&model, plan).expect("it is opened"), model)
+        };
+        let (mut session, model) = open(CARD);
+        pollster::block_on(session.place(&model, [0, 20, -80], &[3, 24])).expect("the tokens are there");
+        let e = pollster::block_on(session.place(&model, [0; 3], &[25])).expect_err("there are 25");
+        assert!(e.kind() == crate::RunErrorKind::InputMismatch && e.to_string().contains("volume token 25"), "{e}");
+        let other = CARD.replace("\"fine\"", "\"glam_nnformer\"").replace(r#","volume_grid":[3,5,5],"max_extent":[100,330,330]"#, "");
+        let (mut session, model) = open(&other);
+        let e = pollster::block_on(session.place(&model, [0; 3], &[])).expect_err("it has none");
+        assert!(e.to_string().contains("glam_nnformer has no volume tokens"), "{e}");
+    }
+
+    #[test]
     fn every_stage_of_a_crop_tells_what_it_saw_and_where_that_lies() {
         let model = Model::random(CARD, 5).expect("it is one");
         let extent = Extent::new(32, 64, 64);

@@ -100,7 +100,7 @@ fn tokens(masked: bool) -> Graph {
     let low = pool(&mut g, "pool", x, [2, 4, 3]);
     let low = conv(&mut g, "low.qkv", low, [C, 3 * C], 1);
     let keys = EXTENT.voxels() as usize + 10;
-    let mask = masked.then(|| KeyMask { counts: "counts".into(), shape: vec![keys], visited: vec![1], hidden: -1000.0 });
+    let mask = masked.then(|| KeyMask { counts: "counts".into(), shape: vec![keys], visited: [1].into(), hidden: -1000.0 });
     let channels = Some(TokenChannels { qk: C, v: C, first: [0, C, 2 * C] });
     let op = Attention { heads: 2, scale: 0.5, channels, mask, ..Attention::default() };
     let y = g.add("tokens", Op::Attention(op), &[qkv, low, low, qkv, qkv]);

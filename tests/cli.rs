@@ -7,7 +7,8 @@ mod desk;
 
 use std::path::Path;
 
-use organum::pipeline::{Prepared, argmax};
+use organum::pipeline::Prepared;
+use organum::scores::argmax;
 use organum::volume::{Volume, evaluate, nifti};
 use organum::{DeviceCaps, Extent, Input, Model, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
 use safetensors::Dtype;

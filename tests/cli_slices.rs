@@ -213,7 +213,7 @@ fn planes_that_pooling_would_leave_nothing_of_are_padded() {
                 part.data[z * 180..][..180].chunks_exact(9).flat_map(|row| [&[0.0; 3], row, &[0.0; 4]].concat()).collect();
             desk.file("x.npy", &npy(&[1, 1, 20, 16], &padded));
             done(&[["infer", "--model", &model, "--input", &x, "--output", &y].as_slice(), &device].concat());
-            let found = organum::pipeline::argmax(&read_npy(&y).1, 3);
+            let found = organum::scores::argmax(&read_npy(&y).1, 3);
             let inner: Vec<u16> = found.chunks_exact(16).flat_map(|row| row[3..12].to_vec()).collect();
             assert_eq!(inner, written.data[z * 180..][..180]);
         }

@@ -11,8 +11,8 @@ use organum::volume::VolumeError;
 use organum::wgpu;
 use organum::{
     Cancel, DeviceCaps, Elem, Engine, EngineError, EngineErrorKind, Extent, FitError, Input, LoadError, Map, Model, OutputData, OutputMode,
-    OutputVolume, Plan, PlanError, PlanErrorKind, PlanOptions, Planner, Progress, RunError, RunErrorKind, RunOptions, Session,
-    smaller_budget,
+    OutputVolume, Plan, PlanError, PlanErrorKind, PlanOptions, Planner, Progress, RunError, RunErrorKind, RunOptions, Runner, SegmentError,
+    Session, smaller_budget,
 };
 use support::{Random, engine};
 
@@ -428,6 +428,35 @@ fn a_session_is_fitted_to_a_device_that_runs_out_of_memory() {
     let text = no_memory(fit(&engine));
     assert!(text.contains(&least.to_string()), "the smallest plan was not tried: {text}");
     assert_eq!(engine.allocated_bytes(), 0);
+}
+
+/// A runner without a budget tries less where the device runs out of memory, and says within what it ran; with one it does not.
+#[test]
+fn a_runner_runs_within_what_the_device_has() {
+    let Some((device, queue)) = own_device(wgpu::Limits::default()) else { return };
+    let card = r#"{"architecture":"u_transformer","config":{"dims":3,"in_channels":1,"classes":3,"channels":[6,8,12],"heads":2}}"#;
+    let model = Model::random(card, 1).expect("the card is one");
+    let (extent, options) = (Extent::new(32, 40, 40), PlanOptions::default().with_output(OutputMode::Logits));
+    let data = values(extent);
+    let input = Input { channels: 1, extent, data: &data };
+    let run = |runner: &mut Runner| runner.run_blocking(&model, input, &options, RunOptions::default());
+    let (expected, report) = run(&mut Runner::new(Engine::new(&device, &queue))).expect("it runs");
+    assert_eq!(report.reduced_budget, None);
+    let (most, least) = (report.plan.peak_bytes, report.plan.smallest_budget);
+    assert!(least < most);
+    let tight = Engine::within(&device, &queue, most - 1);
+    let (outputs, report) = run(&mut Runner::new(&tight)).expect("a smaller plan fits");
+    assert!(report.reduced_budget.is_some_and(|bytes| bytes < most && report.plan.peak_bytes <= bytes));
+    assert_eq!((&outputs, tight.allocated_bytes()), (&expected, 0));
+    for (engine, budget) in [(Engine::within(&device, &queue, least - 1), None), (tight, Some(most))] {
+        let runner = Runner::new(&engine);
+        let mut runner = match budget {
+            Some(bytes) => runner.with_budget(bytes),
+            None => runner,
+        };
+        let e = run(&mut runner).expect_err("nothing fits");
+        assert!(matches!(&e, SegmentError::Engine(e) if e.kind() == EngineErrorKind::OutOfMemory), "{e}");
+    }
 }
 
 /// A buffer that wgpu does not create, here because it is beyond the device's limit.

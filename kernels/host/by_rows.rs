@@ -1,14 +1,14 @@
-//! Host halves of the kernels whose result is computed a row at a time: norms, sums of maps, pooling, resampling.
+//! Host halves of the kernels whose result is computed a row at a time: sums of maps, pooling, resampling.
+
+use half::slice::HalfFloatSliceExt;
 
 use super::conv::one_source;
 use super::isa::{self, Isa, Work, fma};
 use super::math::{activate, exp};
 use super::rows::Source;
 use super::{HostHalf, Scratch, Slab, SlabMut, each};
-use crate::kernels::channel_stats::{self, ChannelStats, parts};
 use crate::kernels::combine::Combine;
 use crate::kernels::deformable_sampling::DeformableSampling;
-use crate::kernels::layer_norm::LayerNorm;
 use crate::kernels::normalise::Normalise;
 use crate::kernels::pool3d::Pool3d;
 use crate::kernels::resize::Resize;
@@ -16,26 +16,26 @@ use crate::kernels::{Kernel, Load, Spread, Target, Through, Window};
 use crate::shape::{Elem, Map};
 
 /// A result as rows.
-struct Rows {
+pub(super) struct Rows {
     /// The planes that are written.
-    target: Target,
+    pub target: Target,
     /// The type in which elements are stored.
-    elem: Elem,
+    pub elem: Elem,
     /// Rows of a plane.
-    count: usize,
+    pub count: usize,
     /// Elements of a row.
-    len: usize,
+    pub len: usize,
 }
 
 impl Rows {
     /// The rows of a map, channels last.
-    fn of(map: Map, target: Target, elem: Elem) -> Self {
+    pub(super) fn of(map: Map, target: Target, elem: Elem) -> Self {
         Self { target, elem, count: map.extent.h as usize, len: row_len(map) }
     }
 }
 
 /// A kernel that computes one row of its result from its sources.
-trait ByRows: Kernel + Sync {
+pub(super) trait ByRows: Kernel + Sync {
     /// The layout of the result.
     fn result(&self) -> Rows;
     /// The f32 numbers of scratch that a row needs.
@@ -61,7 +61,17 @@ impl<K: ByRows> Work for RowTask<'_, '_, K> {
         let (narrowed, room) = self.room.split_at_mut(if matches!(self.out, SlabMut::F16(_)) { len } else { 0 });
         for i in 0..self.out.len() / len {
             let at = [begin + (self.at + i) / rows, (self.at + i) % rows];
-            self.out.fill(i * len, len, narrowed, |out| self.kernel.row::<I>(self.inputs, at, out, room));
+            // no closure: it would be compiled without the instructions of `I`
+            match &mut self.out {
+                SlabMut::F32(out) => {
+                    self.kernel.row::<I>(self.inputs, at, &mut out[i * len..][..len], room);
+                }
+                SlabMut::F16(out) => {
+                    self.kernel.row::<I>(self.inputs, at, narrowed, room);
+                    out[i * len..][..len].convert_from_f32_slice(narrowed);
+                }
+                SlabMut::Words(_) => {}
+            }
         }
     }
 }
@@ -89,17 +99,17 @@ impl<K: ByRows> HostHalf for K {
     }
 }
 
-fn row_len(map: Map) -> usize {
+pub(super) fn row_len(map: Map) -> usize {
     map.extent.w as usize * map.blocks() as usize * 4
 }
 
 /// Numbers that widening a row of a map takes.
-fn wide(map: Map, elem: Elem) -> usize {
+pub(super) fn wide(map: Map, elem: Elem) -> usize {
     if elem == Elem::F16 { row_len(map) } else { 0 }
 }
 
 /// A whole map as a source of the given loading, all of whose stored channels are read.
-fn whole<'a>(slab: Slab<'a>, map: Map, loading: (Load, Slab<'a>), windows: [Window; 2], elem: Elem) -> Source<'a> {
+pub(super) fn whole<'a>(slab: Slab<'a>, map: Map, loading: (Load, Slab<'a>), windows: [Window; 2], elem: Elem) -> Source<'a> {
     one_source([slab; 2], map.extent, map.blocks() * 4, loading, windows, elem)
 }
 
@@ -121,7 +131,9 @@ impl ByRows for Normalise {
         if self.prelu {
             let slopes = &constant.floats()[2 * channels..][..channels];
             for voxel in out.chunks_exact_mut(channels) {
-                voxel.iter_mut().zip(slopes).for_each(|(v, &slope)| *v = if *v < 0.0 { *v * slope } else { *v });
+                for (v, &slope) in voxel.iter_mut().zip(slopes) {
+                    *v = if *v < 0.0 { *v * slope } else { *v };
+                }
             }
         }
     }
@@ -148,17 +160,18 @@ impl ByRows for Combine {
         let source = whole(b, second, (self.loads[1], b_norm), windows(1), self.elem);
         let at = if self.spread == Spread::Voxels { [0, 0] } else { [z, y] };
         source.row::<I>(at, 0..second.extent.w as usize, room, other, b_width, 0);
-        let join = |y: &mut f32, v: f32| if self.multiply { *y *= v } else { *y += v };
         match self.spread {
-            Spread::Nothing => out.iter_mut().zip(&*other).for_each(|(y, &v)| join(y, v)),
+            Spread::Nothing => self.join(out, other),
             Spread::Channels => {
                 for (voxel, v) in out.chunks_exact_mut(width).zip(other.chunks_exact(b_width)) {
-                    voxel.iter_mut().for_each(|y| join(y, v[0]));
+                    for y in voxel {
+                        *y = if self.multiply { *y * v[0] } else { *y + v[0] };
+                    }
                 }
             }
             Spread::Voxels => {
                 for voxel in out.chunks_exact_mut(width) {
-                    voxel.iter_mut().zip(&*other).for_each(|(y, &v)| join(y, v));
+                    self.join(voxel, other);
                 }
             }
         }
@@ -166,107 +179,17 @@ impl ByRows for Combine {
     }
 }
 
-/// The sum in sixteen parts, which are added in pairs.
-#[allow(clippy::needless_range_loop, reason = "halves of one array")]
-#[inline(always)]
-fn sum(values: impl Fn(usize) -> f32, n: usize) -> f32 {
-    let mut parts = [0.0f32; 16];
-    let whole = n / 16 * 16;
-    for at in (0..whole).step_by(16) {
-        for (i, part) in parts.iter_mut().enumerate() {
-            *part += values(at + i);
-        }
-    }
-    for at in whole..n {
-        parts[at - whole] += values(at);
-    }
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            parts[i] += parts[i + half];
-        }
-    }
-    parts[0]
-}
-
-impl ByRows for LayerNorm {
-    fn result(&self) -> Rows {
-        Rows::of(self.map, self.target, self.elem)
-    }
-
-    fn room(&self) -> usize {
-        wide(self.map, self.elem)
-    }
-
+impl Combine {
     #[inline(always)]
-    fn row<I: Isa>(&self, inputs: &[Slab<'_>], at: [usize; 2], out: &mut [f32], room: &mut [f32]) {
-        let &[src, affine] = inputs else { return };
-        let (padded, channels) = (self.map.blocks() as usize * 4, self.map.channels as usize);
-        let load = Load { norm: None, activation: self.before };
-        let source = whole(src, self.map, (load, affine), [self.windows[0]; 2], self.elem);
-        source.row::<I>(at, 0..self.map.extent.w as usize, room, out, padded, 0);
-        let (gamma, beta) = affine.floats().split_at(padded);
-        #[expect(clippy::cast_precision_loss, reason = "channels are few")]
-        let share = 1.0 / channels as f32;
-        for voxel in out.chunks_exact_mut(padded) {
-            let (x, padding) = voxel.split_at_mut(channels);
-            let first = sum(|i| x[i], channels) * share;
-            // what the rounding of the mean leaves is taken off, too
-            let rest = sum(|i| x[i] - first, channels) * share;
-            let squares = sum(|i| (x[i] - first) * (x[i] - first), channels) * share;
-            let scale = 1.0 / ((squares - rest * rest).max(0.0) + self.eps).sqrt();
-            for ((v, &gamma), &beta) in x.iter_mut().zip(gamma).zip(beta) {
-                *v = fma::<I>(((*v - first) - rest) * scale, gamma, beta);
+    fn join(&self, a: &mut [f32], b: &[f32]) {
+        if self.multiply {
+            for (a, &b) in a.iter_mut().zip(b) {
+                *a *= b;
             }
-            activate::<I>(self.after, x);
-            padding.fill(0.0);
-        }
-    }
-}
-
-impl ByRows for ChannelStats {
-    fn result(&self) -> Rows {
-        let (count, len) = (parts(self.map.extent.h) as usize, self.map.blocks() as usize * 8);
-        Rows { target: self.target, elem: Elem::F32, count, len }
-    }
-
-    fn room(&self) -> usize {
-        wide(self.map, self.elem) + self.map.blocks() as usize * 4
-    }
-
-    #[inline(always)]
-    fn row<I: Isa>(&self, inputs: &[Slab<'_>], [z, part]: [usize; 2], out: &mut [f32], room: &mut [f32]) {
-        let &[src] = inputs else { return };
-        let (channels, line) = (self.map.blocks() as usize * 4, row_len(self.map));
-        let height = self.map.extent.h as usize;
-        let begin = part * channel_stats::ROWS as usize;
-        let rows = begin..(begin + channel_stats::ROWS as usize).min(height);
-        let first = (z - self.windows[0].first as usize) * height;
-        #[expect(clippy::cast_precision_loss, reason = "eight rows")]
-        let share = 1.0 / (rows.len() * self.map.extent.w as usize) as f32;
-        let (rest, room) = room.split_at_mut(channels);
-        let (mean, squares) = out.split_at_mut(channels);
-        mean.fill(0.0);
-        for y in rows.clone() {
-            for x in src.view((first + y) * line, line, room).chunks_exact(channels) {
-                mean.iter_mut().zip(x).for_each(|(m, &x)| *m += x);
+        } else {
+            for (a, &b) in a.iter_mut().zip(b) {
+                *a += b;
             }
-        }
-        mean.iter_mut().for_each(|m| *m *= share);
-        rest.fill(0.0);
-        squares.fill(0.0);
-        for y in rows.clone() {
-            for x in src.view((first + y) * line, line, room).chunks_exact(channels) {
-                for (((s, r), &m), &x) in squares.iter_mut().zip(&mut *rest).zip(&*mean).zip(x) {
-                    let d = x - m;
-                    *r += d;
-                    *s = fma::<I>(d, d, *s);
-                }
-            }
-        }
-        // what the rounding of the mean leaves
-        for ((s, r), m) in squares.iter_mut().zip(rest).zip(mean) {
-            *s = (*s - *r * *r * share).max(0.0);
-            *m += *r * share;
         }
     }
 }
@@ -299,9 +222,13 @@ impl ByRows for Pool3d {
                     for tap in taps(2, x) {
                         let tap = &row[tap * channels..][..channels];
                         if self.average {
-                            voxel.iter_mut().zip(tap).for_each(|(v, &t)| *v += t);
+                            for (v, &t) in voxel.iter_mut().zip(tap) {
+                                *v += t;
+                            }
                         } else {
-                            voxel.iter_mut().zip(tap).for_each(|(v, &t)| *v = if t > *v || t.is_nan() { t } else { *v });
+                            for (v, &t) in voxel.iter_mut().zip(tap) {
+                                *v = if t > *v || t.is_nan() { t } else { *v };
+                            }
                         }
                     }
                 }
@@ -310,7 +237,9 @@ impl ByRows for Pool3d {
         if self.average {
             #[expect(clippy::cast_precision_loss, reason = "taps are few")]
             let share = self.kernel.iter().product::<u32>() as f32;
-            out.iter_mut().for_each(|v| *v /= share);
+            for v in out {
+                *v /= share;
+            }
         }
     }
 }
@@ -366,7 +295,10 @@ impl ByRows for DeformableSampling {
             for (head, sums) in out.chunks_exact_mut(dim).take(self.heads as usize).enumerate() {
                 let own = &own[head * places..][..places];
                 let high = own.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let total: f32 = own.iter().map(|&w| exp::<I>(w - high)).sum();
+                let mut total = 0.0;
+                for &w in own {
+                    total += exp::<I>(w - high);
+                }
                 for (i, (&w, shift)) in own.iter().zip(shifts[head * places * 3..].as_chunks::<3>().0).enumerate() {
                     let level = i / self.points as usize;
                     let [d, h, w_n] = self.levels[level].axes();
@@ -386,7 +318,9 @@ impl ByRows for DeformableSampling {
                         let ([x, y, z], weight) = (voxel.map(|v| v as usize), weight as f32);
                         let begin = ((z * h as usize + y) * w_n as usize + x) * stride + head * dim;
                         let values = levels[level].view(begin, dim, room);
-                        sums.iter_mut().zip(values).for_each(|(s, &v)| *s = fma::<I>(weight, v, *s));
+                        for (s, &v) in sums.iter_mut().zip(values) {
+                            *s = fma::<I>(weight, v, *s);
+                        }
                     }
                 }
             }

@@ -66,12 +66,20 @@ pub(super) struct Store<'a, 'o> {
     pub step: usize,
     /// Element of the first voxel.
     pub begin: usize,
+    /// The column of the voxel that comes next, and its element.
+    pub next: [usize; 2],
 }
 
 impl Sink for Store<'_, '_> {
     #[inline(always)]
     fn store<I: Isa>(&mut self, at: usize, first: usize, sums: &[f32]) {
-        let place = self.begin + at / self.columns * self.step + at % self.columns * self.stride;
+        // voxels come in order: no division for each
+        let [column, place] = if at == 0 { [0, self.begin] } else { self.next };
+        self.next = if column + 1 < self.columns {
+            [column + 1, place + self.stride]
+        } else {
+            [0, place + self.step - (self.columns - 1) * self.stride]
+        };
         let count = sums.len().min(self.stride - first.min(self.stride));
         // of a known length where that is the usual one
         match sums.first_chunk::<32>() {
@@ -103,7 +111,9 @@ impl Store<'_, '_> {
                 }
             }
             activate::<I>(source.load.activation, &mut values);
-            sums.iter_mut().zip(&values).for_each(|(s, v)| *s += v);
+            for (s, v) in sums.iter_mut().zip(&values) {
+                *s += v;
+            }
         }
         activate::<I>(self.activation, &mut sums);
         self.out.store(place, &sums);
@@ -219,7 +229,7 @@ impl Work for Task<'_, '_> {
                 (own, (z - source.window.first as usize) * plane + y * width * g.out_stride)
             });
             let (out, stride, step) = (&mut self.out, g.out_stride, width * g.out_stride);
-            let mut store = Store { out, stride, activation: g.activation, added, columns: block.columns, step, begin };
+            let mut store = Store { out, stride, activation: g.activation, added, columns: block.columns, step, begin, next: [0; 2] };
             multiply::<I>(Rows { panel, begins: &begins, runs: &runs }, g.weights, g.bias, &mut store);
             x += block.columns;
         }
@@ -528,7 +538,8 @@ impl Work for PointTask<'_, '_> {
                 (own, ((z - source.window.first as usize) * plane + at % plane) * stride - done * stride)
             });
             let (out, activation) = (&mut self.out, self.shape.activation);
-            let mut store = Store { out, stride, activation, added, columns: n, step: 0, begin: done * stride };
+            let begin = done * stride;
+            let mut store = Store { out, stride, activation, added, columns: n, step: n * stride, begin, next: [0; 2] };
             self.points.sums::<I, _>(z, at % plane, n, self.room, &mut store);
             done += n;
         }

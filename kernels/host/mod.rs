@@ -17,9 +17,11 @@ mod by_rows;
 mod conv;
 mod isa;
 mod math;
+mod norms;
 mod product;
 mod rows;
 mod transpose;
+mod windows;
 
 pub use isa::name as instructions;
 pub(crate) use isa::{Isa, Work, run};
@@ -146,19 +148,6 @@ impl<'a> SlabMut<'a> {
         match self {
             Self::F32(x) => x[at..at + values.len()].copy_from_slice(values),
             Self::F16(x) => x[at..at + values.len()].convert_from_f32_slice(values),
-            Self::Words(_) => {}
-        }
-    }
-
-    /// Lets `make` fill `len` elements from `at` on: where they lie, or in `room`, from which they are narrowed.
-    #[inline(always)]
-    fn fill(&mut self, at: usize, len: usize, room: &mut [f32], make: impl FnOnce(&mut [f32])) {
-        match self {
-            Self::F32(x) => make(&mut x[at..at + len]),
-            Self::F16(x) => {
-                make(&mut room[..len]);
-                x[at..at + len].convert_from_f32_slice(&room[..len]);
-            }
             Self::Words(_) => {}
         }
     }

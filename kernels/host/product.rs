@@ -8,7 +8,7 @@
 use super::isa::{self, Isa, Tile, Work, fma};
 
 /// Output channels of a block of packed weights; the last blocks may have 16 or 8.
-const WIDEST: usize = 32;
+pub(super) const WIDEST: usize = 32;
 
 /// Width of the block that begins where so many channels, a multiple of 8, are left.
 pub(super) const fn width(left: usize) -> usize {
@@ -57,8 +57,8 @@ pub(super) struct Rows<'a> {
     pub runs: &'a [Run],
 }
 
-/// Voxels whose sums are held before they are stored: 30 KiB with 32 channels.
-const HELD: usize = 240;
+/// Voxels whose sums are held before they are stored: 12 KiB with 32 channels.
+const HELD: usize = 96;
 
 /// Sums the products of every voxel with every column, beginning with `bias` where there is one.
 #[inline(always)]
@@ -82,14 +82,14 @@ pub(super) fn multiply<I: Isa>(rows: Rows<'_>, weights: Weights<'_>, bias: &[f32
 }
 
 /// The product with one block of weights.
-struct Product<'a, 's> {
-    rows: Rows<'a>,
+pub(super) struct Product<'a, 's> {
+    pub rows: Rows<'a>,
     /// `[rows][width]`.
-    block: &'a [f32],
-    width: usize,
-    bias: &'a [f32],
+    pub block: &'a [f32],
+    pub width: usize,
+    pub bias: &'a [f32],
     /// `[voxels][width]`.
-    sums: &'s mut [f32],
+    pub sums: &'s mut [f32],
 }
 
 impl Work for Product<'_, '_> {
@@ -98,10 +98,22 @@ impl Work for Product<'_, '_> {
         match (self.width, I::TILE) {
             (32, Tile::Wide) => self.voxels::<I, 12, 32, 32>(0),
             (16, Tile::Wide) => self.voxels::<I, 12, 16, 16>(0),
-            (32, Tile::Middle) => [0, 16].into_iter().for_each(|part| self.voxels::<I, 6, 16, 32>(part)),
+            (32, Tile::Middle) => {
+                for part in [0, 16] {
+                    self.voxels::<I, 6, 16, 32>(part);
+                }
+            }
             (16, Tile::Middle) => self.voxels::<I, 6, 16, 16>(0),
-            (32, Tile::Narrow) => [0, 8, 16, 24].into_iter().for_each(|part| self.voxels::<I, 4, 8, 32>(part)),
-            (16, Tile::Narrow) => [0, 8].into_iter().for_each(|part| self.voxels::<I, 4, 8, 16>(part)),
+            (32, Tile::Narrow) => {
+                for part in [0, 8, 16, 24] {
+                    self.voxels::<I, 4, 8, 32>(part);
+                }
+            }
+            (16, Tile::Narrow) => {
+                for part in [0, 8] {
+                    self.voxels::<I, 4, 8, 16>(part);
+                }
+            }
             (_, Tile::Narrow) => self.voxels::<I, 4, 8, 8>(0),
             (_, Tile::Wide) => self.voxels::<I, 12, 8, 8>(0),
             (_, Tile::Middle) => self.voxels::<I, 6, 8, 8>(0),

@@ -76,13 +76,17 @@ impl Source<'_> {
                 to[lane..lane + channels].copy_from_slice(&from[..channels]);
             }
         } else {
-            let (scale, shift) = (&table[..channels], &table[self.stride..][..channels]);
-            for (to, from) in out.chunks_mut(step).zip(source.chunks_exact(self.stride)) {
-                let to = &mut to[lane..lane + channels];
-                for (((y, &x), &a), &b) in to.iter_mut().zip(&from[..channels]).zip(scale).zip(shift) {
-                    *y = fma::<I>(x, a, b);
-                }
+            let norm = [table, &table[self.stride..]];
+            let mut first = 0;
+            while first < channels {
+                first += match channels - first {
+                    32.. => self.scaled::<I, 32>(norm, first, source, out, step, lane),
+                    16.. => self.scaled::<I, 16>(norm, first, source, out, step, lane),
+                    4.. => self.scaled::<I, 4>(norm, first, source, out, step, lane),
+                    _ => self.scaled::<I, 1>(norm, first, source, out, step, lane),
+                };
             }
+            return;
         }
         let voxels = xs.len();
         if step == channels {
@@ -92,6 +96,33 @@ impl Source<'_> {
                 activate::<I>(self.load.activation, &mut to[lane..lane + channels]);
             }
         }
+    }
+
+    /// Normalises and activates `N` channels from `first` on of every voxel; tells of how many.
+    #[allow(clippy::needless_range_loop, reason = "indices below constants are what compilers unroll")]
+    #[inline(always)]
+    fn scaled<I: Isa, const N: usize>(
+        &self,
+        [scale, shift]: [&[f32]; 2],
+        first: usize,
+        source: &[f32],
+        out: &mut [f32],
+        step: usize,
+        lane: usize,
+    ) -> usize {
+        let (scale, shift) = (scale[first..].first_chunk::<N>(), shift[first..].first_chunk::<N>());
+        let (Some(&scale), Some(&shift)) = (scale, shift) else { return N };
+        for (to, from) in out.chunks_mut(step).zip(source.chunks_exact(self.stride)) {
+            let to = to[lane + first..].first_chunk_mut::<N>();
+            let (Some(to), Some(from)) = (to, from[first..].first_chunk::<N>()) else { break };
+            let mut values = [0.0; N];
+            for i in 0..N {
+                values[i] = fma::<I>(from[i], scale[i], shift[i]);
+            }
+            activate::<I>(self.load.activation, &mut values);
+            *to = values;
+        }
+        N
     }
 
     /// The same of a map that is resampled: rows and planes are mixed first, then columns, as [`super::resample`] does it.
@@ -109,25 +140,23 @@ impl Source<'_> {
         let len = columns.len() * stride;
         let (first, rest) = room.split_at_mut(len);
         let (second, wide) = rest.split_at_mut(len);
-        let fetch = |z: usize, y: usize, wide: &mut [f32], to: &mut [f32], weight: f32| {
+        let stored_row = |z: usize, y: usize| {
             let (slab, begin) = self.plane(z);
-            let row = slab.view(begin + (y * stored.w as usize + columns.start) * stride, len, wide);
-            if weight < 0.0 {
-                to.copy_from_slice(row);
-            } else {
-                to.iter_mut().zip(row).for_each(|(a, &b)| *a = fma::<I>(weight, b - *a, *a));
-            }
+            (slab, begin + (y * stored.w as usize + columns.start) * stride)
         };
-        fetch(z0, y0, wide, first, -1.0);
-        if wy > 0.0 {
-            fetch(z0, y1, wide, first, wy);
+        for (z, to, used) in [(z0, &mut *first, true), (z1, &mut *second, wz > 0.0)] {
+            if !used {
+                continue;
+            }
+            let (slab, begin) = stored_row(z, y0);
+            to.copy_from_slice(slab.view(begin, len, wide));
+            if wy > 0.0 {
+                let (slab, begin) = stored_row(z, y1);
+                mix::<I>(to, slab.view(begin, len, wide), wy);
+            }
         }
         if wz > 0.0 {
-            fetch(z1, y0, wide, second, -1.0);
-            if wy > 0.0 {
-                fetch(z1, y1, wide, second, wy);
-            }
-            first.iter_mut().zip(&*second).for_each(|(a, &b)| *a = fma::<I>(wz, b - *a, *a));
+            mix::<I>(first, second, wz);
         }
         let channels = self.channels;
         for (x, to) in xs.zip(out.chunks_mut(step)) {
@@ -136,11 +165,19 @@ impl Source<'_> {
             let to = &mut to[lane..lane + channels];
             to.copy_from_slice(a);
             if wx > 0.0 && mode != Interpolation::Nearest {
-                to.iter_mut().zip(b).for_each(|(a, &b)| *a = fma::<I>(wx, b - *a, *a));
+                mix::<I>(to, b, wx);
             }
             if self.elem == Elem::F16 {
                 to.iter_mut().for_each(|v| *v = half::f16::from_f32(*v).to_f32());
             }
         }
+    }
+}
+
+/// `a + weight (b - a)`.
+#[inline(always)]
+fn mix<I: Isa>(a: &mut [f32], b: &[f32], weight: f32) {
+    for (a, &b) in a.iter_mut().zip(b) {
+        *a = fma::<I>(weight, b - *a, *a);
     }
 }

@@ -49,7 +49,7 @@ impl ScorePlane {
 }
 
 /// What takes the planes of class scores of a volume, from the first to the last.
-pub trait PlaneSink {
+pub trait PlaneSink: Send {
     /// Takes plane `z`. A run that is tried again, because its device ran out of memory, begins again
     /// with plane 0, and the same values.
     ///

@@ -12,7 +12,7 @@ use super::layout::Layout;
 use crate::volume::{Volume, VolumeError};
 
 /// Scores that can be brought to the box of the scan that they are for.
-pub(crate) trait ClassMaps: Debug + Send {
+pub(crate) trait ClassMaps: Debug + Send + Sync {
     /// How many classes there are.
     fn classes(&self) -> usize;
     /// How many of them are brought there together.

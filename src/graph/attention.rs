@@ -1,6 +1,7 @@
 //! The attention family: tokens of whole maps, windows of a map, and sampling at learned places. What a node is given, and
 //! the shape it makes of its inputs.
 
+use super::Tokens;
 use crate::kernels::{TokenChannels, WindowShape};
 use crate::shape::{Extent, Map};
 
@@ -69,7 +70,7 @@ pub struct KeyMask {
     /// Its shape.
     pub shape: Vec<usize>,
     /// Keys that are visited now, whatever the counts.
-    pub visited: Vec<u32>,
+    pub visited: Tokens,
     /// Added to the scores of keys that are not visited: -1000 in FINE.
     pub hidden: f32,
 }

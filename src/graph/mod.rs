@@ -1,7 +1,6 @@
 //! The network as data: named nodes in topological order, each producing one map.
 
 use std::fmt;
-use std::sync::Arc;
 
 use crate::kernels::{Activation, Load, Shift};
 use crate::shape::{Extent, Map};
@@ -16,6 +15,7 @@ mod parameter;
 pub mod pass;
 mod position;
 mod resample;
+mod tokens;
 
 use infer::infer_node;
 pub(crate) use infer::scale_scope;
@@ -27,6 +27,7 @@ pub use norm::Norm;
 pub use parameter::Parameter;
 pub use position::{LevelEmbedding, PositionalEncoding};
 pub use resample::{Fit, PatchExpand, PatchMerge, Resize, Size};
+pub use tokens::{RunInputs, Slot, Tokens};
 
 /// Index of a node; a node produces exactly one value, which has the same index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -134,7 +135,7 @@ pub enum Op {
     /// Channels as the voxels of a patch.
     PatchExpand(PatchExpand),
     /// Tokens of a map picked by their numbers, counted row by row: one row of so many.
-    Gather(Arc<[u32]>),
+    Gather(Tokens),
     /// Adds a sinusoidal positional encoding.
     PositionalEncoding(PositionalEncoding),
     /// Attention between the tokens of maps.

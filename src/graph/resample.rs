@@ -1,7 +1,6 @@
 //! Operations that move voxels: resampling, pooling, shifting, patches to channels and back, picked tokens.
 
 use std::fmt;
-use std::sync::Arc;
 
 use crate::kernels::{Interpolation, MOST_PATCH_PARTS, Shift};
 use crate::shape::{Extent, Map};
@@ -190,7 +189,7 @@ pub(super) fn shifted(extent: Extent, shift: &[Shift; 3]) -> Result<Extent, Stri
 }
 
 /// Whether the tokens exist; as they are bound as f32, so must their numbers.
-pub(super) fn gathered(input: Map, tokens: &Arc<[u32]>) -> Result<Map, String> {
+pub(super) fn gathered(input: Map, tokens: &[u32]) -> Result<Map, String> {
     let count = u32::try_from(tokens.len()).map_err(|_| "gathers more tokens than 32 bits count")?;
     let most = input.extent.voxels().min(1 << f32::MANTISSA_DIGITS);
     if let Some(token) = tokens.iter().find(|&&token| u64::from(token) >= most) {

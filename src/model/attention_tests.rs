@@ -163,7 +163,7 @@ fn attention_equals_torch() {
         let expected = weights.floats(&format!("{name}.output")).expect("it is there");
         let data: Vec<f32> = weights.floats(&format!("{name}.input")).expect("it is there").iter().map(|&v| v as f32).collect();
         let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
-        let model = Model { card, raw, graph, applied, weights, tolerance: Tolerance::default() };
+        let model = Model { card, raw, graph, applied, weights: weights.into(), tolerance: Tolerance::default() };
         for (depth, device) in [(1, None), (16, None), (1, engine.as_ref()), (16, engine.as_ref())] {
             let options = PlanOptions::default().with_output(OutputMode::Logits).with_slab_depth(depth);
             let caps = device.map_or_else(DeviceCaps::host, |engine| engine.caps().clone());
@@ -272,7 +272,7 @@ fn an_index_must_point_into_its_table() {
         raw: Graph::default(),
         graph: Graph::default(),
         applied: Applied::default(),
-        weights,
+        weights: weights.into(),
         tolerance: Tolerance::default(),
     };
     op.shape.first = [0, 0, 10];

@@ -1,6 +1,7 @@
 //! The card: JSON under the metadata key `organum` of a model file.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,6 +12,7 @@ use crate::error::{LoadError, LoadErrorKind, PlanError, PlanErrorKind};
 use crate::monai;
 use crate::nnunet::Pipeline;
 use crate::plan::check_extent;
+use crate::scan::{Needs, Recipe, Resample, Restore, ResultStep, Step, WayBack};
 use crate::shape::Extent;
 use crate::volume::intensity::Intensity;
 use crate::volume::orient::Axes;
@@ -37,6 +39,64 @@ pub struct Card {
     /// Where the weights come from.
     #[serde(default)]
     pub provenance: String,
+    #[serde(skip)]
+    known: Known,
+}
+
+/// What a network takes, whatever its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Facts {
+    /// Spatial dimensions: 2 (each plane of the input is an image) or 3.
+    pub dims: u32,
+    /// Channels of the input.
+    pub in_channels: u32,
+    /// Classes, background included.
+    pub classes: u32,
+    /// Every spatial extent must be a multiple of this along D, H, W.
+    pub stride: [u32; 3],
+    /// The least extent along D, H, W: the stride, or more.
+    pub least: [u32; 3],
+    /// The only extent that the network takes, if there is just one; of a 2D network that of a
+    /// plane.
+    pub crop: Option<Extent>,
+    /// Whether an input of one channel is repeated to all channels of the network.
+    pub grey: bool,
+}
+
+impl Facts {
+    fn of(built: &Built, config: &Value) -> Self {
+        let Built { dims, stride, least, crop, grey, .. } = *built;
+        Self { dims, stride, least, crop: crop.map(Extent::from), grey, ..Self::anything(config) }
+    }
+
+    /// Those of a network of which nothing is known but a config.
+    fn anything(config: &Value) -> Self {
+        let (in_channels, classes) = (channels(config, "in_channels"), channels(config, "classes"));
+        Self { dims: 3, in_channels, classes, stride: [1; 3], least: [1; 3], crop: None, grey: false }
+    }
+}
+
+/// A number of channels in a config; 1 where it says none.
+fn channels(config: &Value, key: &str) -> u32 {
+    config.get(key).and_then(Value::as_u64).and_then(|d| u32::try_from(d).ok()).unwrap_or(1)
+}
+
+/// What is known of a card since its network was built; of no account where cards are compared.
+#[derive(Clone, Debug, Default)]
+struct Known(Option<Arc<Knowledge>>);
+
+#[derive(Debug)]
+struct Knowledge {
+    architecture: String,
+    config: Value,
+    facts: Facts,
+}
+
+impl PartialEq for Known {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// What the network's input must be.
@@ -53,12 +113,40 @@ pub struct InputSpec {
     pub resample: Option<String>,
     /// Scaling of the voxel values; absent: as they are.
     pub intensity: Option<Intensity>,
-    /// All of nnU-Net's pipeline, in place of the keys above but the channels' names and the axes; see [`crate::nnunet`].
+    /// All of nnU-Net's pipeline, in place of the keys above but the channels' names and the axes;
+    /// see [`crate::nnunet`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nnunet: Option<Pipeline>,
-    /// All that a MONAI bundle does with a scan, likewise in place of the keys above; see [`crate::monai`].
+    /// All that a MONAI bundle does with a scan, likewise in place of the keys above; see
+    /// [`crate::monai`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub monai: Option<monai::Pipeline>,
+    /// Steps of the scan to the network, and of its scores to labels, in place of all keys above
+    /// but the channels' names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<Recipe>,
+}
+
+impl InputSpec {
+    /// The steps of a scan to the network and back: the key `recipe`, or what the other keys stand
+    /// for.
+    #[must_use]
+    pub fn recipe(&self) -> Recipe {
+        if let Some(recipe) = &self.recipe {
+            return recipe.clone();
+        }
+        if let Some(pipeline) = &self.nnunet {
+            return pipeline.recipe(self.axes);
+        }
+        if let Some(pipeline) = &self.monai {
+            return pipeline.recipe();
+        }
+        let axes = self.axes.map(|axes| Step::Orient { axes });
+        let resample = self.spacing_mm.map(|mm| Step::Resample(Resample::HalfPixel { mm }));
+        let scale = self.intensity.map(Step::Scale);
+        let steps = [axes, resample, scale].into_iter().flatten().collect();
+        Recipe::new(steps, vec![ResultStep::ArgMax, ResultStep::Restore(Restore::HalfPixel)])
+    }
 }
 
 /// The whole volume at once, windows of it, or its slices zoomed.
@@ -69,13 +157,14 @@ pub enum Mode {
     Whole,
     /// Windows that overlap, blended.
     Window,
-    /// For 2D networks: every plane along D zoomed to one extent by cubic splines, and its labels zoomed back; as the pipelines of
-    /// TransUNet and Swin-Unet do it. The planes run at once.
+    /// For 2D networks: every plane along D zoomed to one extent by cubic splines, and its labels
+    /// zoomed back; as the pipelines of TransUNet and Swin-Unet do it. The planes run at once.
     Slices,
 }
 
 impl Mode {
-    /// That of the pipeline which an architecture was published with, if it is not told by what extents the network takes.
+    /// That of the pipeline which an architecture was published with, if it is not told by what
+    /// extents the network takes.
     fn of(architecture: &str) -> Option<Self> {
         matches!(architecture, "swin_unet" | "glam_swin_unet" | "transunet").then_some(Self::Slices)
     }
@@ -138,10 +227,11 @@ impl Mirror {
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inference {
-    /// Absent: slices for `swin_unet`, `glam_swin_unet` and `transunet`; windows for others that take one extent alone; else the
-    /// whole volume.
+    /// Absent: slices for `swin_unet`, `glam_swin_unet` and `transunet`; windows for others that
+    /// take one extent alone; else the whole volume.
     pub mode: Option<Mode>,
-    /// Extent of a window or of zoomed slices along \[D,\] H, W; absent: the only one that the network takes.
+    /// Extent of a window or of zoomed slices along \[D,\] H, W; absent: the only one that the
+    /// network takes.
     pub patch: Option<Vec<u32>>,
     /// Share of a window that its neighbour overlaps, from 0 to below 1; absent: 0.5.
     pub overlap: Option<f64>,
@@ -149,7 +239,8 @@ pub struct Inference {
     pub mirror: Mirror,
     /// Whose windows; absent: those of the pipeline that the architecture was published with.
     pub scheme: Option<Scheme>,
-    /// Volume tokens that a window saw count as visited for those after it, as they do in the reference implementation of FINE.
+    /// Volume tokens that a window saw count as visited for those after it, as they do in the
+    /// reference implementation of FINE.
     pub accumulate_visited: bool,
     /// Further keys, kept as they are.
     #[serde(flatten)]
@@ -191,6 +282,21 @@ impl Card {
             }
             pipeline.check(card.dims(), card.in_channels()).map_err(|e| bad(format!("the card's input.monai: {e}")))?;
         }
+        if let Some(recipe) = &card.input.recipe {
+            let input = &card.input;
+            let others = input.axes.is_some() || input.spacing_mm.is_some() || input.intensity.is_some();
+            if others || input.nnunet.is_some() || input.monai.is_some() {
+                let text = "the card's input has recipe, which goes without axes, spacing_mm, intensity, nnunet and monai";
+                return Err(bad(text.into()));
+            }
+            recipe.check(card.dims(), card.in_channels()).map_err(|e| bad(format!("the card's input.recipe: {e}")))?;
+            let scheme = card.inference.scheme.unwrap_or_else(|| Scheme::of(&card.architecture));
+            let first = matches!(recipe.way_back(), Ok(WayBack::Spline { half: false, .. }));
+            if first && scheme != Scheme::NnunetV1 {
+                let text = "the card's input.recipe averages probabilities, which goes with inference.scheme nnunet_v1";
+                return Err(bad(text.into()));
+            }
+        }
         let inference = &card.inference;
         if let Some(patch) = inference.patch.as_ref().filter(|p| !(2..=3).contains(&p.len()) || p.contains(&0)) {
             return Err(bad(format!("the card's inference.patch {patch:?} is not two or three positive numbers")));
@@ -216,10 +322,12 @@ impl Card {
         self.inference.mode.or_else(|| Mode::of(&self.architecture)).unwrap_or_else(by_extent)
     }
 
-    /// The extent that slices are zoomed to, one plane's: along H and W the card's patch, or the only one that the network takes.
+    /// The extent that slices are zoomed to, one plane's: along H and W the card's patch, or the
+    /// only one that the network takes.
     ///
     /// # Errors
-    /// When the network is not one of 2D, when it takes several extents and the card names no patch, or a patch that it does not take.
+    /// When the network is not one of 2D, when it takes several extents and the card names no
+    /// patch, or a patch that it does not take.
     pub fn slice(&self) -> Result<Extent, PlanError> {
         let refused = |text: String| Err(PlanError::new(PlanErrorKind::Unsupported, text));
         if self.dims() != 2 {
@@ -234,54 +342,94 @@ impl Card {
         Ok(slice)
     }
 
-    /// The network that the card describes; writes the defaults of what its config leaves out into it.
+    /// The network that the card describes; writes the defaults of what its config leaves out into
+    /// it.
     pub(super) fn build(&mut self) -> Result<Built, LoadError> {
         let (built, filled) = architecture::build(&self.architecture, &self.config)?;
         self.config = filled;
+        self.know(&built);
         self.expects.check(self).map_err(|e| LoadError::new(LoadErrorKind::Card, format!("the card's expects: {e}")))?;
         Ok(built)
+    }
+
+    /// What the network takes, whatever its weights. A [`crate::Model`] knows it of its card; of
+    /// any other card the network is built for it.
+    ///
+    /// # Errors
+    /// When no network can be built of the card.
+    pub fn facts(&self) -> Result<Facts, LoadError> {
+        if let Some(known) = self.known.0.as_ref().filter(|known| known.architecture == self.architecture && known.config == self.config) {
+            return Ok(known.facts);
+        }
+        let (built, filled) = architecture::build(&self.architecture, &self.config)?;
+        Ok(Facts::of(&built, &filled))
+    }
+
+    /// Remembers what the network takes that was built of the card.
+    pub(super) fn know(&mut self, built: &Built) {
+        let facts = Facts::of(built, &self.config);
+        self.known = Known(Some(Arc::new(Knowledge { architecture: self.architecture.clone(), config: self.config.clone(), facts })));
+    }
+
+    /// The facts of a card whose network was built, or else those of a network that takes anything:
+    /// what uses them reports the error of [`Card::facts`] itself.
+    pub(super) fn assumed(&self) -> Facts {
+        self.facts().unwrap_or_else(|_| Facts::anything(&self.config))
     }
 
     /// Spatial dimensions of the network: 2 or 3.
     #[must_use]
     pub fn dims(&self) -> u32 {
-        self.clone().build().map_or(3, |built| built.dims)
+        self.assumed().dims
     }
 
     /// Input channels of the network; [`Card::takes`] tells whether it also takes one.
     #[must_use]
     pub fn in_channels(&self) -> u32 {
-        self.config.get("in_channels").and_then(Value::as_u64).and_then(|d| u32::try_from(d).ok()).unwrap_or(1)
+        channels(&self.config, "in_channels")
     }
 
-    /// Whether the network takes an input of so many channels: its own number, or one where its reference repeats a grey image.
+    /// Whether the network takes an input of so many channels: its own number, or one where its
+    /// reference repeats a grey image.
     #[must_use]
     pub fn takes(&self, channels: u32) -> bool {
-        channels == self.in_channels() || (channels == 1 && self.clone().build().is_ok_and(|built| built.grey))
+        channels == self.in_channels() || (channels == 1 && self.assumed().grey)
     }
 
     /// Classes, background included.
     #[must_use]
     pub fn classes(&self) -> u32 {
-        self.config.get("classes").and_then(Value::as_u64).and_then(|d| u32::try_from(d).ok()).unwrap_or(1)
+        channels(&self.config, "classes")
     }
 
-    /// The only extent that the network takes, if there is just one. That of a 2D network is one plane's; it takes any number.
+    /// The only extent that the network takes, if there is just one. That of a 2D network is one
+    /// plane's; it takes any number.
     #[must_use]
     pub fn crop(&self) -> Option<Extent> {
-        self.clone().build().ok()?.crop.map(Extent::from)
+        self.assumed().crop
     }
 
     /// Every spatial extent must be a multiple of this along D, H, W.
     #[must_use]
     pub fn stride(&self) -> [u32; 3] {
-        self.clone().build().map_or([1; 3], |built| built.stride)
+        self.assumed().stride
     }
 
     /// The least extent along D, H, W that the network takes: its stride, or more.
     #[must_use]
     pub fn least(&self) -> [u32; 3] {
-        self.clone().build().map_or([1; 3], |built| built.least)
+        self.assumed().least
+    }
+
+    /// What the steps of a scan must know: the network's channels, and the bytes that a voxel of
+    /// its input and one of the cropped scan take on the host beside them.
+    pub(crate) fn needs(&self, scores: f64, restored: f64) -> Needs<'_> {
+        Needs { channels: self.in_channels(), grey: self.takes(1), names: &self.input.channels, scores, restored }
+    }
+
+    /// The way back of its recipe, which was checked as the card was read.
+    pub(crate) fn way_back(&self) -> WayBack {
+        self.input.recipe().way_back().unwrap_or(WayBack::Direct)
     }
 
     /// The name of a class; `label N` when the card has none.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Card;
-use crate::volume::orient::View;
+use crate::volume::orient::{View, turned_spacing};
 use crate::volume::{Axes, Volume};
 use crate::warning::{Warning, WarningKind};
 
@@ -61,14 +61,15 @@ impl Expects {
         Ok(())
     }
 
-    /// Warnings of a scan that is not like those that the model understands.
+    /// Warnings of a scan that is not like those that the model understands. `spacing` is what the
+    /// model's reader takes the scan's to be, in mm along D, H, W of the scan.
     #[must_use]
-    pub fn check_scan(&self, card: &Card, scan: &Volume<f32>) -> Vec<Warning> {
+    pub fn check_scan(&self, card: &Card, scan: &Volume<f32>, spacing: [f64; 3]) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let understands = self.scan.as_ref().map_or_else(String::new, |s| format!(" ({s})"));
         if let Some(expected) = self.field_of_view_mm {
             let axes = card.input.axes.unwrap_or(scan.axes);
-            let field = field_of_view(scan, axes);
+            let field = field_of_view(scan, spacing, axes);
             let outside = (0..3).any(|a| field[a] < expected[a][0] || field[a] > expected[a][1]);
             if outside {
                 let show = |v: [String; 3]| v.join(" x ");
@@ -130,10 +131,11 @@ fn class(card: &Card, name: &str) -> Option<u32> {
 }
 
 /// Extent times spacing along these axes in mm.
-fn field_of_view(scan: &Volume<f32>, axes: Axes) -> [f64; 3] {
+fn field_of_view(scan: &Volume<f32>, spacing: [f64; 3], axes: Axes) -> [f64; 3] {
     let view = View::new(scan, axes);
+    let spacing = turned_spacing(spacing, scan.axes, axes);
     #[expect(clippy::cast_precision_loss, reason = "an extent")]
-    [0, 1, 2].map(|a| view.sizes[a] as f64 * view.spacing[a])
+    [0, 1, 2].map(|a| view.sizes[a] as f64 * spacing[a])
 }
 
 #[cfg(test)]
@@ -164,12 +166,12 @@ mod tests {
             Ok::<_, Box<dyn std::error::Error>>(Volume::new(1, extent, spacing, axes.parse()?, data)?)
         };
         let fits = scan([10, 10, 4], [2.0, 3.0, 1.0], "SAR", -1000.0)?;
-        assert_eq!(card.expects.check_scan(&card, &fits), []);
+        assert_eq!(card.expects.check_scan(&card, &fits, fits.spacing), []);
         // the same scan stored along other axes
         let turned = scan([4, 10, 10], [1.0, 3.0, 2.0], "LPI", -1000.0)?;
-        assert_eq!(card.expects.check_scan(&card, &turned), []);
+        assert_eq!(card.expects.check_scan(&card, &turned, turned.spacing), []);
         let odd = scan([10, 11, 4], [2.0, 3.0, 1.0], "SAR", -3000.0)?;
-        let told = card.expects.check_scan(&card, &odd);
+        let told = card.expects.check_scan(&card, &odd, odd.spacing);
         assert_eq!(told.len(), 2);
         assert!(told[0].message.contains("20 x 33 x 4 mm (along SAR)"), "{}", told[0]);
         assert!(told[1].message.contains("-3000") && told[1].message.contains("CT of the trunk"));

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::pass::{self, Applied};
-use crate::graph::{BatchNorm, Graph, KeyMask, NodeId, Norm, Op, Parameter, PositionalEncoding, WindowAttention};
+use crate::graph::{BatchNorm, Graph, KeyMask, NodeId, Norm, Op, Parameter, PositionalEncoding, RunInputs, WindowAttention};
 use crate::kernels::{pack_window_constant, position_add};
 use crate::shape::Map;
 
@@ -49,7 +50,7 @@ mod tests;
 
 use architecture::{Architecture, Built};
 pub use attention_unet::{AttentionUnet2dConfig, AttentionUnetConfig};
-pub use card::{Card, Inference, InputSpec, Mirror, Mode, Scheme};
+pub use card::{Card, Facts, Inference, InputSpec, Mirror, Mode, Scheme};
 pub(crate) use checkpoint::plain;
 pub use checkpoint::{Checkpoint, CheckpointFormat};
 pub use cotr::CotrConfig;
@@ -71,15 +72,15 @@ pub use weights::Weights;
 /// The card of a network that was built node by node.
 const GRAPH_CARD: &str = r#"{"architecture":"graph","config":{}}"#;
 
-/// A network ready to be planned. Holds no device memory; outlives any device.
-#[derive(Debug)]
+/// A network ready to be planned. Holds no device memory; outlives any device. Its clones share the weights.
+#[derive(Clone, Debug)]
 pub struct Model {
     card: Card,
     /// Before any pass: what taps may name.
     raw: Graph,
     graph: Graph,
     applied: Applied,
-    weights: Weights,
+    weights: Arc<Weights>,
     tolerance: Tolerance,
 }
 
@@ -117,7 +118,8 @@ impl Model {
     /// When the file is damaged, or its tensors are not those of [`Graph::parameters`] or not finite.
     pub fn from_graph(graph: Graph, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, LoadError> {
         let built = Built::new(graph, [1; 3]);
-        Self::of(Card::parse(GRAPH_CARD)?, built, Weights::of_safetensors(weights::Bytes::Held(bytes.into()))?)?.finite()
+        let weights = Weights::of_safetensors(weights::Bytes::Held(bytes.into()))?;
+        Self::of(Card::parse(GRAPH_CARD)?, built, Arc::new(weights))?.finite()
     }
 
     /// The same with reproducible random weights.
@@ -157,11 +159,18 @@ impl Model {
         self.card.config.get("visited").and_then(|list| serde_json::from_value(list.clone()).ok()).unwrap_or_default()
     }
 
-    /// The unoptimised graph for a crop there in a volume of which these tokens were visited.
-    pub(crate) fn graph_at(&self, position: [i64; 3], visited: &[u32]) -> Result<Graph, LoadError> {
-        let mut card = self.card.clone();
-        (card.config["position"], card.config["visited"]) = (position.to_vec().into(), visited.into());
-        Ok(card.build()?.graph)
+    /// What a run is given for a crop at this position of a volume of which these tokens were visited.
+    ///
+    /// # Errors
+    /// When the architecture has no volume tokens, or not these.
+    pub(crate) fn run_inputs(&self, position: [i64; 3], visited: &[u32]) -> Result<RunInputs, LoadError> {
+        let bad = |text: String| LoadError::new(LoadErrorKind::Card, text);
+        if self.card.architecture != FineConfig::NAME {
+            return Err(bad(format!("the architecture {} has no volume tokens", self.card.architecture)));
+        }
+        let config = serde_json::from_value::<FineConfig>(self.card.config.clone());
+        let config = config.map_err(|e| bad("the card's config is not one of a fine".into()).caused_by(e))?;
+        FineConfig { position, visited: visited.to_vec(), ..config }.run_inputs().map_err(bad)
     }
 
     /// The graph before any pass: what taps may name.
@@ -186,14 +195,15 @@ impl Model {
         let built = card.build()?;
         weights.drop_repeated(built.tolerance.canonical);
         let crop = built.crop;
-        let model = Self::of(card, built, weights)?;
+        let model = Self::of(card, built, Arc::new(weights))?;
         if let Some(crop) = crop {
             swin::check_masks(&model.raw, crop.into(), &model.weights)?;
         }
         Ok(model)
     }
 
-    fn of(card: Card, built: Built, weights: Weights) -> Result<Self, LoadError> {
+    fn of(mut card: Card, built: Built, weights: Arc<Weights>) -> Result<Self, LoadError> {
+        card.know(&built);
         let Built { graph: raw, tolerance, .. } = built;
         let (graph, applied) = pass::optimise(&raw, &[]);
         weights.check(&graph.parameters(), &raw.parameters(), &tolerance)?;
@@ -245,6 +255,12 @@ impl Model {
     #[must_use]
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// What the network takes.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        self.card.assumed()
     }
 
     /// Every spatial extent must be a multiple of this along D, H, W.

@@ -104,7 +104,7 @@ pub(super) fn compare(name: &str, weights: Weights, graph: Graph, applied: Appli
     let expected = weights.floats(&format!("{name}.output")).expect("it is there");
     let data: Vec<f32> = weights.floats(&format!("{name}.input")).expect("it is there").iter().map(|&v| v as f32).collect();
     let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
-    let model = Model { card, raw: graph.clone(), graph, applied, weights, tolerance: Tolerance::default() };
+    let model = Model { card, raw: graph.clone(), graph, applied, weights: weights.into(), tolerance: Tolerance::default() };
     let (mut most, mut whole): (f64, Vec<f32>) = (0.0, Vec::new());
     let runs = [None, engine].into_iter().take(1 + usize::from(engine.is_some())).flat_map(|on| [(16, on), (1, on)]);
     for (depth, device) in runs {
@@ -137,7 +137,7 @@ fn statistics_leave_the_device_in_f32() {
     let bytes = weights::random(r#"{"architecture": "none", "config": {}}"#, &[], 1).expect("it is a file");
     let weights = Weights::from_bytes(bytes.into()).expect("it is one");
     let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
-    let model = Model { card, raw: graph.clone(), graph, applied, weights, tolerance: Tolerance::default() };
+    let model = Model { card, raw: graph.clone(), graph, applied, weights: weights.into(), tolerance: Tolerance::default() };
     let extent = Extent::new(2, 10, 5);
     // 100 voxels a channel, 1 to 100 beyond what f16 tells from its neighbours
     let data: Vec<f32> = (0..300u16).map(|i| f32::from(i % 100 + 1)).collect();
@@ -202,4 +202,22 @@ fn a_norm_of_other_channels_is_named_also_when_taken_apart() {
     let graph = pass::optimise(&graph, &[]).0;
     let e = Plan::of_graph(&graph, Extent::new(2, 10, 5), &DeviceCaps::host(), &PlanOptions::default()).expect_err("it cannot be");
     assert_eq!((e.kind(), e.node()), (PlanErrorKind::Extent, Some("norm.scale")));
+}
+
+#[test]
+fn a_model_knows_what_its_network_takes() {
+    let card = r#"{"architecture":"unet2d","config":{"base":2,"classes":3}}"#;
+    let model = Model::random(card, 1).expect("it is one");
+    let facts = model.facts();
+    assert_eq!((facts.dims, facts.in_channels, facts.classes, facts.least), (2, model.card().in_channels(), 3, model.card().least()));
+    assert_eq!(model.card().facts().expect("it was built"), facts);
+    // of a card that is changed the network is built again
+    let mut card = model.card().clone();
+    card.config["classes"] = 5.into();
+    assert_eq!(card.facts().expect("it is one").classes, 5);
+    card.architecture = "unknown".into();
+    let e = card.facts().expect_err("there is none");
+    assert_eq!(e.kind(), LoadErrorKind::UnknownArchitecture);
+    let e = crate::plan::check_extent(Extent::new(1, 16, 16), &card).expect_err("there is none");
+    assert!(e.to_string().contains("describes no network") && e.to_string().contains("unknown"), "{e}");
 }

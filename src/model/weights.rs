@@ -27,7 +27,7 @@ const MASK_SUFFIX: &str = "attn_mask";
 const INDEX_SUFFIX: &str = "_index";
 
 /// How the tensors of a file may differ from those of a graph.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tolerance {
     /// The name under which the graph knows a tensor that repeats another under a further name.
     pub canonical: fn(&str) -> String,

@@ -5,14 +5,14 @@ use std::io;
 use std::ops::Range;
 
 use super::Case;
-use super::case::Grid;
 use super::largest;
 use super::pipeline::Invert;
 use crate::error::{RunError, RunErrorKind};
 use crate::export::{
     Activation, ClassMaps, ExportBytes, Exported, Layout, PlaneSink, Probabilities, Reduction, ScorePlane, Scores, labels, unreadable,
 };
-use crate::pipeline::{argmax, softmax};
+use crate::scan::Grid;
+use crate::scores::{argmax, softmax};
 use crate::shape::Extent;
 use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
 

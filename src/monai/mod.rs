@@ -16,7 +16,7 @@
 //! Grids are those of MONAI on an x86 CPU with AVX-512, to the last bit, for oblique and sheared
 //! scans too: `Spacing` takes shear away and aligns a corner or the centres as its own test says. A
 //! scan lies where MONAI's reader sees it, by the qform if the sform's spacing is not the pixdim
-//! (`nifti::Scan::as_monai_reads`). One thing differs on purpose: a file in metres or microns is
+//! ([`crate::Scan::as_monai_reads`]). One thing differs on purpose: a file in metres or microns is
 //! scaled to millimetres, which nibabel and so MONAI do not do.
 //!
 //! Where labels lie is what the bundle asks for ([`Invert`]). With `Invertd` they come back to the
@@ -32,13 +32,8 @@ mod case;
 mod config;
 mod export;
 mod expression;
-mod intensity;
-mod largest;
-mod linear;
 mod network;
 mod pipeline;
-mod resample;
-mod spacing;
 mod transforms;
 
 pub use bundle::Bundle;
@@ -47,6 +42,7 @@ pub use export::Export;
 pub use pipeline::{Invert, Largest, Pipeline, Transform};
 
 use crate::error::{LoadError, LoadErrorKind};
+use crate::scan::largest;
 
 /// What is wrong with a bundle's config.
 fn bad(message: impl Into<String>) -> LoadError {

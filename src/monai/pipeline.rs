@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::scan::{Invert, Largest};
+use crate::scan::{Recipe, Resample, Restore, ResultStep, Step, Values};
 use crate::volume::Axes;
 
 /// What MONAI does with a scan before the network sees it, and with what the network says.
@@ -18,39 +20,6 @@ pub struct Pipeline {
     /// The largest connected parts alone are kept of labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub largest: Option<Largest>,
-}
-
-/// `KeepLargestConnectedComponent` on labels.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Largest {
-    /// Of these; none: of all but 0.
-    #[serde(default)]
-    pub labels: Vec<u32>,
-    /// Of all of them together; else of each by itself.
-    #[serde(default)]
-    pub union: bool,
-    /// Along how many axes neighbours may differ by one voxel: 1 to 3.
-    pub connectivity: u32,
-    /// Whether it is done before labels go the way back.
-    pub first: bool,
-}
-
-/// What is brought back to the scan's grid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Invert {
-    /// What the network says, before softmax.
-    Logits,
-    /// Its softmax.
-    Probabilities,
-    /// The most probable classes.
-    Labels,
-    /// Nothing, but as it saves the most probable classes, `SaveImage` resamples them to the scan's
-    /// grid: in one step, each voxel read at the nearest, the outermost beyond the edges.
-    Saving,
-    /// Nothing: labels lie on the grid of the network's input.
-    Nothing,
 }
 
 /// A transform, after MONAI's of about the same name. Axes are D, H, W of the network, in MONAI the first, second and third.
@@ -148,31 +117,58 @@ impl Pipeline {
         if dims != 3 {
             return Err(format!("the network has {dims} dimensions; bundles of three run"));
         }
-        if let Some(largest) = self.largest.as_ref().filter(|l| {
-            let soft = matches!(self.invert, Invert::Logits | Invert::Probabilities);
-            !(1..=3).contains(&l.connectivity) || (l.first && soft)
-        }) {
+        let soft = matches!(self.invert, Invert::Logits | Invert::Probabilities);
+        if let Some(largest) = self.largest.as_ref().filter(|l| l.first && soft) {
             return Err(format!("{largest:?} is no way to keep parts of labels"));
         }
-        let finite = |values: &[f64]| values.iter().all(|v| v.is_finite());
-        for transform in &self.transforms {
-            let fits = match transform {
-                Transform::Orientation { .. } | Transform::CropForeground { .. } => true,
-                Transform::Spacing { mm, .. } => finite(mm) && mm.iter().all(|v| *v >= 0.0),
-                Transform::ScaleRange { from, to, .. } => finite(from) && finite(&to.unwrap_or_default()),
-                Transform::ScalePercentiles { from, to, relative, .. } => {
-                    from.iter().all(|p| (0.0..=100.0).contains(p)) && finite(&to.unwrap_or_default()) && (to.is_some() || !relative)
-                }
-                Transform::ScaleMinMax { to, .. } => finite(to),
-                Transform::Normalize { channel_wise, subtrahend, divisor, .. } => [subtrahend, divisor].into_iter().all(|list| {
-                    let count = if *channel_wise { channels as usize } else { 1 };
-                    finite(list) && (list.is_empty() || list.len() == count)
-                }),
-            };
-            if !fits {
-                return Err(format!("{transform:?} is no transform of a scan of {channels} channels"));
+        self.recipe().check(dims, channels)
+    }
+
+    /// The recipe that it stands for.
+    #[must_use]
+    pub fn recipe(&self) -> Recipe {
+        let steps = self.transforms.iter().map(Transform::step);
+        let steps = std::iter::once(Step::ReadAsMonai).chain(steps).collect();
+        let inverse = || ResultStep::Restore(Restore::Inverse { nearest: self.nearest });
+        let mut results = match self.invert {
+            Invert::Logits => vec![inverse(), ResultStep::ArgMax],
+            Invert::Probabilities => vec![ResultStep::Softmax, inverse(), ResultStep::ArgMax],
+            Invert::Labels => vec![ResultStep::ArgMax, inverse()],
+            Invert::Saving => vec![ResultStep::ArgMax, ResultStep::Restore(Restore::Save)],
+            Invert::Nothing => vec![ResultStep::ArgMax],
+        };
+        if let Some(Largest { labels, union, connectivity, first }) = self.largest.clone() {
+            let keep = ResultStep::KeepLargest { labels, union, connectivity };
+            // MONAI filters labels before or after they go the way back
+            let at = if first { 1.min(results.len()) } else { results.len() };
+            if first || self.invert != Invert::Nothing {
+                results.insert(at, keep);
             }
         }
-        Ok(())
+        Recipe::new(steps, results)
+    }
+}
+
+impl Transform {
+    /// The step that it stands for.
+    fn step(&self) -> Step {
+        let values = match self.clone() {
+            Self::Orientation { axes } => return Step::Orient { axes },
+            Self::Spacing { mm, nearest, align_corners } => {
+                return Step::Resample(Resample::Grid { mm, nearest, align_corners });
+            }
+            Self::CropForeground { margin, allow_smaller, k_divisible } => {
+                return Step::CropForeground { margin, allow_smaller, k_divisible };
+            }
+            Self::ScaleRange { from, to, clip } => Values::ScaleRange { from, to, clip },
+            Self::ScalePercentiles { from, to, clip, relative, channel_wise } => {
+                Values::ScalePercentiles { from, to, clip, relative, channel_wise }
+            }
+            Self::ScaleMinMax { to, channel_wise } => Values::ScaleMinMax { to, channel_wise },
+            Self::Normalize { nonzero, channel_wise, subtrahend, divisor } => {
+                Values::Normalize { nonzero, channel_wise, subtrahend, divisor }
+            }
+        };
+        Step::ScaleValues(values)
     }
 }

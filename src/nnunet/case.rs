@@ -1,18 +1,15 @@
 //! A scan on its way to the network, and logits on their way back.
 
-use std::borrow::Cow;
-
-use super::crop::{body, bounds, cut};
 use super::export::{Export, ExportOptions};
-use super::pipeline::{Pipeline, Resampling, Scaling};
+use super::pipeline::{Pipeline, Resampling};
 use crate::export::{Exported, Layout, hand_over, mismatch};
 use crate::model::Card;
+use crate::scan::{Forward, Recipe, Resample, Scan, Step, Undo, WayBack};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::orient::View;
-use crate::volume::resample::plausible;
 use crate::volume::spline::{self, Order};
-use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
+use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, sizes};
 
 /// A scan as nnU-Net gives it to the network, and what brings logits back to the scan's grid.
 #[derive(Clone, Debug)]
@@ -36,83 +33,77 @@ pub struct Case {
 
 impl Case {
     /// Prepares a scan for the model of a card whose `input.nnunet` is `pipeline`. It is resampled
-    /// by its `spacing`, which is to be what the pipeline's [`super::Reader`] says.
+    /// by the spacing that the pipeline's [`super::Reader`] says.
     ///
     /// # Errors
     /// When the scan does not have the model's number of channels, its values are not what the model's scaling is for, or its
     /// spacing is absurdly far from the model's.
-    pub fn new(card: &Card, pipeline: &Pipeline, scan: &Volume<f32>) -> Result<Self, VolumeError> {
-        if scan.channels as usize != pipeline.channels.len() {
-            let (has, needs, names) = (scan.channels, pipeline.channels.len(), card.input.channels.join(", "));
-            let text = format!("the scan has {has} channels, the model needs {needs} ({names})");
-            return Err(VolumeError::new(VolumeErrorKind::GridMismatch, text));
-        }
-        let turned = turned(card, pipeline, scan)?;
-        let spacing = turned.spacing;
-
-        let mask = body(&turned);
-        let (first, size) = bounds(&mask, turned.extent);
-        let n = sizes(turned.extent);
-        let mask = cut(&mask, n, first, size);
-        let mut values = cut(&turned.data, n, first, size);
-        let (whole, axes) = (turned.extent, turned.axes);
-        drop(turned);
-
-        let mut target = spacing;
-        target[3 - pipeline.spacing_mm.len()..].copy_from_slice(&pipeline.spacing_mm);
-        let exact = [0, 1, 2].map(|a| (spacing[a] / target[a] * size[a] as f64).round_ties_even());
-        // the cropped scan, the network's input, and labels
-        let channels = f64::from(scan.channels);
-        let cropped = size.iter().product::<usize>() as f64;
-        let bytes = |n: f64| 4.0 * channels * (n + cropped) + 2.0 * cropped;
-        let shape = plausible(exact, spacing, target, bytes)?;
-        let to = sizes(shape);
-
-        let voxels = mask.len().max(1);
-        let mut data = Vec::with_capacity(to.iter().product::<usize>() * pipeline.channels.len());
-        let axis = pipeline.resample.axis(spacing, target);
-        let bad = |e: String| VolumeError::new(VolumeErrorKind::Unsupported, e);
-        if pipeline.is_first() {
-            let masked = pipeline.channels.iter().any(Scaling::masked);
-            let mask = if masked { resized(&mask, [size, to], axis) } else { Vec::new() };
-            for (channel, scaling) in values.chunks_exact(voxels).zip(&pipeline.channels) {
-                let mut channel = pipeline.resample.apply(channel, [size, to], axis);
-                scaling.apply(&mut channel, &mask, pipeline.version).map_err(bad)?;
-                data.extend(channel);
-            }
-        } else {
-            for (channel, scaling) in values.chunks_exact_mut(voxels).zip(&pipeline.channels) {
-                scaling.apply(channel, &mask, pipeline.version).map_err(bad)?;
-                data.extend(pipeline.resample.apply(channel, [size, to], axis));
-            }
-        }
-        let volume = Volume::new(scan.channels, shape, target, axes, data)?;
-        let back = (pipeline.resample_logits, pipeline.axis_back(spacing, target));
-        Ok(Self { volume, whole, spacing, first, size, axes: scan.axes, affine: *scan.affine(), back, probable: pipeline.is_first() })
+    pub fn new<'a>(card: &'a Card, pipeline: &Pipeline, scan: impl Into<Scan<'a>>) -> Result<Self, VolumeError> {
+        let recipe = pipeline.recipe(card.input.axes);
+        let channels = u32::try_from(pipeline.channels.len()).unwrap_or(u32::MAX);
+        let mut needs = card.needs(0.0, Self::voxel_bytes(channels));
+        (needs.channels, needs.grey) = (channels, false);
+        Self::of(Forward::new(&recipe, &scan.into(), needs)?, &recipe)
     }
 
-    /// The host bytes that a scan of `channels` takes as it was read, at most as it is prepared, and at most
+    /// The scan that went through the steps of a recipe, and what brings scores back.
+    pub(crate) fn of(forward: Forward<'_>, recipe: &Recipe) -> Result<Self, VolumeError> {
+        let unsupported = |text: String| VolumeError::new(VolumeErrorKind::Unsupported, text);
+        let back = recipe.way_back().map_err(unsupported)?;
+        let undo = forward.undo.as_slice();
+        let (WayBack::Spline { orders, half }, [.., Undo::Cut { before, start }, Undo::Resampled { before: cropped, spacing, .. }]) =
+            (back, undo)
+        else {
+            return Err(unsupported("the recipe's results are not those of nnU-Net".into()));
+        };
+        let (whole, spacing, size) = (*before, *spacing, sizes(cropped.extent));
+        let first = start.map(|i| usize::try_from(i).unwrap_or(0));
+        let (axes, affine) = forward.seen;
+        let volume = forward.into_volume();
+        let axis = orders.axis_back(recipe.transpose().filter(|_| !half), spacing, volume.spacing);
+        Ok(Self { volume, whole, spacing, first, size, axes, affine, back: (orders, axis), probable: !half })
+    }
+
+    /// The bytes that a voxel of the cropped scan takes on the host: its channels and its label.
+    pub(crate) fn voxel_bytes(channels: u32) -> f64 {
+        4.0 * f64::from(channels) + 2.0
+    }
+
+    /// The host bytes that a scan takes as it was read, at most as a recipe prepares it, and at most
     /// meanwhile, itself included: as if nothing could be cropped away.
     #[must_use]
-    pub fn host_bytes(card: &Card, pipeline: &Pipeline, scan: &Volume<f32>) -> [u64; 3] {
-        let axes = card.input.axes.unwrap_or(scan.axes).directions();
-        let Ok(axes) = Axes::new(pipeline.transpose.map(|axis| axes[axis])) else { return [0; 3] };
-        let view = View::new(scan, axes);
-        let mut target = view.spacing;
-        target[3 - pipeline.spacing_mm.len()..].copy_from_slice(&pipeline.spacing_mm);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "an estimate of a count; what is absurd is refused elsewhere"
-        )]
-        let to = [0, 1, 2].map(|a| (view.spacing[a] / target[a] * view.sizes[a] as f64).round_ties_even() as usize);
-        let (channels, voxels) = (u64::from(scan.channels), scan.extent.voxels());
-        let axis = pipeline.resample.axis(view.spacing, target).map(|axis| (axis, Order::Linear));
+    pub(crate) fn host_bytes(recipe: &Recipe, scan: &Scan<'_>) -> [u64; 3] {
+        let image = scan.image;
+        let (channels, voxels) = (u64::from(image.channels), image.extent.voxels());
         let read = 4 * channels * voxels;
+        let (mut axes, mut spacing, mut size) = (image.axes, image.spacing, sizes(image.extent));
+        let (mut to, mut resampling) = (size, 0);
+        for step in &recipe.steps {
+            let turned = match step {
+                Step::Read { by } => {
+                    spacing = by.spacing(scan);
+                    continue;
+                }
+                Step::Orient { axes } => Some(*axes),
+                Step::Transpose { order } => {
+                    let directions = axes.directions();
+                    Axes::new(order.map(|axis| directions[axis])).ok()
+                }
+                Step::Resample(Resample::Spline { mm, orders }) => {
+                    (to, resampling) = resampled(*orders, mm, spacing, size);
+                    continue;
+                }
+                _ => continue,
+            };
+            if let Some(turned) = turned {
+                let from = Extent::from(size.map(|n| u32::try_from(n).unwrap_or(u32::MAX)));
+                let view = View::of(from, spacing, axes, turned);
+                (axes, spacing, size) = (turned, view.spacing, view.sizes);
+                to = size;
+            }
+        }
+        let turning = if axes == image.axes { 0 } else { read };
         let prepared = 4 * channels * to.iter().map(|&n| n as u64).product::<u64>();
-        let turning = if axes == scan.axes { 0 } else { read };
-        let same = to == view.sizes;
-        let resampling = if same { 0 } else { spline::resized_bytes(view.sizes, to, axis) };
         // the turned scan and a mask, or the cropped scan and what becomes of it
         let most = (turning + read + 10 * voxels).max(read + 2 * voxels + resampling + prepared + prepared / channels.max(1));
         [read, prepared, read + most]
@@ -130,8 +121,8 @@ impl Case {
         Layout::new(turned, (self.first, self.size), (self.axes, self.affine))
     }
 
-    /// Labels on the scan's grid of logits `[C][D][H][W]` over the input, with the pipeline of nnU-Net v1 of probabilities; probabilities
-    /// too, if they are wanted. [`super::Export`] takes them plane by plane.
+    /// Labels on the scan's grid of logits `[C][D][H][W]` over the input, with the pipeline of nnU-Net v1 of
+    /// probabilities; probabilities too, if they are wanted. [`super::Export`] takes them plane by plane.
     ///
     /// # Errors
     /// When the logits are not those of this input.
@@ -143,21 +134,20 @@ impl Case {
     }
 }
 
-/// The scan along the network's axes.
-fn turned<'a>(card: &Card, pipeline: &Pipeline, scan: &'a Volume<f32>) -> Result<Cow<'a, Volume<f32>>, VolumeError> {
-    let along = |scan: Cow<'a, Volume<f32>>, axes| if scan.axes == axes { scan } else { Cow::Owned(reorient(&scan, axes)) };
-    let oriented = along(Cow::Borrowed(scan), card.input.axes.unwrap_or(scan.axes));
-    let directions = oriented.axes.directions();
-    let axes = Axes::new(pipeline.transpose.map(|axis| directions[axis]))?;
-    Ok(along(oriented, axes))
-}
-
-/// A mask on another grid as nnU-Net v1 resamples it: inside and outside each linearly, one of half or more is it, inside before
-/// outside; along `axis` the nearest.
-fn resized(mask: &[bool], shapes: [[usize; 3]; 2], axis: Option<usize>) -> Vec<bool> {
-    let linear = Resampling { order: 1, order_along: 0, separate: None };
-    let inside: Vec<f32> = mask.iter().map(|&inside| f32::from(u8::from(inside))).collect();
-    linear.apply(&inside, shapes, axis).into_iter().map(|share| share >= 0.5).collect()
+/// The size that the resampling of a recipe gives a scan, and the bytes that it takes meanwhile.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "an estimate of a count; what is absurd is refused elsewhere"
+)]
+fn resampled(orders: Resampling, mm: &[f64], spacing: [f64; 3], size: [usize; 3]) -> ([usize; 3], u64) {
+    let mut target = spacing;
+    target[3 - mm.len()..].copy_from_slice(mm);
+    // no axis of a scan that is not refused is longer
+    let to = [0, 1, 2].map(|a| (spacing[a] / target[a] * size[a] as f64).round_ties_even().min(131_072.0) as usize);
+    let axis = orders.axis(spacing, target).map(|axis| (axis, Order::Linear));
+    (to, if to == size { 0 } else { spline::resized_bytes(size, to, axis) })
 }
 
 #[cfg(test)]
@@ -222,14 +212,5 @@ mod tests {
         assert!(labels.data.iter().all(|&l| l == 1));
         assert_eq!(maps.ok_or("probabilities were asked for")?.data, probabilities);
         Ok(())
-    }
-
-    #[test]
-    fn masks_are_resampled_by_halves() {
-        let mask = [true, true, false, false];
-        assert_eq!(resized(&mask, [[1, 1, 4], [1, 1, 2]], None), [true, false]);
-        // between inside and outside lies a half, which is inside
-        assert_eq!(resized(&mask, [[1, 1, 4], [1, 1, 3]], None), [true, true, false]);
-        assert_eq!(resized(&mask, [[1, 1, 4], [1, 1, 8]], Some(2)), [true, true, true, true, false, false, false, false]);
     }
 }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::export::hand_over;
-use crate::pipeline::{argmax, softmax};
+use crate::scores::{argmax, softmax};
 use crate::shape::Extent;
 use crate::volume::{Affine, Axes, Volume, reorient};
 

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{first, plans};
+use super::{locate, v1, v2};
 use crate::error::{LoadError, LoadErrorKind};
 use crate::host::read_file;
 use crate::model::{self, Card, Model};
 use crate::warning::{Warning, WarningKind};
 
 /// The checkpoints of a fold, the one that is taken first: nnU-Net v2's own or its weights as safetensors, and v1's.
-const SECOND: [&str; 2] = ["checkpoint_final.pth", "checkpoint_final.safetensors"];
-const FIRST: [&str; 2] = ["model_final_checkpoint.model", "model_best.model"];
+const V2_FILES: [&str; 2] = ["checkpoint_final.pth", "checkpoint_final.safetensors"];
+const V1_FILES: [&str; 2] = ["model_final_checkpoint.model", "model_best.model"];
 
 /// The folder that nnU-Net trains a configuration into: `TRAINER__PLANS__CONFIGURATION` of v2, or `TRAINER__PLANS` of v1.
 #[derive(Clone, Debug)]
@@ -26,13 +26,13 @@ pub struct Folder {
 
 #[derive(Clone, Debug)]
 enum Version {
-    First,
-    Second { plans: Value, dataset: Value },
+    V1,
+    V2 { plans: Value, dataset: Value },
 }
 
 /// What a fold's checkpoint of v2 is, and says beside its tensors.
 #[derive(Clone, Debug)]
-pub struct Checkpoint {
+pub struct FoldCheckpoint {
     /// The file.
     pub file: PathBuf,
     /// The configuration that was trained, if it says so.
@@ -48,16 +48,24 @@ pub struct Checkpoint {
 }
 
 impl Folder {
-    /// Reads v2's plans and description of the dataset; v1's plans lie beside each checkpoint.
+    /// Opens the folder of a trained model, that of one of its folds, or one above it that holds a
+    /// single trained model. Reads v2's plans and description of the dataset; v1's plans lie beside
+    /// each checkpoint.
     ///
     /// # Errors
-    /// When it is no such folder, or one of the files is no JSON.
+    /// When it is no such folder, when it holds several trained models, or one of the files is no JSON.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let path = path.into();
         if !path.join("plans.json").is_file() {
-            let folder = Self { path, version: Version::First, only: None };
+            let folder = Self { path, version: Version::V1, only: None };
             if folder.path.join("plans.pkl").is_file() || folder.folds().is_ok() {
                 return Ok(folder);
+            }
+            if let Some(folder) = Self::of_fold(&folder.path)? {
+                return Ok(folder);
+            }
+            if let Some(below) = locate::below(&folder.path)? {
+                return Self::open(below);
             }
             let text = format!("{} is no folder of an nnU-Net model: it has neither plans.json nor plans.pkl", folder.path.display());
             return Err(LoadError::new(LoadErrorKind::NotFound, text));
@@ -72,7 +80,17 @@ impl Folder {
                 .map_err(|e| LoadError::new(LoadErrorKind::Format, format!("{} is no JSON", file.display())).caused_by(e))
         };
         let (plans, dataset) = (json("plans.json")?, json("dataset.json")?);
-        Ok(Self { path, version: Version::Second { plans, dataset }, only: None })
+        Ok(Self { path, version: Version::V2 { plans, dataset }, only: None })
+    }
+
+    /// The model that a folder is a fold of, with that fold alone.
+    fn of_fold(path: &Path) -> Result<Option<Self>, LoadError> {
+        let Ok(path) = path.canonicalize() else { return Ok(None) };
+        let files = [V2_FILES, V1_FILES].concat();
+        match files.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
+            Some(file) if path.parent().is_some_and(locate::has_plans) => Self::of_checkpoint(&file),
+            _ => Ok(None),
+        }
     }
 
     /// The folder that a checkpoint lies in, with that checkpoint as its only fold; of one that lies
@@ -95,7 +113,7 @@ impl Folder {
             if first && (beside(&file).is_file() || fold.is_some() && above.join("plans.pkl").is_file()) {
                 let path = if fold.is_some() { above } else { parent };
                 let only = Some((fold.unwrap_or("unknown").to_owned(), file.clone()));
-                return Ok(Some(Self { path: path.to_owned(), version: Version::First, only }));
+                return Ok(Some(Self { path: path.to_owned(), version: Version::V1, only }));
             }
             let planned = ["plans.json", "dataset.json"].iter().all(|part| above.join(part).is_file());
             if let Some(fold) = fold.filter(|_| !first && planned) {
@@ -103,10 +121,10 @@ impl Folder {
                 return Ok(Some(Self { only, ..Self::open(above)? }));
             }
         }
-        let Checkpoint { own, fold, .. } = Checkpoint::read(&absolute)?;
+        let FoldCheckpoint { own, fold, .. } = FoldCheckpoint::read(&absolute)?;
         Ok(own.map(|[plans, dataset]| Self {
             path: absolute.parent().unwrap_or(Path::new("")).to_owned(),
-            version: Version::Second { plans, dataset },
+            version: Version::V2 { plans, dataset },
             only: Some((fold.unwrap_or_else(|| "unknown".into()), absolute.clone())),
         }))
     }
@@ -129,8 +147,8 @@ impl Folder {
                 found.push((number, file));
             }
         }
-        if found.iter().any(|(_, file)| !file.ends_with(FIRST[1])) {
-            found.retain(|(_, file)| !file.ends_with(FIRST[1]));
+        if found.iter().any(|(_, file)| !file.ends_with(V1_FILES[1])) {
+            found.retain(|(_, file)| !file.ends_with(V1_FILES[1]));
         }
         let mut numbers: Vec<u32> = found.iter().filter_map(|(number, _)| *number).collect();
         numbers.sort_unstable();
@@ -152,25 +170,25 @@ impl Folder {
     pub fn card(&self, fold: &str) -> Result<Card, LoadError> {
         let file = self.checkpoint(fold)?;
         let mut card = match &self.version {
-            Version::First => self.told(&file)?.card(&model::Checkpoint::open(&file)?)?,
-            Version::Second { plans, dataset } => self.second([plans, dataset], &Checkpoint::read(&file)?)?,
+            Version::V1 => self.sidecar(&file)?.card(&model::Checkpoint::open(&file)?)?,
+            Version::V2 { plans, dataset } => self.v2_card([plans, dataset], &FoldCheckpoint::read(&file)?)?,
         };
         card.provenance.push_str(&format!(", fold {fold}"));
         Ok(card)
     }
 
     /// The card of a checkpoint of v2 with these plans and this description of the dataset.
-    fn second(&self, [plans, dataset]: [&Value; 2], checkpoint: &Checkpoint) -> Result<Card, LoadError> {
+    fn v2_card(&self, [plans, dataset]: [&Value; 2], checkpoint: &FoldCheckpoint) -> Result<Card, LoadError> {
         let named = || {
             let name = self.path.canonicalize().ok()?;
             name.file_name()?.to_str()?.rsplit("__").next().map(str::to_owned)
         };
         let configuration = checkpoint.configuration.clone().or_else(named).unwrap_or_default();
-        plans::of_trainer([plans, dataset], &configuration, &checkpoint.mirror, self.trainer(checkpoint).as_deref())
+        v2::of_trainer([plans, dataset], &configuration, &checkpoint.mirror, self.trainer(checkpoint).as_deref())
     }
 
     /// The trainer of a checkpoint of v2, or else that of the folder's name.
-    fn trainer(&self, checkpoint: &Checkpoint) -> Option<String> {
+    fn trainer(&self, checkpoint: &FoldCheckpoint) -> Option<String> {
         let named = || {
             let path = self.path.canonicalize().ok()?;
             let parts: Vec<&str> = path.file_name()?.to_str()?.split("__").collect();
@@ -202,8 +220,8 @@ impl Folder {
         let mut notes: Vec<String> = Vec::new();
         let checkpoint = self.checkpoint(fold)?;
         match &self.version {
-            Version::First => {
-                notes.extend(self.told(&checkpoint)?.note());
+            Version::V1 => {
+                notes.extend(self.sidecar(&checkpoint)?.note());
                 let file = self.path.join("postprocessing.json");
                 let asked = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
                 let asked =
@@ -212,9 +230,9 @@ impl Folder {
                     format!("{} keeps the largest part alone of the classes {classes} in nnU-Net; this is not done here", file.display())
                 }));
             }
-            Version::Second { plans, dataset } => {
-                let checkpoint = Checkpoint::read(&checkpoint)?;
-                notes.extend(self.trainer(&checkpoint).and_then(|name| plans::note(&name)));
+            Version::V2 { plans, dataset } => {
+                let checkpoint = FoldCheckpoint::read(&checkpoint)?;
+                notes.extend(self.trainer(&checkpoint).and_then(|name| v2::note(&name)));
                 notes.extend(self.contradiction([plans, dataset], &checkpoint)?);
             }
         }
@@ -223,11 +241,11 @@ impl Folder {
 
     /// What a checkpoint carries of its own that reads otherwise than the folder's plans, which
     /// count as they do in nnU-Net.
-    fn contradiction(&self, told: [&Value; 2], checkpoint: &Checkpoint) -> Result<Option<String>, LoadError> {
+    fn contradiction(&self, told: [&Value; 2], checkpoint: &FoldCheckpoint) -> Result<Option<String>, LoadError> {
         let Some([plans, dataset]) = checkpoint.own.as_ref().filter(|[plans, dataset]| [plans, dataset] != told) else { return Ok(None) };
         let json = |card: &Card| serde_json::to_value(card).unwrap_or_default();
-        let folders = json(&self.second(told, checkpoint)?);
-        let what = match self.second([plans, dataset], checkpoint) {
+        let folders = json(&self.v2_card(told, checkpoint)?);
+        let what = match self.v2_card([plans, dataset], checkpoint) {
             Ok(own) => differences(&json(&own), &folders, "", 3),
             Err(e) => vec![e.to_string()],
         };
@@ -239,16 +257,16 @@ impl Folder {
     }
 
     /// What v1 tells beside a checkpoint, or of the model.
-    fn told(&self, file: &Path) -> Result<first::Told, LoadError> {
+    fn sidecar(&self, file: &Path) -> Result<v1::Sidecar, LoadError> {
         let beside = beside(file);
         let told = if beside.is_file() { beside } else { self.path.join("plans.pkl") };
-        first::Told::read(&told, &read(&told)?, &self.path.canonicalize().map_err(|e| io(&self.path, e))?)
+        v1::Sidecar::read(&told, &read(&told)?, &self.path.canonicalize().map_err(|e| io(&self.path, e))?)
     }
 
     fn names(&self) -> [&str; 2] {
         match self.version {
-            Version::First => FIRST,
-            Version::Second { .. } => SECOND,
+            Version::V1 => V1_FILES,
+            Version::V2 { .. } => V2_FILES,
         }
     }
 
@@ -265,14 +283,14 @@ impl Folder {
         if let Some((only, file)) = &self.only {
             return Some(file.clone()).filter(|_| only == fold);
         }
-        let all = (fold == "all" && matches!(self.version, Version::First)).then(|| "all".to_owned());
+        let all = (fold == "all" && matches!(self.version, Version::V1)).then(|| "all".to_owned());
         let folders = all.into_iter().chain([format!("fold_{fold}")]);
         let mut files = folders.flat_map(|folder| self.names().map(|name| self.path.join(&folder).join(name)));
         files.find(|file| file.is_file())
     }
 }
 
-impl Checkpoint {
+impl FoldCheckpoint {
     /// Reads a checkpoint: nnU-Net's own, or a safetensors file of its `network_weights`, whose metadata may hold `configuration` and
     /// `inference_allowed_mirroring_axes` (JSON; absent or null: none).
     ///

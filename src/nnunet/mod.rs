@@ -23,18 +23,18 @@
 //! `nnunet_v1`.
 
 mod case;
-mod crop;
 mod export;
-mod first;
 mod folder;
+mod locate;
 mod pipeline;
-mod plans;
-mod reader;
+mod v1;
+mod v2;
 
+use crate::scan::reader;
 pub use case::Case;
 pub use export::{Export, ExportOptions};
 pub(crate) use folder::beside;
-pub use folder::{Checkpoint, Folder};
+pub use folder::{FoldCheckpoint, Folder};
 pub use pipeline::{Pipeline, Resampling, Scaling};
-pub use plans::card;
 pub use reader::Reader;
+pub use v2::card;

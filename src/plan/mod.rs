@@ -157,10 +157,6 @@ impl Plan {
         &self.graph
     }
 
-    pub(crate) fn graph_mut(&mut self) -> &mut Graph {
-        &mut self.graph
-    }
-
     /// The run as data.
     #[must_use]
     pub fn recording(&self) -> &Recording {
@@ -253,18 +249,20 @@ fn check_axes(extent: Extent) -> Result<(), PlanError> {
 /// Checks an extent against what the network of a card takes.
 ///
 /// # Errors
-/// When the network takes one other extent alone, or as [`check_stride`].
+/// When no network can be built of the card, it takes one other extent alone, or as [`check_stride`].
 pub fn check_extent(extent: Extent, card: &Card) -> Result<(), PlanError> {
-    match card.crop() {
-        Some(crop) if card.dims() == 2 && [crop.h, crop.w] != [extent.h, extent.w] => Err(PlanError::new(
+    let unbuilt = |e| PlanError::new(PlanErrorKind::Unsupported, "the card describes no network").caused_by(e);
+    let facts = card.facts().map_err(unbuilt)?;
+    match facts.crop {
+        Some(crop) if facts.dims == 2 && [crop.h, crop.w] != [extent.h, extent.w] => Err(PlanError::new(
             PlanErrorKind::Extent,
             format!("an extent of {extent} is not possible: {} runs on planes of {}x{} alone", card.architecture, crop.h, crop.w),
         )),
-        Some(crop) if card.dims() != 2 && crop != extent => {
+        Some(crop) if facts.dims != 2 && crop != extent => {
             let text = format!("an extent of {extent} is not possible: {} runs on its configured crop of {crop} alone", card.architecture);
             Err(PlanError::new(PlanErrorKind::Extent, text))
         }
-        _ => check_stride(extent, card.stride()),
+        _ => check_stride(extent, facts.stride),
     }
 }
 

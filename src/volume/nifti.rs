@@ -9,7 +9,6 @@ mod extended;
 mod file;
 mod write;
 
-use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 
@@ -21,6 +20,7 @@ use self::file::Stored;
 use self::write::store;
 use super::{Affine, Axes, Volume, VolumeError, VolumeErrorKind};
 use crate::export::Probabilities;
+use crate::scan::{FileGeometry, Placed};
 use crate::shape::Extent;
 use crate::warning::Warning;
 
@@ -38,20 +38,26 @@ pub struct Scan {
     pub warnings: Vec<Warning>,
 }
 
-impl Scan {
-    /// The image where MONAI's `NibabelReader` sees it: where `image` lies, unless the spacing of
-    /// the sform is not the pixdim, to one part in 100,000. MONAI then takes the qform, with the
-    /// pixdim, even if its code is 0.
-    ///
-    /// # Errors
-    /// Those of [`Volume::new`], which a scan from [`read`] does not meet.
-    pub fn as_monai_reads(&self) -> Result<Cow<'_, Volume<f32>>, VolumeError> {
-        let Some(Geometry { directions: [i, j, k], spacing: [x, y, z], affine }) = affine::rectified(&self.header) else {
-            return Ok(Cow::Borrowed(&self.image));
+impl<'a> From<&'a Scan> for crate::Scan<'a> {
+    fn from(scan: &'a Scan) -> Self {
+        let header = &scan.header;
+        let pixdim = [3, 2, 1].map(|axis| match f64::from(header.pixdim[axis]).abs() {
+            0.0 => 1.0,
+            size => size,
+        });
+        let placed = |g: Geometry| {
+            let Geometry { directions: [i, j, k], spacing: [x, y, z], affine } = g;
+            let axes = Axes::new([k, j, i]).ok()?;
+            Some(Placed { spacing: [z, y, x], axes, affine: affine.reoriented([2, 1, 0], [None; 3]) })
         };
-        let Volume { channels, extent, ref data, .. } = self.image;
-        let image = Volume::new(channels, extent, [z, y, x], Axes::new([k, j, i])?, data.clone())?;
-        Ok(Cow::Owned(image.with_affine(affine.reoriented([2, 1, 0], [None; 3]))))
+        let header = FileGeometry {
+            pixdim,
+            unit_mm: millimetres(header),
+            planar: header.dim[0] == 2,
+            qform: header.qform_code > 0,
+            monai: affine::rectified(header).and_then(placed),
+        };
+        Self { image: &scan.image, warnings: &scan.warnings, header }
     }
 }
 

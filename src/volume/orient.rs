@@ -209,6 +209,14 @@ impl View {
     }
 }
 
+/// A spacing along the axes `from` as one along the axes `to`.
+pub(crate) fn turned_spacing(spacing: [f64; 3], from: Axes, to: Axes) -> [f64; 3] {
+    to.0.map(|want| {
+        let along = (0..3).find(|&axis| from.0[axis].world_axis() == want.world_axis());
+        along.map_or(0.0, |axis| spacing[axis])
+    })
+}
+
 /// The same voxels along the axes `to`: axes are exchanged and flipped, nothing is interpolated.
 ///
 /// Channels stay where they are. Going back to the volume's own axes gives the volume itself.

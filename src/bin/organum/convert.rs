@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args;
 use crate::fail::Failure;
-use crate::nnunet;
+use crate::models;
 use crate::output::{LARGEST_JSON, Warnings, need_folder, note, say, say_json};
 
 /// A JSON object of a file that an option names.
@@ -50,7 +50,7 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
         if a.fold.is_some() {
             return Err(Failure::usage("--fold: a MONAI bundle has no folds"));
         }
-        return nnunet::network(&a.source, a.allow_non_finite);
+        return models::network(&a.source, a.allow_non_finite);
     }
     let folder = Folder::open(&a.source)?;
     let fold = match &a.fold {
@@ -63,7 +63,7 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
             }
         },
     };
-    let networks = nnunet::open(&a.source, Some(&fold), a.allow_non_finite)?;
+    let networks = models::open(&a.source, Some(&fold), a.allow_non_finite)?;
     Warnings::new(false).add(networks.warnings())?;
     Ok(networks.first)
 }

@@ -3,16 +3,16 @@
 use std::path::Path;
 use std::time::Instant;
 
-use organum::Model;
-use organum::model::Mode;
+use organum::segment::LabelVolume;
 use organum::volume::{evaluate, nifti};
+use organum::{Model, Segmenter};
 use serde_json::{Value, json};
 
 use crate::args;
-use crate::device::Device;
+use crate::device::Opened;
 use crate::fail::Failure;
 use crate::output::{say, say_json};
-use crate::segment::{Wanted, segment, summary};
+use crate::segment::{Outputs, volumes};
 
 const MODEL: &[u8] = include_bytes!("../../../weights/hippocampus_u_transformer.safetensors");
 
@@ -42,22 +42,25 @@ const SCANS: [Bundled; 2] = [
 
 /// `organum demo`.
 pub(crate) fn run(a: &args::Demo) -> Result<(), Failure> {
-    let device = Device::open(&a.run)?;
-    let model = Model::from_bytes(MODEL)?;
+    let device = Opened::new(&a.run)?;
+    let mut options = Opened::options(&a.run);
+    (options.attention, options.close_session) = (true, a.run.profile);
+    a.host.bound(&mut options, &a.out.join("labels.nii.gz"));
+    let mut segmenter = Segmenter::new(Model::from_bytes(MODEL)?, device.device.clone(), options)?;
     std::fs::create_dir_all(&a.out).map_err(|e| Failure::usage(format!("cannot create {}: {e}", a.out.display())))?;
     let mut report = Vec::new();
     for bundled in &SCANS {
-        report.push(one(a, &device, &model, bundled)?);
+        report.push(one(a, &device, &mut segmenter, bundled)?);
     }
     if a.run.json {
-        say_json(&json!({"device": device.name(), "backend": device.backend(), "scans": report}));
+        say_json(&json!({"device": device.device.name(), "backend": device.device.backend(), "scans": report}));
     } else {
         say(&format!("wrote label maps and pictures to {}", a.out.display()));
     }
     Ok(())
 }
 
-fn one(a: &args::Demo, device: &Device, model: &Model, bundled: &Bundled) -> Result<Value, Failure> {
+fn one(a: &args::Demo, device: &Opened, segmenter: &mut Segmenter, bundled: &Bundled) -> Result<Value, Failure> {
     let started = Instant::now();
     let folder = tempfile::tempdir().map_err(|e| Failure::internal(format!("no temporary folder: {e}")))?;
     let unpack = |name: &str, bytes: &[u8]| {
@@ -70,17 +73,18 @@ fn one(a: &args::Demo, device: &Device, model: &Model, bundled: &Bundled) -> Res
     let load = started.elapsed();
     let file = |name: &str| a.out.join(format!("{}{name}", bundled.prefix));
     let (labels, overlay, attention) = (file("labels.nii.gz"), file("overlay.png"), file("attention.png"));
-    let wanted = Wanted { labels: Some(&labels), overlay: Some(&overlay), attention: Some(&attention), probabilities: None };
-    let result = segment(device, model, &scan, (&a.host, &a.run), Mode::Whole, &wanted)?;
-    result.write(&scan, &wanted)?;
+    let outputs = Outputs { labels: Some(&labels), overlay: Some(&overlay), attention: Some(&attention), probabilities: None };
+    let result = device.watch(&a.run, |how| segmenter.segment_blocking(&scan, how))?;
+    outputs.write(&scan, &result, false)?;
+    let took = device.took(&a.run, result.report.run.clone(), load);
     let total = started.elapsed();
 
     let scores = evaluate(&result.labels, &expected)?;
     let different = result.labels.data.iter().zip(&expected.data).filter(|(a, b)| a != b).count();
-    let mut volumes = result.volumes(model);
-    for class in 1..model.card().classes() {
-        let s = scores.iter().find(|s| u32::from(s.label) == class);
-        if let Some(entry) = volumes.get_mut(&model.card().label_name(class)) {
+    let mut volumes = volumes(&result);
+    for LabelVolume { class, name, .. } in &result.volumes {
+        let s = scores.iter().find(|s| u32::from(s.label) == *class);
+        if let Some(entry) = volumes.get_mut(name) {
             entry["dice"] = json!(s.and_then(|s| s.dice));
             entry["hd95_mm"] = json!(s.and_then(|s| s.hd95_mm));
         }
@@ -98,10 +102,10 @@ fn one(a: &args::Demo, device: &Device, model: &Model, bundled: &Bundled) -> Res
         let verdict =
             if different == 0 { "every voxel equal".into() } else { format!("{different} of {} voxels differ", expected.data.len()) };
         say(&format!("  {verdict}"));
-        say(&format!("  {}\n", summary(&result.ran, device, total)));
+        say(&format!("  {}\n", took.summary(total)));
     }
-    let mut json = result.ran.json(device, load, total);
-    json["host_memory"] = result.told["host_memory"].clone();
+    let mut json = took.json(total);
+    json["host_memory"] = json!(result.report.host_memory);
     json["side"] = json!(bundled.side);
     json["labels"] = Value::Object(volumes);
     json["voxels_different"] = json!(different);

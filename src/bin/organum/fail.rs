@@ -1,7 +1,7 @@
 //! Errors to exit codes: 1 internal, 2 usage, 3 bad input file, 4 bad model, 5 does not fit, 6 device, 130 cancelled.
 
 use organum::volume::{VolumeError, VolumeErrorKind};
-use organum::{EngineError, LoadError, PlanError, PlanErrorKind, RunError, RunErrorKind};
+use organum::{EngineError, LoadError, PlanError, PlanErrorKind, RunError, RunErrorKind, SegmentError};
 
 /// Why the program ends without success.
 #[derive(Debug)]
@@ -64,6 +64,20 @@ impl From<PlanError> for Failure {
 impl From<EngineError> for Failure {
     fn from(e: EngineError) -> Self {
         Self { code: 6, message: e.to_string() }
+    }
+}
+
+impl From<SegmentError> for Failure {
+    fn from(e: SegmentError) -> Self {
+        match e {
+            SegmentError::Option { option, message } => Self::usage(format!("--{option}: {message}")),
+            SegmentError::Load(e) => e.into(),
+            SegmentError::Volume(e) => e.into(),
+            SegmentError::Plan(e) => e.into(),
+            SegmentError::Engine(e) => e.into(),
+            SegmentError::Run(e) => e.into(),
+            other => Self::internal(other.to_string()),
+        }
     }
 }
 

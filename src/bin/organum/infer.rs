@@ -12,11 +12,10 @@ use organum::{Extent, Input, Model, OutputData, OutputMode, OutputVolume, PlanOp
 use safetensors::{Dtype, SafeTensors};
 
 use crate::args;
-use crate::device::{self, Device};
+use crate::device::Opened;
 use crate::fail::Failure;
-use crate::nnunet;
+use crate::models;
 use crate::output::{need_different, need_folder, say, say_json, write_npy};
-use crate::segment::summary;
 
 /// An array of f32 in C order.
 struct Array {
@@ -145,7 +144,7 @@ fn write_trace(folder: &Path, model: &Model, wanted: &[String], values: &[Output
 /// `organum infer`.
 pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
     let started = Instant::now();
-    let mut model = placed(nnunet::network(&a.model, a.run.allow_non_finite)?, a)?;
+    let mut model = placed(models::network(&a.model, a.run.allow_non_finite)?, a)?;
     if a.output.extension().is_none_or(|e| e != "npy") {
         return Err(Failure::usage(format!("{} must end in .npy", a.output.display())));
     }
@@ -162,24 +161,27 @@ pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
     if channels == 1 {
         model = model.for_grey_input()?;
     }
-    let device = Device::open(&a.run)?;
+    let device = Opened::new(&a.run)?;
     let mut options = PlanOptions::default().with_output(OutputMode::Logits);
     let wanted = traced(&model, a)?;
     options.taps = taps(&model, &wanted);
-    let ran = device::run(&device, &model, input, &a.run, &options)?;
-    let Some(OutputData::Map(logits)) = ran.outputs.first().map(|o| &o.data) else {
+    let mut runner = device.runner(&a.run);
+    let (outputs, run) = device.watch(&a.run, |how| runner.run_blocking(&model, input, &options, how))?;
+    drop(runner);
+    let took = device.took(&a.run, run, load);
+    let Some(OutputData::Map(logits)) = outputs.first().map(|o| &o.data) else {
         return Err(Failure::internal("the run brought no logits back"));
     };
     let mut shape = array.shape;
     shape[1] = u64::from(model.card().classes());
     write_npy(&a.output, &shape, logits)?;
     if let Some(folder) = &a.trace {
-        write_trace(folder, &model, &wanted, &ran.outputs[1..])?;
+        write_trace(folder, &model, &wanted, &outputs[1..])?;
     }
     if a.run.json {
-        say_json(&ran.json(&device, load, started.elapsed()));
+        say_json(&took.json(started.elapsed()));
     } else {
-        say(&summary(&ran, &device, started.elapsed()));
+        say(&took.summary(started.elapsed()));
     }
     Ok(())
 }

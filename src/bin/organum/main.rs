@@ -1,4 +1,4 @@
-//! The command line `organum`; its interface is fixed by the contract that CHANGELOG.md refers to.
+//! The command line `organum`; it parses, calls the library and prints.
 
 mod args;
 mod bench;
@@ -7,12 +7,12 @@ mod convert;
 mod demo;
 mod device;
 mod fail;
-mod host;
 mod infer;
 mod info;
-mod monai;
-mod nnunet;
+mod inspect;
+mod models;
 mod output;
+mod plan;
 mod plot;
 mod profile;
 mod segment;
@@ -30,8 +30,8 @@ fn main() -> ExitCode {
         Command::Demo(a) => demo::run(a),
         Command::Segment(a) => segment::run(a),
         Command::Infer(a) => infer::run(a),
-        Command::Plan(a) => info::plan(a),
-        Command::Inspect(a) => info::inspect(a),
+        Command::Plan(a) => plan::run(a),
+        Command::Inspect(a) => inspect::run(a),
         Command::Convert(a) => convert::run(a),
         Command::Devices(a) => info::devices(a),
         Command::Evaluate(a) => info::evaluate(a),

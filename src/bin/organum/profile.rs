@@ -51,12 +51,6 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// Adds the runs of another session on the same device.
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.profile.add(&other.profile);
-        self.recording += other.recording;
-    }
-
     fn shares(&self, timed: &Timed) -> Option<[f64; 2]> {
         self.ceilings.map(|c| [timed.flops_per_second() / c.flops, timed.bytes_per_second() / c.bytes])
     }

@@ -1,20 +1,25 @@
-//! The architecture `fine`: window tokens, and tokens of a grid over the whole volume, of which a crop sees the nearest.
+//! The architecture `fine`: window tokens, and tokens of a grid over the whole volume, of which a
+//! crop sees the nearest.
 //!
-//! Source: Themyr et al., "Memory transformers for full context and high-resolution 3D Medical Segmentation" (MLMI 2022), as
-//! `fine.py` of themyrl/fine computes it.
-
-use std::sync::Arc;
+//! Source: Themyr et al., "Memory transformers for full context and high-resolution 3D Medical
+//! Segmentation" (MLMI 2022), as `fine.py` of themyrl/fine computes it.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Builder, Shape, Stage};
-use crate::graph::{Attention, Combine, KeyMask, NodeId, Op, Parameter};
+use crate::graph::{Attention, Combine, KeyMask, NodeId, Op, Parameter, RunInputs, Slot, Tokens};
 use crate::kernels::Shift;
 use crate::model::architecture::{Architecture, Built};
 use crate::shape::Extent;
 
 /// Volume tokens that a crop sees.
 const CURRENT: u32 = 4;
+
+/// What of the graph depends on the crop's position: the volume tokens that the crop sees, for each
+/// volume token its place among them, and the tokens that count as visited.
+const CURRENT_TOKENS: Slot = Slot(0);
+const PLACES: Slot = Slot(1);
+const SEEN: Slot = Slot(2);
 
 /// Arguments of FINE, as in the card; the defaults are those of the BCV model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,16 +46,19 @@ pub struct FineConfig {
     pub window: Vec<u32>,
     /// Learned tokens of each window.
     pub window_tokens: u32,
-    /// Volume tokens along each axis; there is one layer of them, the first number is for the places alone.
+    /// Volume tokens along each axis; there is one layer of them, the first number is for the
+    /// places alone.
     pub volume_grid: [u32; 3],
     /// The largest volume, over which the grid lies.
     pub max_extent: [u32; 3],
     /// The crop's centre less the volume's, in voxels.
     pub position: [i64; 3],
-    /// Where the volume ends before the crop does, the crop sees the last cells of the grid instead of the first.
+    /// Where the volume ends before the crop does, the crop sees the last cells of the grid instead
+    /// of the first.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub clamp: bool,
-    /// Volume tokens that were visited besides those that the file counts and those at the position.
+    /// Volume tokens that were visited besides those that the file counts and those at the
+    /// position.
     pub visited: Vec<u32>,
 }
 
@@ -115,9 +123,9 @@ impl FineConfig {
         self.volume_grid[1] * self.volume_grid[2]
     }
 
-    /// The volume tokens that the crop sees: the cell that it begins in and its neighbours towards the end, or, in the last
-    /// row or column, towards the begin. Beyond the grid's end the cell is the first, not the last (`pos2vtpos`, sic), unless
-    /// [`Self::clamp`] says otherwise.
+    /// The volume tokens that the crop sees: the cell that it begins in and its neighbours towards
+    /// the end, or, in the last row or column, towards the begin. Beyond the grid's end the cell is
+    /// the first, not the last (`pos2vtpos`, sic), unless [`Self::clamp`] says otherwise.
     pub(in crate::model) fn current(&self) -> [u32; 4] {
         let cell = |axis: usize| {
             let [n, cells, most] = [self.crop, self.volume_grid, self.max_extent].map(|a| i64::from(a[axis]));
@@ -139,7 +147,34 @@ impl FineConfig {
         [(y, x), (below, x), (y, right), (below, right)].map(|(y, x)| y * self.volume_grid[2] + x)
     }
 
-    /// Rows of the table of positions of stage `i`: the decoder's are those of a grid of 32 tokens, whatever the crop (`ws_pe`).
+    /// For each volume token its place among the current ones; those that are not among them have
+    /// the place after the last.
+    fn places(&self) -> Vec<u32> {
+        let current = self.current();
+        let place = |token: u32| (0..).zip(current).find(|&(_, at)| at == token).map_or(CURRENT, |(i, _)| i);
+        (0..self.volume_tokens()).map(place).collect()
+    }
+
+    /// The volume tokens that count as visited: the current ones, and those before.
+    fn seen(&self) -> Vec<u32> {
+        self.current().iter().chain(&self.visited).copied().collect()
+    }
+
+    /// What the graph's slots hold for the crop's position and the tokens that were visited.
+    ///
+    /// # Errors
+    /// The reason why the config is none, as a token that is not there.
+    pub(in crate::model) fn run_inputs(&self) -> Result<RunInputs, String> {
+        self.check(&self.shape())?;
+        let mut slots = vec![Vec::new(); 3];
+        slots[CURRENT_TOKENS.0] = self.current().to_vec();
+        slots[PLACES.0] = self.places();
+        slots[SEEN.0] = self.seen();
+        Ok(RunInputs(slots))
+    }
+
+    /// Rows of the table of positions of stage `i`: the decoder's are those of a grid of 32 tokens,
+    /// whatever the crop (`ws_pe`).
     fn rows(&self, i: usize, decoder: bool) -> u32 {
         let (window, tokens) = (self.window[i], self.window_tokens);
         if decoder {
@@ -174,15 +209,16 @@ impl FineConfig {
         let mut tokens = b.window_tokens(stage, g);
         let mut volume = self.learned(b, stage);
         for i in 0..stage.depth {
-            // tokens do not leave their stage: the last block's, and what the block before it makes of the volume's, lead nowhere,
-            // and are pruned with their weights
+            // tokens do not leave their stage: the last block's, and what the block before it makes
+            // of the volume's, lead nowhere, and are pruned with their weights
             let block = format!("{}.blocks.{i}", stage.module);
             let seen;
             (x, seen) = b.token_block(stage, &block, [x, tokens], g, i % 2 == 1);
             let seen = b.add(format!("{block}.attended.tokens"), tokens, seen);
             let seen = b.mlp(&block, ".tokens", seen, stage.channels);
             let seen = b.positioned(stage, &block, seen, g, rows);
-            let current = b.graph.add(format!("{block}.current"), Op::Gather(self.current().into()), &[volume]);
+            let current =
+                b.graph.add(format!("{block}.current"), Op::Gather(Tokens::from(self.current()).in_slot(CURRENT_TOKENS)), &[volume]);
             let crossed;
             (tokens, crossed) = across(b, stage, &format!("{block}.gt_attn"), [seen, current]);
             volume = self.remember(b, stage, &block, volume, crossed);
@@ -199,22 +235,22 @@ impl FineConfig {
         b.graph.add(tensor, Op::Parameter(parameter), &[])
     }
 
-    /// Volume attention: what the current tokens saw is added to them, and then all that were ever visited are attended to. The
-    /// current ones count as visited, as `forward` counts them before it looks.
+    /// Volume attention: what the current tokens saw is added to them, and then all that were ever
+    /// visited are attended to. The current ones count as visited, as `forward` counts them before
+    /// it looks.
     fn remember(&self, b: &mut Builder, stage: &Stage, block: &str, volume: NodeId, crossed: NodeId) -> NodeId {
-        let (c, n, current) = (stage.channels, self.volume_tokens(), self.current());
+        let (c, n) = (stage.channels, self.volume_tokens());
         let module = format!("{block}.vt_attn");
         // a token of zeros after the current ones is what the others get
         let one_more = [Shift::NONE, Shift::NONE, Shift::Pad { before: 0, after: 1 }];
         let padded = b.graph.add(format!("{module}.padded"), Op::Shift(one_more), &[crossed]);
-        let place = |token: u32| (0..).zip(current).find(|&(_, at)| at == token).map_or(CURRENT, |(i, _)| i);
-        let places: Arc<[u32]> = (0..n).map(place).collect();
+        let places = self.places().into_iter().collect::<Tokens>().in_slot(PLACES);
         let scattered = b.graph.add(format!("{module}.scattered"), Op::Gather(places), &[padded]);
         let volume = b.graph.add(format!("{module}.sum"), Op::Add(Combine::default()), &[volume, scattered]);
         let mask = KeyMask {
             counts: "vt_check".into(),
             shape: vec![n as usize, 1],
-            visited: current.iter().chain(&self.visited).copied().collect(),
+            visited: self.seen().into_iter().collect::<Tokens>().in_slot(SEEN),
             hidden: -1000.0,
         };
         let qkv = b.linear(&format!("{module}.qkv"), volume, [c, 3 * c]);
@@ -223,8 +259,8 @@ impl FineConfig {
     }
 }
 
-/// Cross-window attention: window tokens with positions, and the current volume tokens, which have none, attend to all of them;
-/// neither norm nor residual. What both saw.
+/// Cross-window attention: window tokens with positions, and the current volume tokens, which have
+/// none, attend to all of them; neither norm nor residual. What both saw.
 fn across(b: &mut Builder, stage: &Stage, module: &str, [tokens, current]: [NodeId; 2]) -> (NodeId, NodeId) {
     let c = stage.channels;
     let (qkv, proj) = (format!("{module}.qkv"), format!("{module}.proj"));

@@ -133,7 +133,7 @@ fn volume_tokens_are_those_of_the_position() {
     let tokens = |model: &Model| {
         let gather = model.graph().nodes().iter().find(|n| n.name == "model_down.layers.0.blocks.0.current").map(|n| n.op.clone());
         let mask = model.graph().nodes().iter().find_map(|n| if let Op::Attention(a) = &n.op { a.mask.clone() } else { None });
-        (gather, mask.map(|m| m.visited))
+        (gather, mask.map(|m| m.visited.to_vec()))
     };
     // a crop of 32x64x64 in a grid of 64 voxels a cell around the middle of 660
     let (gather, visited) = tokens(&model(&deep));

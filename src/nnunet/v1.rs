@@ -114,7 +114,7 @@ struct Export {
 }
 
 /// What a folder tells of a fold.
-pub(super) struct Told {
+pub(super) struct Sidecar {
     plans: Plans,
     trainer: String,
     /// The stage that the trainer was made for.
@@ -127,7 +127,7 @@ fn bad(message: impl Into<String>) -> LoadError {
     LoadError::new(LoadErrorKind::Card, message)
 }
 
-impl Told {
+impl Sidecar {
     /// Reads a `.model.pkl`, or else the plans alone; `folder` is that of the model, `TRAINER__PLANS`.
     pub(super) fn read(file: &Path, bytes: &[u8], folder: &Path) -> Result<Self, LoadError> {
         let source = file.display().to_string();

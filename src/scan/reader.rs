@@ -2,18 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "nifti")]
-use crate::volume::nifti::{Scan, millimetres};
-#[cfg(feature = "nifti")]
+use super::Scan;
 use crate::warning::{Warning, WarningKind};
 
 /// The spacing that stands for the missing axis of a 2D image, as a multiple of the greatest of the
 /// others.
-#[cfg(feature = "nifti")]
 const MISSING: f64 = 999.0;
 /// The greatest shear, in degrees, that ITK takes for none: a ten-thousandth as the cosine of the
 /// angle between two axes.
-#[cfg(feature = "nifti")]
 const SHEAR: f64 = 6e-3;
 
 /// The class that nnU-Net reads images with, `image_reader_writer` of its plans.
@@ -35,21 +31,16 @@ pub enum Reader {
     NibabelReorient,
 }
 
-#[cfg(feature = "nifti")]
 impl Reader {
     /// The spacing along D, H, W (k, j, i of the file) that nnU-Net takes a scan to have, in what
     /// it takes for millimetres.
     #[must_use]
-    pub fn spacing(self, scan: &Scan) -> [f64; 3] {
-        let unit = millimetres(&scan.header);
-        let pixdim = [3, 2, 1].map(|axis| match f64::from(scan.header.pixdim[axis]).abs() {
-            0.0 => 1.0,
-            size => size,
-        });
+    pub fn spacing(self, scan: &Scan<'_>) -> [f64; 3] {
+        let (pixdim, unit) = (scan.header.pixdim, scan.header.unit_mm);
         match self {
             Self::SimpleItk => {
                 let [_, y, x] = pixdim.map(|size| size * unit);
-                if scan.header.dim[0] == 2 { [MISSING * x.max(y), y, x] } else { [pixdim[0] * unit, y, x] }
+                if scan.header.planar { [MISSING * x.max(y), y, x] } else { [pixdim[0] * unit, y, x] }
             }
             Self::NibabelReorient if scan.image.axes.to_string() != "SAR" => {
                 #[expect(clippy::cast_possible_truncation, reason = "they go through a header of f32")]
@@ -62,17 +53,17 @@ impl Reader {
 
     /// Where nnU-Net would not read a scan at all, or takes its spacing for another than it is.
     #[must_use]
-    pub fn warnings(self, scan: &Scan) -> Vec<Warning> {
+    pub fn warnings(self, scan: &Scan<'_>) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let mut warn = |text: String| warnings.push(Warning::new(WarningKind::Geometry, text));
         let shear = scan.image.affine().shear_degrees();
-        if self == Self::SimpleItk && shear > SHEAR && scan.header.qform_code <= 0 {
+        if self == Self::SimpleItk && shear > SHEAR && !scan.header.qform {
             warn(format!(
                 "the axes of the scan are {shear:.2} degrees off right angles; nnU-Net's reader SimpleITKIO refuses such scans, \
                  here the shear is passed over"
             ));
         }
-        let unit = millimetres(&scan.header);
+        let unit = scan.header.unit_mm;
         if self != Self::SimpleItk && (unit - 1.0).abs() > 0.0 {
             warn(format!(
                 "the header's unit is {unit} mm, which nnU-Net's reader of this model does not look at: \
@@ -88,14 +79,14 @@ impl Reader {
 mod tests {
     use super::*;
     use crate::shape::Extent;
-    use crate::volume::nifti::NiftiHeader;
+    use crate::volume::nifti::{self, NiftiHeader};
     use crate::volume::{Affine, Volume};
 
-    fn scan(axes: &str, header: NiftiHeader) -> Result<Scan, Box<dyn std::error::Error>> {
+    fn scan(axes: &str, header: NiftiHeader) -> Result<nifti::Scan, Box<dyn std::error::Error>> {
         let spacing = [5.0, 4.0, 3.0];
         let image = Volume::new(1, Extent::new(1, 1, 1), spacing, axes.parse()?, vec![0.0])?;
         let affine = Affine::orthogonal(spacing, axes.parse()?);
-        Ok(Scan { header, image: image.with_affine(affine), warnings: Vec::new() })
+        Ok(nifti::Scan { header, image: image.with_affine(affine), warnings: Vec::new() })
     }
 
     #[test]
@@ -103,26 +94,26 @@ mod tests {
         let mut header = NiftiHeader { pixdim: [1.0, -2.0, 0.5, 0.0, 1.0, 1.0, 1.0, 1.0], ..NiftiHeader::default() };
         header.dim[0] = 3;
         let mut scan = scan("SAR", header)?;
-        assert_eq!(Reader::SimpleItk.spacing(&scan), [1.0, 0.5, 2.0]);
+        assert_eq!(Reader::SimpleItk.spacing(&(&scan).into()), [1.0, 0.5, 2.0]);
         scan.header.dim[0] = 2;
-        assert_eq!(Reader::SimpleItk.spacing(&scan), [1998.0, 0.5, 2.0]);
-        assert_eq!(Reader::NibabelReorient.spacing(&scan), [1.0, 0.5, 2.0]);
+        assert_eq!(Reader::SimpleItk.spacing(&(&scan).into()), [1998.0, 0.5, 2.0]);
+        assert_eq!(Reader::NibabelReorient.spacing(&(&scan).into()), [1.0, 0.5, 2.0]);
         scan.header.xyzt_units = 3;
-        assert_eq!((Reader::SimpleItk.spacing(&scan)[1], Reader::Nibabel.spacing(&scan)[1]), (0.0005, 0.5));
-        assert!(Reader::SimpleItk.warnings(&scan).is_empty());
-        assert!(Reader::Nibabel.warnings(&scan)[0].message.contains("unit is 0.001 mm"));
+        assert_eq!((Reader::SimpleItk.spacing(&(&scan).into())[1], Reader::Nibabel.spacing(&(&scan).into())[1]), (0.0005, 0.5));
+        assert!(Reader::SimpleItk.warnings(&(&scan).into()).is_empty());
+        assert!(Reader::Nibabel.warnings(&(&scan).into())[0].message.contains("unit is 0.001 mm"));
         Ok(())
     }
 
     #[test]
     fn turned_scans_have_the_affines_spacing() -> Result<(), Box<dyn std::error::Error>> {
         let mut scan = scan("SAL", NiftiHeader { qform_code: 0, ..NiftiHeader::default() })?;
-        assert_eq!(Reader::NibabelReorient.spacing(&scan), [5.0, 4.0, 3.0]);
+        assert_eq!(Reader::NibabelReorient.spacing(&(&scan).into()), [5.0, 4.0, 3.0]);
         let mut steps = scan.image.affine().steps;
         steps[0][1] = 0.5;
         scan.image = scan.image.with_affine(Affine { steps, origin: [0.0; 3] });
-        assert!(Reader::SimpleItk.warnings(&scan)[0].message.contains("5.71 degrees off right angles"));
-        assert!(Reader::Nibabel.warnings(&scan).is_empty());
+        assert!(Reader::SimpleItk.warnings(&(&scan).into())[0].message.contains("5.71 degrees off right angles"));
+        assert!(Reader::Nibabel.warnings(&(&scan).into()).is_empty());
         Ok(())
     }
 }

@@ -1,9 +1,26 @@
-//! The largest connected part of labels, as `KeepLargestConnectedComponent` of MONAI finds it with scikit-image.
+//! The largest connected part of labels, as `KeepLargestConnectedComponent` of MONAI finds it with
+//! scikit-image.
 
-use super::pipeline::Largest;
+use serde::{Deserialize, Serialize};
+
+/// `KeepLargestConnectedComponent` on labels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Largest {
+    /// The labels that it is done to; none for all but 0.
+    #[serde(default)]
+    pub labels: Vec<u32>,
+    /// Whether one part of all of them together is kept, instead of one of each.
+    #[serde(default)]
+    pub union: bool,
+    /// Along how many axes neighbours may differ by one voxel: 1 to 3.
+    pub connectivity: u32,
+    /// Whether it is done before labels go the way back.
+    pub first: bool,
+}
 
 /// Sets labels to 0 that are not in the largest part of their kind, `[D][H][W]`.
-pub(super) fn keep(labels: &mut [u16], n: [usize; 3], largest: &Largest) {
+pub(crate) fn keep(labels: &mut [u16], n: [usize; 3], largest: &Largest) {
     let mut kinds: Vec<u16> = largest.labels.iter().filter_map(|&l| u16::try_from(l).ok()).collect();
     if kinds.is_empty() {
         kinds = labels.iter().copied().filter(|&l| l != 0).collect();
@@ -26,8 +43,8 @@ pub(super) fn keep(labels: &mut [u16], n: [usize; 3], largest: &Largest) {
     }
 }
 
-/// The largest part of a mask; of several equally large the last in storage order. Voxels are neighbours if they differ by 1 along
-/// at most so many axes.
+/// The largest part of a mask; of several equally large the last in storage order. Voxels are
+/// neighbours if they differ by 1 along at most so many axes.
 fn part(mask: &[bool], n: [usize; 3], connectivity: u32) -> Vec<bool> {
     let steps: Vec<[isize; 3]> = (0..27)
         .map(|i: isize| [i / 9 - 1, i / 3 % 3 - 1, i % 3 - 1])

@@ -1,15 +1,93 @@
-//! The transforms of values. MONAI computes them in f32, and so are they here, but for sums.
+//! MONAI's transforms of values. MONAI computes them in f32, and so are they here, but for sums.
 
-use super::pipeline::Transform;
+use serde::{Deserialize, Serialize};
 
-/// Applies a transform of values to channels `[C][..]` of so many voxels each; one of space changes nothing.
-pub(super) fn apply(transform: &Transform, data: &mut [f32], voxels: usize) {
+use super::recipe::is_default;
+
+/// A transform of values, after MONAI's of about the same name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "transform", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Values {
+    /// `ScaleIntensityRange`: from one range to another.
+    ScaleRange {
+        /// Least and greatest value of the scan.
+        from: [f64; 2],
+        /// What they become; absent: 0 and 1.
+        #[serde(default, skip_serializing_if = "is_default")]
+        to: Option<[f64; 2]>,
+        /// Whether what is outside is held within.
+        #[serde(default, skip_serializing_if = "is_default")]
+        clip: bool,
+    },
+    /// `ScaleIntensityRangePercentiles`: the same, from percentiles on.
+    ScalePercentiles {
+        /// Percentiles, 0 to 100.
+        from: [f64; 2],
+        /// What they become; absent: 0 and 1.
+        #[serde(default, skip_serializing_if = "is_default")]
+        to: Option<[f64; 2]>,
+        /// Whether what is outside is held within.
+        #[serde(default, skip_serializing_if = "is_default")]
+        clip: bool,
+        /// Whether the range is cut by the percentiles as well.
+        #[serde(default, skip_serializing_if = "is_default")]
+        relative: bool,
+        /// Whether each channel has percentiles of its own.
+        #[serde(default, skip_serializing_if = "is_default")]
+        channel_wise: bool,
+    },
+    /// `ScaleIntensity`: the least and the greatest value of all become these.
+    ScaleMinMax {
+        /// What they become.
+        to: [f64; 2],
+        /// Whether each channel has a range of its own.
+        #[serde(default, skip_serializing_if = "is_default")]
+        channel_wise: bool,
+    },
+    /// `NormalizeIntensity`: less the mean, by the deviation.
+    Normalize {
+        /// Only voxels that are not 0.
+        #[serde(default, skip_serializing_if = "is_default")]
+        nonzero: bool,
+        /// Whether each channel has statistics of its own.
+        #[serde(default, skip_serializing_if = "is_default")]
+        channel_wise: bool,
+        /// In place of the mean; one, or one for each channel.
+        #[serde(default, skip_serializing_if = "is_default")]
+        subtrahend: Vec<f64>,
+        /// In place of the deviation.
+        #[serde(default, skip_serializing_if = "is_default")]
+        divisor: Vec<f64>,
+    },
+}
+
+impl Values {
+    /// Whether it is a transform of a scan of so many channels.
+    pub(crate) fn fits(&self, channels: u32) -> bool {
+        let finite = |values: &[f64]| values.iter().all(|v| v.is_finite());
+        match self {
+            Self::ScaleRange { from, to, .. } => finite(from) && finite(&to.unwrap_or_default()),
+            Self::ScalePercentiles { from, to, relative, .. } => {
+                let percentiles = from.iter().all(|p| (0.0..=100.0).contains(p));
+                percentiles && finite(&to.unwrap_or_default()) && (to.is_some() || !relative)
+            }
+            Self::ScaleMinMax { to, .. } => finite(to),
+            Self::Normalize { channel_wise, subtrahend, divisor, .. } => {
+                let count = if *channel_wise { channels as usize } else { 1 };
+                let fits = |list: &Vec<f64>| finite(list) && (list.is_empty() || list.len() == count);
+                fits(subtrahend) && fits(divisor)
+            }
+        }
+    }
+}
+
+/// Applies a transform of values to channels `[C][..]` of so many voxels each.
+pub(super) fn apply(transform: &Values, data: &mut [f32], voxels: usize) {
     let all = data.len();
     let part = |channel_wise: bool| (if channel_wise { voxels } else { all }).max(1);
     match transform {
-        Transform::Orientation { .. } | Transform::Spacing { .. } | Transform::CropForeground { .. } => {}
-        Transform::ScaleRange { from, to, clip } => range(data, *from, *to, *clip),
-        Transform::ScalePercentiles { from, to, clip, relative, channel_wise } => {
+        Values::ScaleRange { from, to, clip } => range(data, *from, *to, *clip),
+        Values::ScalePercentiles { from, to, clip, relative, channel_wise } => {
             for part in data.chunks_mut(part(*channel_wise)) {
                 let mut sorted: Vec<f32> = part.to_vec();
                 sorted.sort_unstable_by(f32::total_cmp);
@@ -18,7 +96,7 @@ pub(super) fn apply(transform: &Transform, data: &mut [f32], voxels: usize) {
                 range(part, from.map(|p| percentile(&sorted, p)), to, *clip);
             }
         }
-        Transform::ScaleMinMax { to, channel_wise } => {
+        Values::ScaleMinMax { to, channel_wise } => {
             for part in data.chunks_mut(part(*channel_wise)) {
                 let (low, high) = part.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
                 let least = narrow(to[0]);
@@ -29,7 +107,7 @@ pub(super) fn apply(transform: &Transform, data: &mut [f32], voxels: usize) {
                 }
             }
         }
-        Transform::Normalize { nonzero, channel_wise, subtrahend, divisor } => {
+        Values::Normalize { nonzero, channel_wise, subtrahend, divisor } => {
             for (i, part) in data.chunks_mut(part(*channel_wise)).enumerate() {
                 let [mean, std] = [subtrahend, divisor].map(|list| list.get(i).copied());
                 normalise(part, *nonzero, mean, std);
@@ -92,7 +170,7 @@ fn narrow(x: f64) -> f32 {
 mod tests {
     use super::*;
 
-    fn of(transform: &Transform, data: &[f32], channels: usize) -> Vec<f32> {
+    fn of(transform: &Values, data: &[f32], channels: usize) -> Vec<f32> {
         let mut data = data.to_vec();
         let voxels = data.len() / channels;
         apply(transform, &mut data, voxels);
@@ -101,11 +179,11 @@ mod tests {
 
     #[test]
     fn ranges_are_mapped() {
-        let range = |from, to, clip| Transform::ScaleRange { from, to, clip };
+        let range = |from, to, clip| Values::ScaleRange { from, to, clip };
         assert_eq!(of(&range([0.0, 4.0], Some([-1.0, 1.0]), true), &[-2.0, 0.0, 1.0, 9.0], 1), [-1.0, -1.0, -0.5, 1.0]);
         assert_eq!(of(&range([0.0, 4.0], None, false), &[-2.0, 8.0], 1), [-0.5, 2.0]);
         assert_eq!(of(&range([3.0, 3.0], Some([1.0, 2.0]), true), &[3.0, 5.0], 1), [1.0, 3.0]);
-        let percentiles = |relative, channel_wise| Transform::ScalePercentiles {
+        let percentiles = |relative, channel_wise| Values::ScalePercentiles {
             from: [25.0, 75.0],
             to: Some([0.0, 4.0]),
             clip: false,
@@ -119,7 +197,7 @@ mod tests {
 
     #[test]
     fn least_and_greatest_are_mapped() {
-        let t = |channel_wise| Transform::ScaleMinMax { to: [1.0, 3.0], channel_wise };
+        let t = |channel_wise| Values::ScaleMinMax { to: [1.0, 3.0], channel_wise };
         assert_eq!(of(&t(false), &[0.0, 1.0, 2.0, 4.0], 2), [1.0, 1.5, 2.0, 3.0]);
         assert_eq!(of(&t(true), &[0.0, 1.0, 2.0, 4.0], 2), [1.0, 3.0, 1.0, 3.0]);
         assert_eq!(of(&t(false), &[5.0, 5.0], 1), [5.0, 5.0]);
@@ -127,7 +205,7 @@ mod tests {
 
     #[test]
     fn means_and_deviations_are_taken_away() {
-        let t = |nonzero, channel_wise, subtrahend: &[f64], divisor: &[f64]| Transform::Normalize {
+        let t = |nonzero, channel_wise, subtrahend: &[f64], divisor: &[f64]| Values::Normalize {
             nonzero,
             channel_wise,
             subtrahend: subtrahend.to_vec(),

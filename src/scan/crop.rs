@@ -5,7 +5,7 @@ use crate::volume::{Volume, sizes};
 
 /// Where any channel is not 0, holes filled: `[D][H][W]`. Holes are what no path of neighbours that share a face leads to from
 /// outside the volume.
-pub(super) fn body(volume: &Volume<f32>) -> Vec<bool> {
+pub(crate) fn body(volume: &Volume<f32>) -> Vec<bool> {
     let [d, h, w] = sizes(volume.extent);
     let voxels = d * h * w;
     let mut filled = vec![true; voxels];
@@ -40,7 +40,7 @@ pub(super) fn body(volume: &Volume<f32>) -> Vec<bool> {
 }
 
 /// First voxel and extent of the smallest box around all voxels that are set; the whole if there is none.
-pub(super) fn bounds(mask: &[bool], extent: Extent) -> ([usize; 3], [usize; 3]) {
+pub(crate) fn bounds(mask: &[bool], extent: Extent) -> ([usize; 3], [usize; 3]) {
     let n = sizes(extent);
     let (mut first, mut end) = (n, [0; 3]);
     for (at, _) in mask.iter().enumerate().filter(|(_, set)| **set) {
@@ -53,7 +53,7 @@ pub(super) fn bounds(mask: &[bool], extent: Extent) -> ([usize; 3], [usize; 3]) 
 }
 
 /// The values of a box in `[C][D][H][W]` of extent `n`.
-pub(super) fn cut<T: Copy>(values: &[T], n: [usize; 3], first: [usize; 3], size: [usize; 3]) -> Vec<T> {
+pub(crate) fn cut<T: Copy>(values: &[T], n: [usize; 3], first: [usize; 3], size: [usize; 3]) -> Vec<T> {
     let mut out = Vec::with_capacity(values.len() / n.iter().product::<usize>().max(1) * size.iter().product::<usize>());
     for channel in values.chunks_exact(n.iter().product::<usize>().max(1)) {
         for z in 0..size[0] {

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 /// What is read of a position between voxels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(crate) enum Reading {
     Linear,
     /// The nearest voxel, the even one of two.
     Nearest,
@@ -115,7 +115,7 @@ pub(super) fn resample(data: &[f32], [from, to]: [[usize; 3]; 2], theta: &[[f64;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monai::spacing::{Change, map};
+    use crate::scan::spacing::{Change, map};
     use crate::volume::Affine;
 
     /// The line 0, 1, 2, .. resampled to `n` voxels, `step` of its voxels apart, the first at its

@@ -1,0 +1,187 @@
+//! Arguments.
+
+mod host;
+mod models;
+mod values;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use host::Host;
+pub(crate) use models::{Bench, Convert, Devices, Evaluate, Inspect, Plan, Tune};
+pub(crate) use values::Precision;
+use values::{ceilings, size};
+
+/// Runs medical image segmentation networks on any GPU, on the whole volume, in the memory you give it.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Segments the bundled scans with the bundled model and compares with the bundled labels
+    Demo(Demo),
+    /// Segments a scan
+    Segment(Segment),
+    /// Runs the network alone, on arrays
+    Infer(Infer),
+    /// Shows what a run needs, without a device
+    Plan(Plan),
+    /// Shows what a model file or a checkpoint holds
+    Inspect(Inspect),
+    /// Makes a model file of a PyTorch checkpoint or of tensors without a card; runs no code of theirs
+    Convert(Convert),
+    /// Lists the devices
+    Devices(Devices),
+    /// Dice and HD95 of each label
+    Evaluate(Evaluate),
+    /// Times the kernels at the shapes of real networks
+    Bench(Bench),
+    /// Measures what the device can do and writes it to a file for `--tuning`
+    Tune(Tune),
+}
+
+/// Where and in how much memory to run.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Most device bytes of the run: a number, or with a suffix KiB MiB GiB kB MB GB. Not given: half of the available
+    /// memory on a software adapter, an integrated GPU or `cpu`; on other GPUs what they have memory for
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) memory: Option<u64>,
+    /// Index or part of a name from `organum devices`, `cpu` (this host) or `reference`. Not given: a GPU if there is one, else the host
+    #[arg(long, value_name = "D")]
+    pub(crate) device: Option<String>,
+    /// Storage type of activations and weights
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) precision: Precision,
+    /// Take NaN and infinite weights, and results of the network that are NaN or infinite
+    #[arg(long)]
+    pub(crate) allow_non_finite: bool,
+    /// Tell the time of every kernel and node, their rates, and what share these are of what the device can do; slows the run
+    #[arg(long)]
+    pub(crate) profile: bool,
+    /// What the device can do, in GFLOP/s and GB/s, instead of measuring it for --profile
+    #[arg(long, value_name = "GFLOPS,GBS", value_parser = ceilings, requires = "profile")]
+    pub(crate) ceilings: Option<[f64; 2]>,
+    /// What `organum tune` measured on this device; plans are ranked by it
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) tuning: Option<PathBuf>,
+    /// Neither read nor write the file of compiled kernels in the user's cache folder; as does the
+    /// environment variable ORGANUM_NO_PIPELINE_CACHE
+    #[arg(long)]
+    pub(crate) no_pipeline_cache: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    Whole,
+    Window,
+    Slices,
+}
+
+impl From<Mode> for organum::model::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Whole => Self::Whole,
+            Mode::Window => Self::Window,
+            Mode::Slices => Self::Slices,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Folder for label maps and pictures
+    #[arg(long, default_value = "organum-demo")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) host: Host,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Segment {
+    /// NIfTI file, .nii or .nii.gz; several in the order of the model's channels, or the first, CASE_0000.nii.gz, alone
+    #[arg(required = true)]
+    pub(crate) input: Vec<PathBuf>,
+    /// Model file, the folder of an nnU-Net model (all its folds, averaged), or a MONAI bundle
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    /// The only fold to take of the folder: a number, or `all`
+    #[arg(long, value_name = "K")]
+    pub(crate) fold: Option<String>,
+    /// Label map to write, on the input's grid
+    #[arg(long)]
+    pub(crate) output: PathBuf,
+    /// The whole volume at once, windows of the card's patch, or, for 2D networks, slices zoomed to it and back; absent: as the card
+    /// says, else as the network was published or its extents tell
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<Mode>,
+    /// Also write a picture of three planes with the labels
+    #[arg(long, value_name = "P.png")]
+    pub(crate) overlay: Option<PathBuf>,
+    /// Also write the probabilities of all classes, 4D
+    #[arg(long, value_name = "P.nii.gz")]
+    pub(crate) probabilities: Option<PathBuf>,
+    /// Also write a picture of the attention gates into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) attention: Option<PathBuf>,
+    /// Give the scan's voxels to the network as they are where the model does not say how scans are
+    /// prepared
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// End with exit code 3, and write nothing, where there would be a warning
+    #[arg(long)]
+    pub(crate) strict: bool,
+    #[command(flatten)]
+    pub(crate) host: Host,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Infer {
+    /// Model file, or a folder of nnU-Net's (its first fold) or MONAI's
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    /// .npy of (1,C,[D,]H,W) f32, or a safetensors file holding `input`
+    #[arg(long)]
+    pub(crate) input: PathBuf,
+    /// .npy to write: logits (1,K,[D,]H,W) f32
+    #[arg(long)]
+    pub(crate) output: PathBuf,
+    /// Position of the crop in the volume (architectures with volume tokens)
+    #[arg(long, value_name = "z,y,x")]
+    pub(crate) position: Option<String>,
+    /// Visited volume tokens (architectures with volume tokens)
+    #[arg(long, value_name = "i,j,..")]
+    pub(crate) visited: Option<String>,
+    /// Also write what the network's nodes compute into this folder, as NODE.npy in the layout of the reference implementation.
+    /// What is looked at is not fused with what follows, so that the last bits of the result may differ
+    #[arg(long, value_name = "DIR")]
+    pub(crate) trace: Option<PathBuf>,
+    /// Only the nodes with one of these parts in their names
+    #[arg(long, value_name = "PART,..", value_delimiter = ',', requires = "trace")]
+    pub(crate) trace_nodes: Vec<String>,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parser_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

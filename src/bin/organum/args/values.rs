@@ -1,0 +1,99 @@
+//! Values of options.
+
+use clap::ValueEnum;
+use organum::{Elem, Extent};
+
+/// `f32` or `f16`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Precision {
+    F32,
+    F16,
+}
+
+impl From<Precision> for Elem {
+    fn from(p: Precision) -> Self {
+        match p {
+            Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
+        }
+    }
+}
+
+/// `64MiB` to bytes.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(digits);
+    let unit: u64 = match suffix.trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        other => return Err(format!("unknown suffix {other:?}; use KiB MiB GiB kB MB GB")),
+    };
+    if let Ok(n) = number.parse::<u64>() {
+        return n.checked_mul(unit).ok_or_else(|| "too large".into());
+    }
+    let bytes = number.parse::<f64>().ok().map(|n| n * unit as f64).filter(|n| n.is_finite());
+    let bytes = bytes.ok_or("not a size: a number, or with a suffix KiB MiB GiB kB MB GB")?;
+    // 2^64
+    if bytes >= 18_446_744_073_709_551_616.0 {
+        return Err("too large".into());
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a size like 1.5 GiB, below 2^64; digits and a point make no negative number"
+    )]
+    Ok(bytes as u64)
+}
+
+/// `GFLOPS,GBS` to two numbers.
+pub(super) fn ceilings(text: &str) -> Result<[f64; 2], String> {
+    let number = |part: &str| part.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
+    let both = text.split_once(',').and_then(|(flops, bytes)| Some([number(flops)?, number(bytes)?]));
+    both.ok_or_else(|| "not two numbers above 0 like 8000,300".into())
+}
+
+/// `DxHxW` to an extent.
+pub(super) fn extent(text: &str) -> Result<Extent, String> {
+    let parts: Result<Vec<u32>, _> = text.split('x').map(str::parse).collect();
+    match parts.as_deref() {
+        Ok([d, h, w]) => Ok(Extent::new(*d, *h, *w)),
+        Ok([h, w]) => Ok(Extent::new(1, *h, *w)),
+        _ => Err("not an extent: three whole numbers like 128x256x256".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("1048576"), Ok(1 << 20));
+        assert_eq!(size("24MiB"), Ok(24 << 20));
+        assert_eq!(size("1.5GB"), Ok(1_500_000_000));
+        assert!(size("12 parsecs").is_err());
+        assert!(size("").is_err());
+        assert!(size("99999999999GiB").is_err());
+        assert!(size("1000000000000000000000000000000GiB").is_err());
+        assert!(size("1.5e30").is_err());
+    }
+
+    #[test]
+    fn two_ceilings() {
+        assert_eq!(ceilings("8e3, 300.5"), Ok([8000.0, 300.5]));
+        for wrong in ["", "1", "1,", "1,0", "-1,2", "1,2,3", "nan,1", "inf,1"] {
+            assert!(ceilings(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn extents() {
+        assert_eq!(extent("2x3x4"), Ok(Extent::new(2, 3, 4)));
+        assert!(extent("2x3xq").is_err());
+    }
+}
