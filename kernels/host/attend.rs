@@ -12,7 +12,7 @@ use super::product::{Product, Rows, Run, WIDEST, width};
 /// are computed together.
 pub(super) const KEYS: usize = 240;
 
-/// What is added to scores before they are softened.
+/// Numbers added to scores before their exponentials are taken: masks, biases by relative position.
 pub(super) trait Bias {
     /// Adds to the scores `[keys of the block][width]` of the queries from `first` on.
     fn add(&self, first: usize, width: usize, scores: &mut [f32]);
