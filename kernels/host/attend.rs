@@ -12,7 +12,7 @@ use super::product::{Product, Rows, Run, WIDEST, width};
 /// are computed together.
 pub(super) const KEYS: usize = 240;
 
-/// What is added to scores before they are softened.
+/// Numbers added to scores before their exponentials are taken: masks, biases by relative position.
 pub(super) trait Bias {
     /// Adds to the scores `[keys of the block][width]` of the queries from `first` on.
     fn add(&self, first: usize, width: usize, scores: &mut [f32]);
@@ -262,8 +262,7 @@ impl Outer<'_> {
 }
 
 /// Adds `M` channels of the values of every key, `v` apart, times the scores of `N` queries. Compilers keep
-/// the sums in registers because they are a copy, and rows arrays.
-#[allow(clippy::needless_range_loop, reason = "indices below constants are what compilers unroll")]
+/// the sums in registers because they are a copy.
 #[inline(always)]
 fn weigh<I: Isa, const M: usize, const N: usize, const B: usize>(
     values: &[f32],
@@ -277,12 +276,21 @@ fn weigh<I: Isa, const M: usize, const N: usize, const B: usize>(
         let (Some(value), Some(row)) = (value.first_chunk::<M>(), row[part..].first_chunk::<N>()) else {
             break;
         };
-        for m in 0..M {
-            let value = value[m];
-            for n in 0..N {
-                held[m][n] = fma::<I>(value, row[n], held[m][n]);
-            }
+        // no loop: compilers would take the channels, not the queries, for the lanes of vectors
+        macro_rules! channels {
+            ($($m:literal)*) => {
+                $(if $m < M { lanes::<I, N>(&mut held[$m], value[$m], row); })*
+            };
         }
+        channels!(0 1 2 3 4 5 6 7 8 9 10 11);
     }
     *sums = held;
+}
+
+#[allow(clippy::needless_range_loop, reason = "indices below constants are what compilers unroll")]
+#[inline(always)]
+fn lanes<I: Isa, const N: usize>(sums: &mut [f32; N], value: f32, row: &[f32; N]) {
+    for n in 0..N {
+        sums[n] = fma::<I>(value, row[n], sums[n]);
+    }
 }

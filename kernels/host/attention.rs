@@ -118,7 +118,7 @@ impl Work for AttentionTask<'_, '_> {
     }
 }
 
-/// What is added to the scores of each key of a block, for all queries; nothing where it is empty.
+/// A mask: one number for each key of a block, added to the scores of all queries; none where it is empty.
 struct Mask<'a>(&'a [f32]);
 
 impl Bias for Mask<'_> {

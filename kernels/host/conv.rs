@@ -55,8 +55,9 @@ pub(super) fn weights(arranged: &[f32], in_channels: [u32; 2], out_channels: u32
 /// The last steps of a convolution: adds a second map to the sums, activates and stores them.
 pub(super) struct Store<'a, 'o> {
     pub out: &'o mut SlabMut<'a>,
-    /// Elements of a stored voxel.
+    /// Elements of a stored voxel, and from one voxel of a run to the next.
     pub stride: usize,
+    pub voxel: usize,
     pub activation: Activation,
     /// The map that is added, and the row and plane of its first voxel. The product's voxels are
     /// neighbours there.
@@ -76,9 +77,9 @@ impl Sink for Store<'_, '_> {
         // voxels come in order: no division for each
         let [column, place] = if at == 0 { [0, self.begin] } else { self.next };
         self.next = if column + 1 < self.columns {
-            [column + 1, place + self.stride]
+            [column + 1, place + self.voxel]
         } else {
-            [0, place + self.step - (self.columns - 1) * self.stride]
+            [0, place + self.step - (self.columns - 1) * self.voxel]
         };
         let count = sums.len().min(self.stride - first.min(self.stride));
         // of a known length where that is the usual one
@@ -229,7 +230,8 @@ impl Work for Task<'_, '_> {
                 (own, (z - source.window.first as usize) * plane + y * width * g.out_stride)
             });
             let (out, stride, step) = (&mut self.out, g.out_stride, width * g.out_stride);
-            let mut store = Store { out, stride, activation: g.activation, added, columns: block.columns, step, begin, next: [0; 2] };
+            let mut store =
+                Store { out, stride, voxel: stride, activation: g.activation, added, columns: block.columns, step, begin, next: [0; 2] };
             multiply::<I>(Rows { panel, begins: &begins, runs: &runs }, g.weights, g.bias, &mut store);
             x += block.columns;
         }
@@ -539,7 +541,7 @@ impl Work for PointTask<'_, '_> {
             });
             let (out, activation) = (&mut self.out, self.shape.activation);
             let begin = done * stride;
-            let mut store = Store { out, stride, activation, added, columns: n, step: n * stride, begin, next: [0; 2] };
+            let mut store = Store { out, stride, voxel: stride, activation, added, columns: n, step: n * stride, begin, next: [0; 2] };
             self.points.sums::<I, _>(z, at % plane, n, self.room, &mut store);
             done += n;
         }

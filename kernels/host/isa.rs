@@ -13,6 +13,7 @@ pub(crate) trait Isa: Copy {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tile {
     /// 12 x 32: 24 vectors of 16, of 32 registers.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "AVX-512 alone has them"))]
     Wide,
     /// 6 x 16: 12 vectors of 8, of 16 registers; or 24 vectors of 4, of 32.
     Middle,
@@ -21,20 +22,24 @@ pub(crate) enum Tile {
 }
 
 /// x86-64 with AVX-512.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(super) struct Avx512;
 /// x86-64 with AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(super) struct Avx2;
 /// The instructions that every machine of the target has: SSE2 on x86-64, NEON on aarch64.
 #[derive(Clone, Copy)]
 pub(super) struct Plain;
 
+#[cfg(target_arch = "x86_64")]
 impl Isa for Avx512 {
     const FUSED: bool = true;
     const TILE: Tile = Tile::Wide;
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Isa for Avx2 {
     const FUSED: bool = true;
     const TILE: Tile = Tile::Middle;

@@ -80,51 +80,19 @@ impl Work for Tile<'_, '_> {
             let tap = (part.z % kd * kh + j) * kw + k;
             let runs = [Run { at: 0, row: tap * channels, len: channels }];
             // neighbours of a source row are kw voxels apart
-            let mut store = Spread {
-                store: Store {
-                    out: &mut part.out,
-                    stride,
-                    activation: s.activation,
-                    added: None,
-                    columns: 1,
-                    step: 0,
-                    begin: 0,
-                    next: [0; 2],
-                },
-                columns: w,
-                row: kh * row,
+            let mut store = Store {
+                out: &mut part.out,
+                stride,
                 voxel: kw * stride,
+                activation: s.activation,
+                added: None,
+                columns: w,
+                step: kh * row,
                 begin: j * row + k * stride,
                 next: [0; 2],
             };
             multiply::<I>(Rows { panel, begins: &begins, runs: &runs }, part.weights, part.bias, &mut store);
         }
-    }
-}
-
-/// Stores voxels that are apart.
-struct Spread<'a, 'o> {
-    store: Store<'a, 'o>,
-    columns: usize,
-    /// Elements from row to row and from voxel to voxel, and of what comes before the first.
-    row: usize,
-    voxel: usize,
-    begin: usize,
-    /// The column of the voxel that comes next, and its element.
-    next: [usize; 2],
-}
-
-impl super::product::Sink for Spread<'_, '_> {
-    #[inline(always)]
-    fn store<I: Isa>(&mut self, at: usize, first: usize, sums: &[f32]) {
-        let [column, place] = if at == 0 { [0, self.begin] } else { self.next };
-        self.next = if column + 1 < self.columns {
-            [column + 1, place + self.voxel]
-        } else {
-            [0, place + self.row - (self.columns - 1) * self.voxel]
-        };
-        self.store.begin = place;
-        self.store.store::<I>(0, first, sums);
     }
 }
 
@@ -212,20 +180,14 @@ impl Work for Phase<'_, '_> {
             if begins.is_empty() {
                 continue;
             }
-            let mut store = Spread {
-                store: Store {
-                    out: &mut part.out,
-                    stride,
-                    activation: s.activation,
-                    added: None,
-                    columns: 1,
-                    step: 0,
-                    begin: 0,
-                    next: [0; 2],
-                },
-                columns: columns.len(),
-                row: sh * width * stride,
+            let mut store = Store {
+                out: &mut part.out,
+                stride,
                 voxel: sw * stride,
+                activation: s.activation,
+                added: None,
+                columns: columns.len(),
+                step: sh * width * stride,
                 begin: (rows_of[0] * width + columns[0]) * stride,
                 next: [0; 2],
             };

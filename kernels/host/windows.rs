@@ -44,12 +44,12 @@ struct Column {
     keys: Vec<Key>,
     /// The part of the rolled map of each key that is a voxel.
     other: Vec<u32>,
-    /// Whether it has voxels that did not touch before the map was rolled.
+    /// True if it has voxels that did not touch before the map was rolled.
     mixed: bool,
 }
 
-/// What is added to the scores of a block of keys: biases by relative position, and -100 to pairs of voxels
-/// that did not touch. Window tokens get neither.
+/// The bias of a block of keys: a number by relative position, and -100 for pairs of voxels that did not
+/// touch before the map was rolled. Window tokens get neither.
 struct Relative<'a> {
     column: &'a Column,
     /// For each voxel of a window of keys, `line` biases, by the numbers of the queries; or none.

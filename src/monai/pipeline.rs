@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 pub use crate::scan::{Invert, Largest};
-use crate::scan::{Recipe, Resample, Restore, ResultStep, Step, Values};
+
+use crate::scan::{Recipe, Resample, Restore, ResultStep, Step, Values, is_default};
 use crate::volume::Axes;
 
 /// What MONAI does with a scan before the network sees it, and with what the network says.
@@ -105,10 +106,6 @@ pub enum Transform {
         #[serde(default, skip_serializing_if = "is_default")]
         divisor: Vec<f64>,
     },
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 impl Pipeline {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::reader::Reader;
-use crate::scan::{Recipe, Resample, Restore, ResultStep, Step};
+use crate::scan::{Recipe, Resample, Restore, ResultStep, Step, is_default};
 pub use crate::scan::{Resampling, Scaling};
 use crate::volume::Axes;
 
@@ -30,10 +30,6 @@ pub struct Pipeline {
     /// What scans are read with.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reader: Reader,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 fn two() -> u32 {

@@ -199,7 +199,7 @@ pub(crate) enum WayBack {
     Inverse { invert: Invert, nearest: bool, largest: Option<Largest> },
 }
 
-pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
