@@ -137,7 +137,7 @@ pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanErro
 pub use fitting::{FitError, smaller_budget};
 pub use host_budget::{HostNeeds, HostPlace, HostPlan};
 pub use model::{Card, Model};
-pub use networks::{Carried, LoadOptions, Networks};
+pub use networks::{Carried, LoadOptions, Networks, aside};
 pub use plan::{Occupancy, OutputMode, Plan, PlanOptions, Planner, Report};
 pub use profile::{Clock, Profile, Timed};
 pub use run::{Cancel, Progress, RunOptions};

@@ -6,7 +6,7 @@ use crate::error::{LoadError, LoadErrorKind};
 use crate::model::{Checkpoint, InputSpec, Model};
 use crate::monai::Bundle;
 use crate::nnunet::{self, Folder};
-use crate::warning::Warning;
+use crate::warning::{Warning, WarningKind};
 
 /// The networks that segment a scan: that of a model file, a checkpoint or a MONAI bundle, or those
 /// of the folds of an nnU-Net model.
@@ -26,17 +26,39 @@ pub struct Networks {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LoadOptions {
-    /// The only fold to take of an nnU-Net folder: a number, or `all`.
-    pub fold: Option<String>,
+    /// The folds to take of an nnU-Net folder, averaged: numbers, or `all`. None for those that there
+    /// are.
+    pub folds: Vec<String>,
+    /// The checkpoint to take of each fold: `final`, `best`, `latest`, or a file's name. `None` for
+    /// that of the whole training; of v1 the best one where there is no such.
+    pub checkpoint: Option<String>,
+    /// The key of a checkpoint's outermost dict, or the begin of its tensors' names, under which the
+    /// network is: where a checkpoint holds several, as `ema` or `teacher`.
+    pub weights: Option<String>,
     /// Whether weights may be NaN or infinite.
     pub allow_non_finite: bool,
 }
 
 impl LoadOptions {
-    /// With this fold of an nnU-Net folder alone.
+    /// With this fold of an nnU-Net folder, and others that are told so, but none else.
     #[must_use]
     pub fn with_fold(mut self, fold: impl Into<String>) -> Self {
-        self.fold = Some(fold.into());
+        self.folds.push(fold.into());
+        self
+    }
+
+    /// With this checkpoint of each fold of an nnU-Net folder: `final`, `best`, `latest`, or a file's
+    /// name.
+    #[must_use]
+    pub fn with_checkpoint(mut self, name: impl Into<String>) -> Self {
+        self.checkpoint = Some(name.into());
+        self
+    }
+
+    /// With the network under this key of a checkpoint, or under this begin of its tensors' names.
+    #[must_use]
+    pub fn with_weights(mut self, key: impl Into<String>) -> Self {
+        self.weights = Some(key.into());
         self
     }
 
@@ -46,6 +68,19 @@ impl LoadOptions {
         self.allow_non_finite = true;
         self
     }
+}
+
+/// What is to be said of the tensors beside a network.
+#[must_use]
+pub fn aside(checkpoint: &Checkpoint) -> Option<Warning> {
+    const MOST: usize = 6;
+    if checkpoint.card().is_some() {
+        return None;
+    }
+    let names = checkpoint.left_aside();
+    let more = if names.len() > MOST { ", .." } else { "" };
+    let text = format!("{} tensors beside the network are left aside: {}{more}", names.len(), names[..names.len().min(MOST)].join(", "));
+    (!names.is_empty()).then(|| Warning::new(WarningKind::Pipeline, text))
 }
 
 /// The pipeline of a checkpoint without a card of organum's.
@@ -66,7 +101,16 @@ impl Carried {
     /// # Errors
     /// When the plans or configs are damaged, or ask for what this version does not do.
     pub fn of(file: &Path) -> Result<Option<Self>, LoadError> {
-        if let Some(folder) = Folder::of_checkpoint(file)? {
+        Self::of_part(file, None)
+    }
+
+    /// The same of the network under a key of a checkpoint, which is none of nnU-Net's.
+    ///
+    /// # Errors
+    /// As [`Carried::of`].
+    pub fn of_part(file: &Path, key: Option<&str>) -> Result<Option<Self>, LoadError> {
+        let folder = if key.is_none() { Folder::of_checkpoint(file)? } else { None };
+        if let Some(folder) = folder {
             let fold = folder.folds()?.swap_remove(0);
             let card = serde_json::to_string(&folder.card(&fold)?)
                 .map_err(|e| LoadError::new(LoadErrorKind::Card, "the card could not be written").caused_by(e))?;
@@ -86,23 +130,28 @@ impl From<Model> for Networks {
 
 impl Networks {
     /// Opens a model file, a PyTorch checkpoint, a MONAI bundle, or an nnU-Net folder: all its folds,
-    /// or the one told. A checkpoint without a card has the pipeline that it carries or lies in
+    /// or those told. A checkpoint without a card has the pipeline that it carries or lies in
     /// ([`Carried`]).
     ///
     /// # Errors
-    /// When the model cannot be loaded, or `fold` is told of what has no folds.
+    /// When the model cannot be loaded, or folds or a checkpoint are told of what has none.
     pub fn open(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self, LoadError> {
         let path = path.as_ref();
-        let (fold, allowed) = (options.fold.as_deref(), options.allow_non_finite);
+        if options.weights.is_some() && path.is_dir() {
+            let text = format!("{} is a folder, whose checkpoints hold one network each", path.display());
+            return Err(LoadError::new(LoadErrorKind::NotFound, text));
+        }
+        let (told, allowed) = (!options.folds.is_empty(), options.allow_non_finite);
         if path.is_dir() && !Bundle::is_one(path) {
-            let folder = Folder::open(path)?;
-            let folds = fold.map_or_else(|| folder.folds(), |fold| Ok(vec![fold.to_owned()]))?;
+            let folder = Folder::open_checkpoint(path, options.checkpoint.as_deref())?;
+            let folds = if told { options.folds.clone() } else { folder.folds()? };
             let first = folder.model_with(&folds[0], allowed)?;
             let warnings = folder.warnings(&folds[0])?;
             return Ok(Self { first, folder: Some(folder), folds, warnings, file: None, allow_non_finite: allowed });
         }
-        if fold.is_some() {
-            let text = format!("{} has no folds; folders of nnU-Net models have", path.display());
+        if told || options.checkpoint.is_some() {
+            let what = if told { "folds" } else { "checkpoints to choose from" };
+            let text = format!("{} has no {what}; folders of nnU-Net models have", path.display());
             return Err(LoadError::new(LoadErrorKind::NotFound, text));
         }
         let one = |first, folds, warnings, file: Option<&Path>| {
@@ -112,14 +161,15 @@ impl Networks {
         if path.is_dir() {
             return Ok(one(Bundle::open(path)?.model_with(allowed)?, Vec::new(), Vec::new(), None));
         }
-        let checkpoint = Checkpoint::open(path)?.allow_non_finite(allowed);
+        let checkpoint = Checkpoint::open_under(path, options.weights.as_deref())?.allow_non_finite(allowed);
+        let aside = aside(&checkpoint);
         if checkpoint.card().is_none()
-            && let Some(carried) = Carried::of(path)?
+            && let Some(carried) = Carried::of_part(path, options.weights.as_deref())?
         {
             let first = checkpoint.into_model(Some(&carried.card))?;
             return Ok(one(first, carried.fold.into_iter().collect(), carried.warnings, Some(path)));
         }
-        Ok(one(checkpoint.into_model(None)?, Vec::new(), Vec::new(), Some(path)))
+        Ok(one(checkpoint.into_model(None)?, Vec::new(), aside.into_iter().collect(), Some(path)))
     }
 
     /// The folds of an nnU-Net model, the first network's first; none of other models.

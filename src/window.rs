@@ -52,6 +52,11 @@ impl Windows {
     /// # Errors
     /// When the card names no patch and the network takes more than one extent, or a patch that the network does not take.
     pub fn new(card: &Card, image: Extent) -> Result<Self, PlanError> {
+        Self::stepping(card, image, None)
+    }
+
+    /// The same, moved by this share of a window instead of the card's.
+    pub(crate) fn stepping(card: &Card, image: Extent, step: Option<f64>) -> Result<Self, PlanError> {
         let inference = &card.inference;
         let planar = card.dims() == 2;
         let mut tile = match (&inference.patch, card.crop()) {
@@ -75,11 +80,12 @@ impl Windows {
         }
         check_extent(tile, card)?;
         let scheme = inference.scheme.unwrap_or_else(|| Scheme::of(&card.architecture));
-        let overlap = inference.overlap.unwrap_or(OVERLAP);
+        let overlap = step.map_or_else(|| inference.overlap.unwrap_or(OVERLAP), |step| 1.0 - step);
+        let step = step.unwrap_or(1.0 - overlap);
         let starts = |axis: usize| {
             let (n, window) = (image.axes()[axis], tile.axes()[axis]);
             match scheme {
-                Scheme::NnunetV1 | Scheme::NnunetV2 => nnunet_starts(n, window, 1.0 - overlap),
+                Scheme::NnunetV1 | Scheme::NnunetV2 => nnunet_starts(n, window, step),
                 Scheme::Monai | Scheme::MonaiGaussian => monai_starts(n, window, overlap),
             }
         };

@@ -48,6 +48,68 @@ fn a_checkpoint_runs_as_the_model_that_it_holds() {
 }
 
 #[test]
+fn one_of_several_networks_is_asked_for() {
+    let desk = Desk::new();
+    let output = desk.path("in", "model.safetensors");
+    let convert = |source: &str, more: &[&str]| {
+        let ended = run(&[&["convert", source, "--output", &output], more].concat());
+        let told = text(&ended.stderr);
+        assert!(ended.status.success(), "{told}");
+        let bytes = std::fs::read(&output).expect("it is written");
+        let head = SafeTensors::deserialize(&bytes).expect("it is one").tensor("head.weight").expect("it is there").data().to_vec();
+        (f32::from_le_bytes([head[0], head[1], head[2], head[3]]), told)
+    };
+    let (whole, told) = convert(&fixture("network.safetensors"), &[]);
+    assert!(!told.contains("left aside"), "{told}");
+    let averaged = fixture("averaged.pth");
+    desk.fails(
+        4,
+        &["networks under model and under ema", "--weights model"],
+        &["convert", &averaged, "--output", &desk.out("no.safetensors")],
+    );
+    assert_eq!(convert(&averaged, &["--weights", "model"]).0, whole);
+    assert_eq!(convert(&averaged, &["--weights", "ema"]).0, whole / 2.0);
+    // beside each other in one dict, as a student and a teacher
+    let bytes = std::fs::read(fixture("network.safetensors")).expect("it is there");
+    let file = SafeTensors::deserialize(&bytes).expect("it is one");
+    let float = |t: &safetensors::tensor::TensorView<'_>| t.dtype() == safetensors::Dtype::F32;
+    let class = |t: &safetensors::tensor::TensorView<'_>| if float(t) { "FloatStorage" } else { "LongStorage" };
+    let both = ["student", "teacher"]
+        .into_iter()
+        .flat_map(|part| file.iter().map(move |(name, t)| (format!("{part}.{name}"), class(&t), t.shape().to_vec(), t.data())));
+    let both = desk.file("both.ckpt", &torch::save(&both.collect::<Vec<_>>(), &[], &["state_dict"], ""));
+    desk.fails(
+        4,
+        &["student (u_transformer)", "teacher (u_transformer)", "--weights student"],
+        &["convert", &both, "--output", &desk.out("no.safetensors")],
+    );
+    assert_eq!(convert(&both, &["--weights", "teacher"]).0, whole);
+    desk.fails(
+        4,
+        &["no tensors under ema", "student, teacher"],
+        &["convert", &both, "--weights", "ema", "--output", &desk.out("no.safetensors")],
+    );
+    // a loss and a metric
+    let (head, told) = convert(&fixture("lightning.pth"), &[]);
+    assert_eq!(head, whole);
+    assert!(told.contains("2 tensors beside the network are left aside: loss.class_weight, metric.confusion"), "{told}");
+}
+
+#[test]
+fn checkpoints_of_before_pytorch_1_6_are_converted() {
+    let desk = Desk::new();
+    let [old, new] = ["old.safetensors", "new.safetensors"].map(|name| desk.out(name));
+    for (source, output) in [("legacy.pth", &old), ("network.safetensors", &new)] {
+        assert!(run(&["convert", &fixture(source), "--output", output]).status.success(), "{source}");
+    }
+    let [old, new] = [old, new].map(|path| std::fs::read(path).expect("it is written"));
+    let [old, new] = [&old, &new].map(|bytes| SafeTensors::deserialize(bytes).expect("it is one"));
+    for (name, tensor) in new.iter() {
+        assert_eq!(old.tensor(name).expect("it is there").data(), tensor.data(), "{name}");
+    }
+}
+
+#[test]
 fn what_shapes_do_not_tell_is_asked_for_and_given() {
     let desk = Desk::new();
     let checkpoint = desk.file("bundled.pth", &bundled());
@@ -113,7 +175,6 @@ fn what_cannot_be_converted_is_refused() {
     let fails = |code, words: &[&str], source: &str, more: &[&str]| {
         desk.fails(code, words, &[&["convert", source, "--output", &output], more].concat());
     };
-    fails(4, &["legacy.pth", "_use_new_zipfile_serialization"], &fixture("legacy.pth"), &[]);
     fails(4, &["missing.pth"], &desk.path("in", "missing.pth"), &[]);
     fails(4, &["no folder of an nnU-Net model"], &desk.path("in", ""), &[]);
     let bytes = std::fs::read(&good).expect("the fixture is there");
@@ -134,6 +195,6 @@ fn what_cannot_be_converted_is_refused() {
     desk.fails(2, &["folder"], &["convert", &good, "--output", &desk.out("no/model.safetensors")]);
     // what is there stays until the new one is whole
     let kept = desk.file("kept.safetensors", b"kept");
-    desk.fails(4, &["legacy"], &["convert", &fixture("legacy.pth"), "--output", &kept]);
+    desk.fails(4, &["conv.bias"], &["convert", &fixture("script.pt"), "--output", &kept]);
     assert_eq!(std::fs::read(&kept).expect("it is there"), b"kept");
 }

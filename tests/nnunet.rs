@@ -246,7 +246,12 @@ fn what_is_not_supported_is_told() {
     let args = |plans: &mut Value, key: &str, value: Value| {
         plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"][key] = value;
     };
-    told("is a region", &|_, dataset| dataset["labels"]["organ"] = json!([1, 2]));
+    told("no regions_class_order", &|_, dataset| dataset["labels"]["organ"] = json!([1, 2]));
+    told("not one label for each of the 2 regions", &|_, dataset| {
+        dataset["labels"]["organ"] = json!([1, 2]);
+        dataset["regions_class_order"] = json!([1]);
+    });
+    told("the label \"ignore\" is [7], not 3", &|_, dataset| dataset["labels"]["ignore"] = json!(7));
     told("are not 0, 1 and so on", &|_, dataset| dataset["labels"]["organ"] = json!(7));
     told("dataset.json is not what nnU-Net v2 writes", &|_, dataset| dataset["labels"] = json!(3));
     told("plans.json is not what nnU-Net v2 writes", &|plans, _| plans["transpose_forward"] = json!([0, 1]));
@@ -257,7 +262,14 @@ fn what_is_not_supported_is_told() {
     told("preprocessor", &|plans, _| conf(plans, "preprocessor_name", json!("OtherPreprocessor")));
     told("reader", &|plans, _| plans["image_reader_writer"] = json!("NaturalImage2DIO"));
     told("network class", &|plans, _| conf(plans, "architecture", json!({"network_class_name": "a.Primus", "arch_kwargs": {}})));
-    told("before 2.4", &|plans, _| conf(plans, "architecture", Value::Null));
+    told("neither architecture nor UNet_class_name", &|plans, _| conf(plans, "architecture", Value::Null));
+    told("network class \"a.OwnUNet\"", &|plans, _| {
+        conf(plans, "architecture", json!({"network_class_name": "a.OwnUNet", "arch_kwargs": {}}))
+    });
+    told("the plans' network is not what nnU-Net v2 writes", &|plans, _| {
+        conf(plans, "architecture", Value::Null);
+        conf(plans, "UNet_class_name", json!("PlainConvUNet"));
+    });
     told("arch_kwargs lack strides", &|plans, _| args(plans, "strides", Value::Null));
     told("features_per_stage", &|plans, _| args(plans, "n_stages", json!(9)));
     told("norm_op", &|plans, _| args(plans, "norm_op", json!("torch.nn.GroupNorm")));
@@ -279,10 +291,15 @@ fn what_is_not_supported_is_told() {
     told("normalisation", &|plans, _| conf(plans, "normalization_schemes", json!(["OwnNormalization"])));
     told("normalise 2 channels", &|plans, _| conf(plans, "normalization_schemes", json!(["NoNormalization", "NoNormalization"])));
     told("lack intensities", &|plans, _| plans["foreground_intensity_properties_per_channel"] = json!({}));
-    told("resample_torch_fornnunet", &|plans, _| conf(plans, "resampling_fn_data", json!("resample_torch_fornnunet")));
-    let kwargs = |order: u32, threshold: u32| json!({"order": order, "order_z": 0, "force_separate_z": null, "separate_z_anisotropy_threshold": threshold});
-    told("order 2", &|plans, _| conf(plans, "resampling_fn_data_kwargs", kwargs(2, 3)));
-    told("threshold", &|plans, _| conf(plans, "resampling_fn_data_kwargs", kwargs(3, 4)));
+    told("resampling by \"resample_own\"", &|plans, _| conf(plans, "resampling_fn_data", json!("resample_own")));
+    told("the argument order = 3 of resample_torch_fornnunet", &|plans, _| {
+        conf(plans, "resampling_fn_data", json!("resample_torch_fornnunet"));
+    });
+    told("do not come back to a scan that is resampled", &|plans, _| {
+        conf(plans, "resampling_fn_probabilities", json!("no_resampling_hack"));
+        conf(plans, "resampling_fn_probabilities_kwargs", json!({}));
+    });
+    told("order 2", &|plans, _| conf(plans, "resampling_fn_data_kwargs", json!({"order": 2})));
     // a folder that is as it should be, but for weights of another network
     told("tensors do not fit", &|plans, _| args(plans, "features_per_stage", json!([8, 12, 20])));
     // and one that is
@@ -528,13 +545,13 @@ fn what_is_not_supported_of_the_first_version_is_told() {
     fs::remove_file(beside).expect("removed");
     refused(&model, &[], 4, "plans.pkl");
 
-    // weights that are others, of before PyTorch 1.6, or none
+    // weights that are others, damaged, or none
     let model = first_changed(out.path(), |_| {});
     let other = organum::model::random_weights(r#"{"architecture":"unet2d","config":{"in_channels":1,"classes":3,"base":4}}"#, 1);
     fs::write(model.join(WEIGHTS), other.expect("a model")).expect("written");
     refused(&model, &[], 4, "the network of nnUNetTrainerV2 is not supported");
     fs::write(model.join(WEIGHTS), b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.").expect("written");
-    refused(&model, &[], 4, "before PyTorch 1.6");
+    refused(&model, &[], 4, "the version of the checkpoint's format is damaged");
     refused(&model, &["--fold", "1"], 4, "fold_1 has no model_final_checkpoint.model or model_best.model");
     refused(&model, &["--architecture", "unet2d"], 2, "the plans or configs of a folder tell them");
     fs::remove_file(model.join(WEIGHTS)).expect("removed");

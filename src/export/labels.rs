@@ -155,6 +155,8 @@ impl Rows<'_> {
         // a score between two bounds is rounded to one between the rounded bounds; its own rounding in
         // f64 is far below a step of f32
         let [down, up] = [f32::next_down, f32::next_up].map(|step| move |x: f32| if HALF { rounded(step(x).into()) } else { x });
+        // sums in f32 may lie beyond the bounds by their rounding, six times half a step and that of weights
+        let beyond = |x: f32| if resize.single { x.abs() * 1e-6 } else { 0.0 };
         let mut highs = Vec::with_capacity(*classes);
         let mut best = [0.0f32; TILE[0] * TILE[1]];
         for x in (0..width).step_by(TILE[1]) {
@@ -164,8 +166,10 @@ impl Rows<'_> {
             let mut least = f32::NEG_INFINITY;
             for class in 0..*classes {
                 let [a, b] = bounds.map(|plane| plane.of(class, &ys, &xs));
-                highs.push(up(a.high.max(b.high)));
-                least = least.max(down(a.low.min(b.low)));
+                let (high, low) = (a.high.max(b.high), a.low.min(b.low));
+                let room = beyond(high).max(beyond(low));
+                highs.push(up(high) + room);
+                least = least.max(down(low) - room);
             }
             match reduction {
                 Reduction::ArgMax => {

@@ -2,7 +2,8 @@
 //! at a time.
 //!
 //! The sums are those of [`spline::resize`] and [`spline::resize_slices`]: along one axis after the
-//! other, in f64, in the same order. A voxel thus has the same bits as in a whole array.
+//! other, in f64, in the same order; or those of [`interpolate::resize`], in f32. A voxel thus has the
+//! same bits as in a whole array.
 
 use std::ops::Range;
 
@@ -11,6 +12,7 @@ use rayon::prelude::*;
 
 use super::half::{rounded, widened};
 use crate::kernels::host::{Isa, Work, run};
+use crate::volume::interpolate;
 use crate::volume::spline::{self, Order};
 
 /// Rows and columns of a tile: its values stay in the first cache.
@@ -58,9 +60,16 @@ impl Tap {
         self.weights[1] == 0.0
     }
 
+    /// The sum of two source values, in f32 as PyTorch computes it or in f64.
     #[inline(always)]
-    fn between(&self, a: f64, b: f64) -> f64 {
-        a * self.weights[0] + b * self.weights[1]
+    #[expect(clippy::cast_possible_truncation, reason = "in f32 values and weights are of that type")]
+    fn between<const SINGLE: bool>(&self, a: f64, b: f64) -> f64 {
+        if SINGLE {
+            let [values, weights] = [[a, b], self.weights].map(|pair| pair.map(|x| x as f32));
+            interpolate::between(values, weights).into()
+        } else {
+            a * self.weights[0] + b * self.weights[1]
+        }
     }
 }
 
@@ -73,6 +82,8 @@ pub(crate) struct Resize {
     pub(crate) taps: [Vec<Tap>; 3],
     /// The axes in the order in which they are interpolated.
     sequence: [usize; 3],
+    /// Whether sums are in f32, as PyTorch's.
+    pub(super) single: bool,
 }
 
 /// Buffers of a tile.
@@ -101,7 +112,26 @@ impl Resize {
             };
             Some(spline::linear_taps(from[a], to[a], orders[a])?.into_iter().map(tap).collect())
         };
-        Some(Self { from, to, taps: [taps(0)?, taps(1)?, taps(2)?], sequence })
+        Some(Self { from, to, taps: [taps(0)?, taps(1)?, taps(2)?], sequence, single: false })
+    }
+
+    /// As PyTorch interpolates by `order`, and after that along the `axis` that is resampled by itself by
+    /// an order of its own.
+    pub(crate) fn torch(from: [usize; 3], to: [usize; 3], order: Order, axis: Option<(usize, Order)>) -> Self {
+        let mut orders = [order; 3];
+        let mut sequence = [2, 1, 0];
+        if let Some((axis, along)) = axis {
+            orders[axis] = along;
+            sequence[2 - axis..].rotate_left(1);
+        }
+        let taps = [0, 1, 2].map(|a| {
+            let tap = |(voxels, weights): interpolate::Tap| {
+                let weights = weights.map(f64::from);
+                Tap { voxels: if weights[1] == 0.0 { [voxels[0]; 2] } else { voxels }, weights }
+            };
+            interpolate::taps(from[a], to[a], orders[a]).into_iter().map(tap).collect()
+        });
+        Self { from, to, taps, sequence, single: true }
     }
 
     /// The source voxels that `targets` along an axis are computed from: the first, and the one after
@@ -116,6 +146,22 @@ impl Resize {
     /// those of the class at the two voxels of the plane's tap.
     #[inline(always)]
     pub(super) fn tile<'a, S: Score>(
+        &self,
+        planes: [&[S]; 2],
+        z: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        scratch: &'a mut Scratch,
+    ) -> &'a [f64] {
+        if self.single {
+            self.tile_in::<S, true>(planes, z, rows, columns, scratch)
+        } else {
+            self.tile_in::<S, false>(planes, z, rows, columns, scratch)
+        }
+    }
+
+    #[inline(always)]
+    fn tile_in<'a, S: Score, const SINGLE: bool>(
         &self,
         planes: [&[S]; 2],
         z: usize,
@@ -140,7 +186,7 @@ impl Resize {
         } else {
             for y in ys.clone() {
                 let [a, b] = planes.map(|plane| &plane[y * width..][xs.clone()]);
-                now.extend(a.iter().zip(b).map(|(a, b)| deep.between(a.wide().into(), b.wide().into())));
+                now.extend(a.iter().zip(b).map(|(a, b)| deep.between::<SINGLE>(a.wide().into(), b.wide().into())));
             }
         }
         let (mut height, mut wide) = (ys.len(), xs.len());
@@ -149,7 +195,7 @@ impl Resize {
             match axis {
                 0 if depth == 2 => {
                     let (a, b) = now.split_at(height * wide);
-                    next.extend(a.iter().zip(b).map(|(&a, &b)| deep.between(a, b)));
+                    next.extend(a.iter().zip(b).map(|(&a, &b)| deep.between::<SINGLE>(a, b)));
                     depth = 1;
                 }
                 0 => continue,
@@ -160,7 +206,7 @@ impl Resize {
                             if tap.single() {
                                 next.extend_from_slice(a);
                             } else {
-                                next.extend(a.iter().zip(b).map(|(&a, &b)| tap.between(a, b)));
+                                next.extend(a.iter().zip(b).map(|(&a, &b)| tap.between::<SINGLE>(a, b)));
                             }
                         }
                     }
@@ -170,7 +216,7 @@ impl Resize {
                     for line in now.chunks_exact(wide) {
                         let value = |tap: &Tap| {
                             let [a, b] = tap.voxels.map(|x| line[x - xs.start]);
-                            if tap.single() { a } else { tap.between(a, b) }
+                            if tap.single() { a } else { tap.between::<SINGLE>(a, b) }
                         };
                         next.extend(self.taps[2][columns.clone()].iter().map(value));
                     }

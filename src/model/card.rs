@@ -297,6 +297,12 @@ impl Card {
                 return Err(bad(text.into()));
             }
         }
+        if let WayBack::Spline { regions: Some(labels), .. } = card.way_back()
+            && labels.len() != card.classes() as usize
+        {
+            let text = format!("the card's regions write {} labels, the network has {} channels", labels.len(), card.classes());
+            return Err(bad(text));
+        }
         let inference = &card.inference;
         if let Some(patch) = inference.patch.as_ref().filter(|p| !(2..=3).contains(&p.len()) || p.contains(&0)) {
             return Err(bad(format!("the card's inference.patch {patch:?} is not two or three positive numbers")));
@@ -430,6 +436,17 @@ impl Card {
     /// The way back of its recipe, which was checked as the card was read.
     pub(crate) fn way_back(&self) -> WayBack {
         self.input.recipe().way_back().unwrap_or(WayBack::Direct)
+    }
+
+    /// The labels that results may have but the background, in order: the classes, or those that
+    /// regions write.
+    #[must_use]
+    pub fn label_values(&self) -> Vec<u32> {
+        let WayBack::Spline { regions: Some(labels), .. } = self.way_back() else { return (1..self.classes()).collect() };
+        let mut values: Vec<u32> = labels.into_iter().map(u32::from).filter(|&label| label > 0).collect();
+        values.sort_unstable();
+        values.dedup();
+        values
     }
 
     /// The name of a class; `label N` when the card has none.

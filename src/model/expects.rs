@@ -127,7 +127,7 @@ impl Expects {
 
 /// The class of a name, or of a number.
 fn class(card: &Card, name: &str) -> Option<u32> {
-    (0..card.classes()).find(|&class| card.label_name(class) == name || class.to_string() == name)
+    std::iter::once(0).chain(card.label_values()).find(|&class| card.label_name(class) == name || class.to_string() == name)
 }
 
 /// Extent times spacing along these axes in mm.

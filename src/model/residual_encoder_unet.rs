@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
-use super::plain_conv_unet::{Biases, Builder, DecoderKernels, MOST, PerStage, PlainConvNorm, Stages, UnetActivation, UnetNorm, along};
+use super::plain_conv_unet::{Biases, Builder, DecoderKernels, MOST, PerStage, PlainConvNorm, Stages, UnetActivation, along, is_true, yes};
 use crate::graph::{NodeId, Op};
 
 /// Arguments of the network, as in the card. Extents are multiples of all strides together.
@@ -30,11 +30,14 @@ pub struct ResidualEncoderUnetConfig {
     /// Convolutions of the decoder's stages, deepest first.
     pub decoder_convs_per_stage: PerStage,
     /// What normalises.
-    #[serde(default)]
-    pub norm: UnetNorm,
+    #[serde(default, deserialize_with = "PlainConvNorm::or_none")]
+    pub norm: PlainConvNorm,
     /// What follows.
     #[serde(default)]
     pub activation: UnetActivation,
+    /// Whether convolutions before norms, and transposed ones, have a bias.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub conv_bias: bool,
 }
 
 impl Architecture for ResidualEncoderUnetConfig {
@@ -76,11 +79,9 @@ impl ResidualEncoderUnetConfig {
             features: &self.features,
             kernels: &self.kernels,
             strides: &self.strides,
-            norm: match self.norm {
-                UnetNorm::Instance => PlainConvNorm::Instance,
-            },
+            norm: self.norm,
             activation: self.activation,
-            biases: Biases { conv: true, transpose: true, head: true },
+            biases: Biases { conv: self.conv_bias, transpose: self.conv_bias, head: true },
             decoder_kernels: DecoderKernels::Skip,
         }
     }
@@ -156,7 +157,7 @@ mod tests {
             ("[1,2,1]", "[1,2]", "blocks_per_stage"),
             ("[1,2,1]", "33", "blocks_per_stage"),
             ("[1,2]}", "[1,2,1]}", "decoder_convs_per_stage"),
-            (r#""dims":2"#, r#""dims":2,"norm":"batch""#, "batch"),
+            (r#""dims":2"#, r#""dims":2,"norm":"group""#, "group"),
             (r#""dims":2"#, r#""dims":2,"squeeze_excitation":true"#, "squeeze_excitation"),
         ] {
             let config = format!("{SMALL}}}").replacen(from, to, 1);

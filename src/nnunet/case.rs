@@ -2,7 +2,7 @@
 
 use super::export::{Export, ExportOptions};
 use super::pipeline::{Pipeline, Resampling};
-use crate::export::{Exported, Layout, hand_over, mismatch};
+use crate::export::{Exported, Layout, Reduction, hand_over, mismatch};
 use crate::model::Card;
 use crate::scan::{Forward, Recipe, Resample, Scan, Step, Undo, WayBack};
 use crate::shape::Extent;
@@ -29,6 +29,8 @@ pub struct Case {
     pub(super) back: (Resampling, Option<usize>),
     /// Whether the network's results come as probabilities.
     pub(super) probable: bool,
+    /// How they become labels.
+    pub(super) reduction: Reduction,
 }
 
 impl Case {
@@ -51,8 +53,10 @@ impl Case {
         let unsupported = |text: String| VolumeError::new(VolumeErrorKind::Unsupported, text);
         let back = recipe.way_back().map_err(unsupported)?;
         let undo = forward.undo.as_slice();
-        let (WayBack::Spline { orders, half }, [.., Undo::Cut { before, start }, Undo::Resampled { before: cropped, spacing, .. }]) =
-            (back, undo)
+        let (
+            WayBack::Spline { orders, half, regions },
+            [.., Undo::Cut { before, start }, Undo::Resampled { before: cropped, spacing, .. }],
+        ) = (back, undo)
         else {
             return Err(unsupported("the recipe's results are not those of nnU-Net".into()));
         };
@@ -61,7 +65,8 @@ impl Case {
         let (axes, affine) = forward.seen;
         let volume = forward.into_volume();
         let axis = orders.axis_back(recipe.transpose().filter(|_| !half), spacing, volume.spacing);
-        Ok(Self { volume, whole, spacing, first, size, axes, affine, back: (orders, axis), probable: !half })
+        let reduction = regions.map_or(Reduction::ArgMax, Reduction::Regions);
+        Ok(Self { volume, whole, spacing, first, size, axes, affine, back: (orders, axis), probable: !half, reduction })
     }
 
     /// The bytes that a voxel of the cropped scan takes on the host: its channels and its label.
@@ -121,13 +126,18 @@ impl Case {
         Layout::new(turned, (self.first, self.size), (self.axes, self.affine))
     }
 
+    /// The export of one fold.
+    pub(crate) fn export_options(&self, probabilities: bool) -> ExportOptions {
+        ExportOptions { probabilities, reduction: self.reduction.clone(), ..ExportOptions::default() }
+    }
+
     /// Labels on the scan's grid of logits `[C][D][H][W]` over the input, with the pipeline of nnU-Net v1 of
     /// probabilities; probabilities too, if they are wanted. [`super::Export`] takes them plane by plane.
     ///
     /// # Errors
     /// When the logits are not those of this input.
     pub fn export(&self, logits: &[f32], classes: u32, probabilities: bool) -> Result<(Volume<u16>, Option<Volume<f32>>), VolumeError> {
-        let mut export = Export::new(self, classes, ExportOptions { probabilities, ..ExportOptions::default() });
+        let mut export = Export::new(self, classes, self.export_options(probabilities));
         hand_over(logits, classes, self.volume.extent, &mut export).map_err(|e| mismatch(&e))?;
         let Exported { labels, probabilities } = export.finish()?;
         Ok((labels, probabilities.map(|p| p.to_volume()).transpose()?))
@@ -135,17 +145,12 @@ impl Case {
 }
 
 /// The size that the resampling of a recipe gives a scan, and the bytes that it takes meanwhile.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::cast_sign_loss,
-    reason = "an estimate of a count; what is absurd is refused elsewhere"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate of a count; what is absurd is refused elsewhere")]
 fn resampled(orders: Resampling, mm: &[f64], spacing: [f64; 3], size: [usize; 3]) -> ([usize; 3], u64) {
     let mut target = spacing;
     target[3 - mm.len()..].copy_from_slice(mm);
     // no axis of a scan that is not refused is longer
-    let to = [0, 1, 2].map(|a| (spacing[a] / target[a] * size[a] as f64).round_ties_even().min(131_072.0) as usize);
+    let to = orders.shape(spacing, target, size).map(|n| n.min(131_072.0) as usize);
     let axis = orders.axis(spacing, target).map(|axis| (axis, Order::Linear));
     (to, if to == size { 0 } else { spline::resized_bytes(size, to, axis) })
 }
@@ -156,7 +161,7 @@ mod tests {
     use crate::nnunet::{Reader, Scaling};
 
     fn card(transpose: [usize; 3], spacing: &[f64]) -> Result<(Card, Pipeline), Box<dyn std::error::Error>> {
-        let resample = Resampling { order: 3, order_along: 0, separate: None };
+        let resample = Resampling { order: 3, ..Resampling::default() };
         let pipeline = Pipeline {
             version: 2,
             transpose,
@@ -164,6 +169,7 @@ mod tests {
             channels: vec![Scaling::None],
             resample,
             resample_logits: Resampling { order: 1, ..resample },
+            regions: None,
             reader: Reader::SimpleItk,
         };
         Ok((serde_json::from_str(r#"{"architecture":"x","config":{}}"#)?, pipeline))

@@ -7,7 +7,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Case;
-use super::pipeline::Resampling;
+use super::pipeline::{Interpolation, Resampling};
 use crate::error::{RunError, RunErrorKind};
 use crate::export::{
     Activation, ClassMaps, ExportBytes, Exported, LabelStream, Layout, PlaneSink, Probabilities, Reduction, Resize, ScorePlane, Scores,
@@ -68,7 +68,8 @@ impl Export {
         let resize = back.resize().filter(|_| !probabilities);
         let waits = resize.is_none() || folds > 1;
         let waiting = waits.then(|| Scores::new(from[0], classes, from[1] * from[2], half, None));
-        let stream = resize.map(|resize| LabelStream::new(resize, classes, half, reduction.clone(), layout.clone()));
+        let rounds = back.rounds();
+        let stream = resize.map(|resize| LabelStream::new(resize, classes, rounds, reduction.clone(), layout.clone()));
         let (fold, next, probable) = (0, 0, case.probable);
         Self { back, classes, layout, reduction, probabilities, probable, folds, fold, next, stream, waiting }
     }
@@ -205,19 +206,26 @@ struct Back {
     to: [usize; 3],
     resampling: Resampling,
     axis: Option<usize>,
-    /// Whether they are rounded to 16 bits.
+    /// Whether they are kept in 16 bits.
     half: bool,
 }
 
 impl Back {
     fn orders(&self) -> (Order, Option<(usize, Order)>) {
-        let order = |degree| Order::of_degree(degree).unwrap_or(Order::Linear);
-        (order(self.resampling.order), self.axis.map(|axis| (axis, order(self.resampling.order_along))))
+        self.resampling.orders(self.axis)
+    }
+
+    /// Whether they are rounded to 16 bits after they were resampled; PyTorch's are f32.
+    fn rounds(&self) -> bool {
+        self.half && self.resampling.by != Interpolation::Torch
     }
 
     fn resize(&self) -> Option<Resize> {
         let (order, along) = self.orders();
-        Resize::new(self.from, self.to, order, along)
+        match self.resampling.by {
+            Interpolation::Torch => Some(Resize::torch(self.from, self.to, order, along)),
+            Interpolation::Spline | Interpolation::None => Resize::new(self.from, self.to, order, along),
+        }
     }
 }
 
@@ -240,7 +248,7 @@ impl ClassMaps for BackMaps {
     }
 
     fn maps(&self, classes: Range<usize>) -> Result<Vec<f32>, VolumeError> {
-        let (Back { from, to, half, .. }, mut maps) = (self.back, Vec::new());
+        let (Back { from, to, .. }, half, mut maps) = (self.back, self.back.rounds(), Vec::new());
         for class in classes {
             let scores = self.scores.class(class).map_err(|e| unreadable(&e))?;
             let map = match &self.resize {

@@ -37,11 +37,17 @@ fn setups() -> impl Strategy<Value = Setup> {
         prop::array::uniform3(around()),
         any::<[bool; 3]>(),
     );
-    let how = (order(), order(), axis, 1usize..5, 1u32..3, any::<bool>(), any::<bool>(), any::<u64>(), to);
+    let switches = prop::array::uniform3(any::<bool>());
+    let how = (order(), order(), axis, 1usize..5, 1u32..3, switches, any::<u64>(), to);
     (grids, how).prop_map(|((from, mut size, around, same), how)| {
-        let (order, order_along, axis, classes, version, coarse, regions, seed, to) = how;
+        let (order, order_along, axis, classes, version, [coarse, regions, torch], seed, to) = how;
         (0..3).filter(|&a| same[a]).for_each(|a| size[a] = from[a]);
-        let resampling = Resampling { order, order_along, separate: None };
+        let resampling = if torch && version == 2 {
+            let [order, order_along] = [order, order_along].map(|order| order.min(1));
+            Resampling { by: Interpolation::Torch, order, order_along, ..Resampling::default() }
+        } else {
+            Resampling { order, order_along, ..Resampling::default() }
+        };
         Setup { from, size, around, resampling, axis, classes, version, coarse, regions: regions && version == 2, seed, to }
     })
 }
@@ -63,6 +69,7 @@ impl Setup {
             affine: Affine { origin: [1.0, 2.0, 3.0], ..Affine::orthogonal(spacing, axes) },
             back: (self.resampling, self.axis),
             probable: self.version == 1,
+            reduction: self.reduction(),
         }
     }
 
@@ -93,6 +100,9 @@ impl Setup {
         let order = |degree| Order::of_degree(degree).expect("it is one");
         let along = self.axis.map(|axis| (axis, order(self.resampling.order_along)));
         let resampled = |map: &[f32]| -> Vec<f32> {
+            if self.resampling.by == Interpolation::Torch {
+                return interpolate::resize(map, self.from, self.size, order(self.resampling.order), along);
+            }
             let values = if self.from == self.size {
                 map.iter().map(|&v| f64::from(v)).collect()
             } else {
@@ -236,7 +246,7 @@ fn simple() -> Setup {
         from: [3, 4, 5],
         size: [6, 4, 5],
         around: [[0; 2]; 3],
-        resampling: Resampling { order: 1, order_along: 0, separate: None },
+        resampling: Resampling::default(),
         axis: None,
         classes: 2,
         version: 2,

@@ -15,6 +15,9 @@ use crate::warning::{Warning, WarningKind};
 const V2_FILES: [&str; 2] = ["checkpoint_final.pth", "checkpoint_final.safetensors"];
 const V1_FILES: [&str; 2] = ["model_final_checkpoint.model", "model_best.model"];
 
+/// Most checkpoints that a message names.
+const MOST_NAMED: usize = 8;
+
 /// The folder that nnU-Net trains a configuration into: `TRAINER__PLANS__CONFIGURATION` of v2, or `TRAINER__PLANS` of v1.
 #[derive(Clone, Debug)]
 pub struct Folder {
@@ -22,6 +25,8 @@ pub struct Folder {
     version: Version,
     /// The only fold that there is, and its checkpoint: the folder was told by a file.
     only: Option<(String, PathBuf)>,
+    /// The checkpoint that is asked for.
+    asked: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -41,6 +46,8 @@ pub struct FoldCheckpoint {
     pub mirror: Vec<u32>,
     /// The name of the trainer's class, if it says so.
     pub trainer: Option<String>,
+    /// Whether it holds the statistics of batch norms.
+    batch_norm: bool,
     /// Plans and description of the dataset that it was trained with, if it carries them.
     own: Option<[Value; 2]>,
     /// The fold that was trained, if it says so.
@@ -55,17 +62,26 @@ impl Folder {
     /// # Errors
     /// When it is no such folder, when it holds several trained models, or one of the files is no JSON.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
-        let path = path.into();
+        Self::open_checkpoint(path, None)
+    }
+
+    /// The same, with another checkpoint of each fold than that of the whole training: `best`,
+    /// `latest`, or a file's name.
+    ///
+    /// # Errors
+    /// As [`Folder::open`].
+    pub fn open_checkpoint(path: impl Into<PathBuf>, name: Option<&str>) -> Result<Self, LoadError> {
+        let (path, asked) = (path.into(), name.map(str::to_owned));
         if !path.join("plans.json").is_file() {
-            let folder = Self { path, version: Version::V1, only: None };
+            let folder = Self { path, version: Version::V1, only: None, asked };
             if folder.path.join("plans.pkl").is_file() || folder.folds().is_ok() {
                 return Ok(folder);
             }
-            if let Some(folder) = Self::of_fold(&folder.path)? {
+            if let Some(folder) = folder.of_fold()? {
                 return Ok(folder);
             }
             if let Some(below) = locate::below(&folder.path)? {
-                return Self::open(below);
+                return Self::open_checkpoint(below, name);
             }
             let text = format!("{} is no folder of an nnU-Net model: it has neither plans.json nor plans.pkl", folder.path.display());
             return Err(LoadError::new(LoadErrorKind::NotFound, text));
@@ -80,17 +96,22 @@ impl Folder {
                 .map_err(|e| LoadError::new(LoadErrorKind::Format, format!("{} is no JSON", file.display())).caused_by(e))
         };
         let (plans, dataset) = (json("plans.json")?, json("dataset.json")?);
-        Ok(Self { path, version: Version::V2 { plans, dataset }, only: None })
+        Ok(Self { path, version: Version::V2 { plans, dataset }, only: None, asked })
     }
 
-    /// The model that a folder is a fold of, with that fold alone.
-    fn of_fold(path: &Path) -> Result<Option<Self>, LoadError> {
-        let Ok(path) = path.canonicalize() else { return Ok(None) };
-        let files = [V2_FILES, V1_FILES].concat();
-        match files.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
-            Some(file) if path.parent().is_some_and(locate::has_plans) => Self::of_checkpoint(&file),
-            _ => Ok(None),
+    /// The model that the folder is a fold of, with that fold alone.
+    fn of_fold(&self) -> Result<Option<Self>, LoadError> {
+        let Ok(path) = self.path.canonicalize() else { return Ok(None) };
+        let Some(parent) = path.parent().filter(|parent| locate::has_plans(parent)) else { return Ok(None) };
+        let asked = self.asked.as_deref();
+        let names = [v2_files(asked), v1_files(asked)].concat();
+        if let Some(file) = names.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
+            return Self::of_checkpoint(&file);
         }
+        // says what there is instead
+        let fold = path.file_name().unwrap_or_default().to_string_lossy();
+        let fold = fold.strip_prefix("fold_").unwrap_or(&fold);
+        Self::open_checkpoint(parent, asked)?.checkpoint(fold).map(|_| None)
     }
 
     /// The folder that a checkpoint lies in, with that checkpoint as its only fold; of one that lies
@@ -113,7 +134,7 @@ impl Folder {
             if first && (beside(&file).is_file() || fold.is_some() && above.join("plans.pkl").is_file()) {
                 let path = if fold.is_some() { above } else { parent };
                 let only = Some((fold.unwrap_or("unknown").to_owned(), file.clone()));
-                return Ok(Some(Self { path: path.to_owned(), version: Version::V1, only }));
+                return Ok(Some(Self { path: path.to_owned(), version: Version::V1, only, asked: None }));
             }
             let planned = ["plans.json", "dataset.json"].iter().all(|part| above.join(part).is_file());
             if let Some(fold) = fold.filter(|_| !first && planned) {
@@ -126,6 +147,7 @@ impl Folder {
             path: absolute.parent().unwrap_or(Path::new("")).to_owned(),
             version: Version::V2 { plans, dataset },
             only: Some((fold.unwrap_or_else(|| "unknown".into()), absolute.clone())),
+            asked: None,
         }))
     }
 
@@ -147,7 +169,7 @@ impl Folder {
                 found.push((number, file));
             }
         }
-        if found.iter().any(|(_, file)| !file.ends_with(V1_FILES[1])) {
+        if self.asked.is_none() && found.iter().any(|(_, file)| !file.ends_with(V1_FILES[1])) {
             found.retain(|(_, file)| !file.ends_with(V1_FILES[1]));
         }
         let mut numbers: Vec<u32> = found.iter().filter_map(|(number, _)| *number).collect();
@@ -157,7 +179,8 @@ impl Folder {
             (false, _) => Ok(numbers.iter().map(u32::to_string).collect()),
             (true, false) => Ok(vec!["all".into()]),
             (true, true) => {
-                let text = format!("{} has no fold with a {}", self.path.display(), self.names().join(" or "));
+                let there = self.there(&self.subfolders());
+                let text = format!("{} has no fold with a {}{there}", self.path.display(), self.names().join(" or "));
                 Err(LoadError::new(LoadErrorKind::NotFound, text))
             }
         }
@@ -184,7 +207,9 @@ impl Folder {
             name.file_name()?.to_str()?.rsplit("__").next().map(str::to_owned)
         };
         let configuration = checkpoint.configuration.clone().or_else(named).unwrap_or_default();
-        v2::of_trainer([plans, dataset], &configuration, &checkpoint.mirror, self.trainer(checkpoint).as_deref())
+        let name = self.trainer(checkpoint);
+        let trainer = v2::Trainer { name: name.as_deref(), batch_norm: checkpoint.batch_norm };
+        v2::of_trainer([plans, dataset], &configuration, &checkpoint.mirror, trainer)
     }
 
     /// The trainer of a checkpoint of v2, or else that of the folder's name.
@@ -263,17 +288,52 @@ impl Folder {
         v1::Sidecar::read(&told, &read(&told)?, &self.path.canonicalize().map_err(|e| io(&self.path, e))?)
     }
 
-    fn names(&self) -> [&str; 2] {
+    /// The names of checkpoints, the one that is taken first.
+    fn names(&self) -> Vec<String> {
         match self.version {
-            Version::V1 => V1_FILES,
-            Version::V2 { .. } => V2_FILES,
+            Version::V1 => v1_files(self.asked.as_deref()),
+            Version::V2 { .. } => v2_files(self.asked.as_deref()),
         }
+    }
+
+    /// The folders of folds that there are.
+    fn subfolders(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
+        let fold = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            path.is_dir() && (name.starts_with("fold_") || name == "all")
+        };
+        let mut folders: Vec<PathBuf> = entries.filter(fold).collect();
+        folders.sort();
+        folders
+    }
+
+    /// The words that name the checkpoints that lie in some folders instead of those that are looked for.
+    fn there(&self, folders: &[PathBuf]) -> String {
+        let (ending, prefix) = match self.version {
+            Version::V1 => (".model", "model_"),
+            Version::V2 { .. } => (".pth", "checkpoint_"),
+        };
+        let mut names: Vec<String> = Vec::new();
+        for entry in folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(prefix) && (name.ends_with(ending) || name.ends_with(".safetensors")) {
+                names.push(name);
+            }
+        }
+        names.sort();
+        names.dedup();
+        names.truncate(MOST_NAMED);
+        let Some(first) = names.first() else { return String::new() };
+        format!("; there are {}: take one by its name (--checkpoint {first})", names.join(", "))
     }
 
     /// The file of a fold's checkpoint.
     fn checkpoint(&self, fold: &str) -> Result<PathBuf, LoadError> {
         self.checkpoint_of(fold).ok_or_else(|| {
-            let text = format!("{} has no {}", self.path.join(format!("fold_{fold}")).display(), self.names().join(" or "));
+            let folder = self.path.join(format!("fold_{fold}"));
+            let there = self.there(std::slice::from_ref(&folder));
+            let text = format!("{} has no {}{there}", folder.display(), self.names().join(" or "));
             LoadError::new(LoadErrorKind::NotFound, text)
         })
     }
@@ -285,7 +345,8 @@ impl Folder {
         }
         let all = (fold == "all" && matches!(self.version, Version::V1)).then(|| "all".to_owned());
         let folders = all.into_iter().chain([format!("fold_{fold}")]);
-        let mut files = folders.flat_map(|folder| self.names().map(|name| self.path.join(&folder).join(name)));
+        let names = self.names();
+        let mut files = folders.flat_map(|folder| names.iter().map(move |name| self.path.join(&folder).join(name)));
         files.find(|file| file.is_file())
     }
 }
@@ -312,9 +373,33 @@ impl FoldCheckpoint {
             configuration: init.get("configuration").and_then(text),
             mirror: mirror.unwrap_or_default(),
             trainer: text(&told("trainer_name")),
+            batch_norm: checkpoint.weights().names().any(|name| name.ends_with(".running_mean")),
             own: if let [Some(plans), Some(dataset)] = own { Some([plans, dataset]) } else { None },
             fold: init.get("fold").and_then(|fold| text(fold).or_else(|| fold.as_u64().map(|k| k.to_string()))),
         })
+    }
+}
+
+/// The files of a checkpoint of v2 that is asked for by its file's name or by the part of it that
+/// tells it apart; else of the usual one.
+fn v2_files(asked: Option<&str>) -> Vec<String> {
+    match asked {
+        None => V2_FILES.map(str::to_owned).to_vec(),
+        Some(name) if name.ends_with(".pth") || name.ends_with(".safetensors") => vec![name.to_owned()],
+        Some(name) => {
+            let name = name.strip_prefix("checkpoint_").unwrap_or(name);
+            ["pth", "safetensors"].map(|ending| format!("checkpoint_{name}.{ending}")).to_vec()
+        }
+    }
+}
+
+/// The same of v1.
+fn v1_files(asked: Option<&str>) -> Vec<String> {
+    match asked {
+        None => V1_FILES.map(str::to_owned).to_vec(),
+        Some("final") => vec![V1_FILES[0].to_owned()],
+        Some(name) if name.ends_with(".model") => vec![name.to_owned()],
+        Some(name) => vec![format!("model_{}.model", name.strip_prefix("model_").unwrap_or(name))],
     }
 }
 

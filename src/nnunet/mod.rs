@@ -12,7 +12,9 @@
 //!  "resample_logits": {"order": 1, "order_along": 0, "separate": null}}
 //! ```
 //! `spacing_mm` has two numbers for a 2d configuration, whose slices stay as they are. `separate` says whether the axis of the
-//! thickest slices is resampled by itself (with `order_along`); null: where slices are more than three times thicker than wide.
+//! thickest slices is resampled by itself (with `order_along`); null: where slices are thicker than wide by more than `threshold`,
+//! 3 if it is absent. `by` says what resamples: `spline` (if absent), `torch` or `none`. `regions`, if there are any, are the labels
+//! that the network's channels write where their sigmoid is above 1/2, one after the other.
 //!
 //! `reader` names the class that nnU-Net reads scans with ([`Reader`]); without it that is
 //! `SimpleITKIO`. A scan has the spacing which that reader says: the pixdim, also where the sform
@@ -22,11 +24,14 @@
 //! `fold_K/model_final_checkpoint.model` and `.model.pkl`, whose plans and trainer are what counts; the scheme of its windows is
 //! `nnunet_v1`.
 
+mod architecture;
 mod case;
 mod export;
 mod folder;
+mod labels;
 mod locate;
 mod pipeline;
+mod resampling;
 mod v1;
 mod v2;
 
@@ -35,6 +40,6 @@ pub use case::Case;
 pub use export::{Export, ExportOptions};
 pub(crate) use folder::beside;
 pub use folder::{FoldCheckpoint, Folder};
-pub use pipeline::{Pipeline, Resampling, Scaling};
+pub use pipeline::{Interpolation, Pipeline, Resampling, Scaling};
 pub use reader::Reader;
 pub use v2::card;

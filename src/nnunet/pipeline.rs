@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::reader::Reader;
+pub use crate::scan::{Interpolation, Resampling, Scaling};
 use crate::scan::{Recipe, Resample, Restore, ResultStep, Step, is_default};
-pub use crate::scan::{Resampling, Scaling};
 use crate::volume::Axes;
 
 /// What nnU-Net does with a scan before the network sees it, and with its logits. In this order:
@@ -27,6 +27,10 @@ pub struct Pipeline {
     pub resample: Resampling,
     /// How the logits are, or the probabilities.
     pub resample_logits: Resampling,
+    /// Of a network of regions, the label that each of its channels writes where its sigmoid is above
+    /// 1/2, the later ones over the earlier ones; `None` where classes exclude each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regions: Option<Vec<u16>>,
     /// What scans are read with.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reader: Reader,
@@ -62,7 +66,11 @@ impl Pipeline {
         steps.extend(if self.is_first() { [resample, scale] } else { [scale, resample] });
         let half = !self.is_first();
         let restore = Restore::Spline { orders: self.resample_logits, half };
-        Recipe::new(steps, vec![ResultStep::Average { half }, ResultStep::Restore(restore), ResultStep::ArgMax])
+        let labels = match &self.regions {
+            Some(labels) => ResultStep::Regions { labels: labels.clone() },
+            None => ResultStep::ArgMax,
+        };
+        Recipe::new(steps, vec![ResultStep::Average { half }, ResultStep::Restore(restore), labels])
     }
 
     /// Whether it is that of nnU-Net v1.
@@ -78,7 +86,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_told() {
-        let resample = Resampling { order: 3, order_along: 0, separate: None };
+        let resample = Resampling { order: 3, ..Resampling::default() };
         let good = Pipeline {
             version: 2,
             transpose: [2, 0, 1],
@@ -86,6 +94,7 @@ mod tests {
             channels: vec![Scaling::None],
             resample,
             resample_logits: resample,
+            regions: None,
             reader: Reader::SimpleItk,
         };
         assert_eq!(good.check(3, 1), Ok(()));

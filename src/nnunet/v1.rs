@@ -204,12 +204,14 @@ impl Sidecar {
             transpose: plans.transpose_forward.unwrap_or([0, 1, 2]),
             spacing_mm: stage.current_spacing[3 - dims..].to_vec(),
             channels: self.scalings()?,
-            resample: Resampling { order, order_along: 0, separate: None },
+            resample: Resampling { order, ..Resampling::default() },
             resample_logits: Resampling {
                 order: export.map_or(1, |e| e.interpolation_order),
                 order_along: export.map_or(0, |e| e.interpolation_order_z),
                 separate: export.and_then(|e| e.force_separate_z),
+                ..Resampling::default()
             },
+            regions: None,
             reader: Reader::SimpleItk,
         };
         let channels: Option<Vec<&String>> = (0..plans.num_modalities).map(|c| plans.modalities.get(&c.to_string())).collect();

@@ -6,13 +6,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::pipeline::{Pipeline, Resampling, Scaling};
+use super::architecture::Network;
+use super::labels::Heads;
+use super::pipeline::{Pipeline, Scaling};
 use super::reader::Reader;
+use super::resampling;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::model::Card;
-
-/// Slices are thick from this ratio on; nnU-Net's constant.
-const THRESHOLD: f64 = 3.0;
 
 /// The trainer of nnunetv2 2.8.1 that puts batch norm in place of the plans' norm.
 const BATCH_NORM: &str = "nnUNetTrainerBN";
@@ -50,6 +50,7 @@ struct Plans {
     transpose_forward: [usize; 3],
     label_manager: Option<String>,
     configurations: BTreeMap<String, Map<String, Value>>,
+    #[serde(alias = "foreground_intensity_properties_by_modality")]
     foreground_intensity_properties_per_channel: BTreeMap<String, Foreground>,
 }
 
@@ -69,39 +70,19 @@ struct Configuration {
     normalization_schemes: Vec<String>,
     use_mask_for_norm: Vec<bool>,
     resampling_fn_data: String,
-    resampling_fn_data_kwargs: Kwargs,
+    resampling_fn_data_kwargs: Map<String, Value>,
     resampling_fn_probabilities: String,
-    resampling_fn_probabilities_kwargs: Kwargs,
-    architecture: Option<Architecture>,
+    resampling_fn_probabilities_kwargs: Map<String, Value>,
     previous_stage: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Kwargs {
-    order: u32,
-    order_z: u32,
-    force_separate_z: Option<bool>,
-    separate_z_anisotropy_threshold: Option<f64>,
-}
-
-#[derive(Deserialize)]
-struct Architecture {
-    network_class_name: String,
-    arch_kwargs: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
 struct Dataset {
     #[serde(alias = "modality")]
     channel_names: BTreeMap<String, String>,
-    labels: BTreeMap<String, Label>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Label {
-    One(u32),
-    Region(Vec<u32>),
+    /// In the order of the file, which regions follow.
+    labels: Map<String, Value>,
+    regions_class_order: Option<Vec<u16>>,
 }
 
 fn bad(message: impl Into<String>) -> LoadError {
@@ -117,10 +98,19 @@ fn parse<T: DeserializeOwned>(value: Value, what: &str) -> Result<T, LoadError> 
 /// axes of the patch that the trainer allows to be mirrored.
 ///
 /// # Errors
-/// When the plans are no plans, have no such configuration, or ask for what this version does not do: another network, regions,
-/// a cascade, another reader, preprocessor or resampling. The message names it.
+/// When the plans are no plans, have no such configuration, or ask for what this version does not do: another network, a cascade,
+/// another reader, preprocessor or resampling. The message names it.
 pub fn card(plans: &Value, dataset: &Value, configuration: &str, mirror: &[u32]) -> Result<Card, LoadError> {
-    of_trainer([plans, dataset], configuration, mirror, None)
+    of_trainer([plans, dataset], configuration, mirror, Trainer::default())
+}
+
+/// What is known of a trainer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Trainer<'a> {
+    /// The name of its class.
+    pub(super) name: Option<&'a str>,
+    /// Whether its checkpoint holds the statistics of batch norms.
+    pub(super) batch_norm: bool,
 }
 
 /// The same of what a trainer makes of the plans.
@@ -128,11 +118,12 @@ pub(super) fn of_trainer(
     [plans, dataset]: [&Value; 2],
     configuration: &str,
     mirror: &[u32],
-    trainer: Option<&str>,
+    trainer: Trainer<'_>,
 ) -> Result<Card, LoadError> {
     let plans: Plans = parse(plans.clone(), "plans.json")?;
     let dataset: Dataset = parse(dataset.clone(), "dataset.json")?;
-    let conf: Configuration = parse(Value::Object(inherited(&plans, configuration)?), &format!("plans.json: {configuration}"))?;
+    let whole = inherited(&plans, configuration)?;
+    let conf: Configuration = parse(Value::Object(whole.clone()), &format!("plans.json: {configuration}"))?;
     if let Some(previous) = conf.previous_stage {
         return Err(bad(format!("{configuration} is a cascade, which takes the labels of {previous} as input; this version does not")));
     }
@@ -142,7 +133,7 @@ pub(super) fn of_trainer(
     if let Some(other) = plans.label_manager.as_deref().filter(|name| *name != "LabelManager") {
         return Err(bad(format!("the label manager {other:?} is not supported; LabelManager is")));
     }
-    if let Some(name) = trainer.filter(|name| name.contains("Primus")) {
+    if let Some(name) = trainer.name.filter(|name| name.contains("Primus")) {
         return Err(bad(format!("the trainer {name} is not supported: its network is Primus, a transformer")));
     }
     let reader: Reader = serde_json::from_value(json!(plans.image_reader_writer)).map_err(|_| {
@@ -152,17 +143,19 @@ pub(super) fn of_trainer(
     let axes = (reader == Reader::NibabelReorient).then_some("SAR");
     let dims = conf.patch_size.len();
     let channels = dataset.channel_names.len();
-    let (classes, labels) = classes(dataset.labels)?;
-    let architecture = conf.architecture.ok_or_else(|| {
-        bad("the plans name no architecture: they are of nnU-Net before 2.4; let a newer nnU-Net write them once (nnUNetv2_plan_experiment)")
-    })?;
-    let mut architecture = architecture;
-    if trainer == Some(BATCH_NORM) {
-        let kwargs = &mut architecture.arch_kwargs;
-        kwargs.insert("norm_op".into(), format!("torch.nn.modules.batchnorm.BatchNorm{dims}d").into());
-        kwargs.insert("norm_op_kwargs".into(), json!({"eps": 1e-5, "affine": true}));
+    let Heads { count: classes, names: labels, regions } = Heads::of(&dataset.labels, dataset.regions_class_order)?;
+    let mut network = Network::of(&whole, dims)?;
+    if trainer.name == Some(BATCH_NORM) || trainer.batch_norm && network.has_instance_norm() {
+        network.take_batch_norm(dims);
     }
-    let (name, config) = network(&architecture, dims, channels, classes)?;
+    let (name, config) = network.config(dims, channels, classes)?;
+    let [data, logits] = [
+        (&conf.resampling_fn_data, &conf.resampling_fn_data_kwargs),
+        (&conf.resampling_fn_probabilities, &conf.resampling_fn_probabilities_kwargs),
+    ]
+    .map(|(function, kwargs)| resampling::of(function, kwargs));
+    let (resample, resample_logits) = (data?, logits?);
+    resampling::check(resample, resample_logits)?;
     let pipeline = Pipeline {
         version: 2,
         transpose: plans.transpose_forward,
@@ -173,8 +166,9 @@ pub(super) fn of_trainer(
             &plans.foreground_intensity_properties_per_channel,
             channels,
         )?,
-        resample: resampling(&conf.resampling_fn_data, &conf.resampling_fn_data_kwargs)?,
-        resample_logits: resampling(&conf.resampling_fn_probabilities, &conf.resampling_fn_probabilities_kwargs)?,
+        resample,
+        resample_logits,
+        regions,
         reader,
     };
     if !(2..=3).contains(&dims) || mirror.iter().any(|&axis| axis as usize >= dims) {
@@ -214,33 +208,6 @@ fn inherited(plans: &Plans, configuration: &str) -> Result<Map<String, Value>, L
     Err(bad(format!("the configuration {configuration:?} inherits without end")))
 }
 
-/// The number of classes, and their names by number.
-fn classes(labels: BTreeMap<String, Label>) -> Result<(usize, BTreeMap<String, String>), LoadError> {
-    let mut names = BTreeMap::new();
-    for (name, label) in labels {
-        let number = match label {
-            Label::One(number) => number,
-            Label::Region(numbers) => match numbers[..] {
-                [number] => number,
-                _ => {
-                    return Err(bad(format!(
-                        "the label {name:?} is a region, {numbers:?}: region-based models are not supported, only models of labels that exclude each other"
-                    )));
-                }
-            },
-        };
-        // what annotators left out is no class
-        if name != "ignore" {
-            names.insert(number, name);
-        }
-    }
-    let count = names.len();
-    if !names.keys().copied().eq(0..u32::try_from(count).unwrap_or(u32::MAX)) || count < 2 {
-        return Err(bad(format!("the labels {:?} are not 0, 1 and so on", names.keys().collect::<Vec<_>>())));
-    }
-    Ok((count, names.into_iter().map(|(number, name)| (number.to_string(), name)).collect()))
-}
-
 fn scalings(
     schemes: &[String],
     masked: &[bool],
@@ -262,102 +229,4 @@ fn scalings(
         other => Err(bad(format!("the normalisation {other:?} is not supported"))),
     };
     schemes.iter().zip(masked).enumerate().map(scaling).collect()
-}
-
-fn resampling(function: &str, kwargs: &Kwargs) -> Result<Resampling, LoadError> {
-    if function != "resample_data_or_seg_to_shape" {
-        return Err(bad(format!("resampling by {function:?} is not supported; resample_data_or_seg_to_shape is")));
-    }
-    match kwargs.separate_z_anisotropy_threshold {
-        Some(other) if other != THRESHOLD => Err(bad(format!("separate_z_anisotropy_threshold {other} is not supported; {THRESHOLD} is"))),
-        _ => Ok(Resampling { order: kwargs.order, order_along: kwargs.order_z, separate: kwargs.force_separate_z }),
-    }
-}
-
-/// Name and config of the architecture.
-fn network(architecture: &Architecture, dims: usize, channels: usize, classes: usize) -> Result<(&'static str, Value), LoadError> {
-    let class = architecture.network_class_name.as_str();
-    let (name, count, convs) = match class.rsplit('.').next() {
-        Some("PlainConvUNet") => ("plain_conv_unet", "n_conv_per_stage", "convs_per_stage"),
-        Some("ResidualEncoderUNet") => ("residual_encoder_unet", "n_blocks_per_stage", "blocks_per_stage"),
-        _ => {
-            let text = format!("the network class {class:?} is not supported; PlainConvUNet and ResidualEncoderUNet are");
-            return Err(LoadError::new(LoadErrorKind::UnknownArchitecture, text));
-        }
-    };
-    let mut args = architecture.arch_kwargs.clone();
-    let mut take = |key: &str| args.remove(key).filter(|v| !v.is_null());
-    let stages = take("n_stages").and_then(|v| v.as_u64()).unwrap_or(0);
-    let mut need = |key: &str| take(key).ok_or_else(|| bad(format!("the plans' arch_kwargs lack {key}")));
-    let along = |list: Value| -> Value {
-        let each = |v: Value| if v.is_number() { json!(vec![v; dims]) } else { v };
-        match list {
-            Value::Array(list) => list.into_iter().map(each).collect(),
-            other => other,
-        }
-    };
-    let features = need("features_per_stage")?;
-    if features.as_array().map(|list| list.len() as u64) != Some(stages) {
-        return Err(bad(format!("features_per_stage {features} are not those of {stages} stages")));
-    }
-    let mut config = json!({
-        "dims": dims, "in_channels": channels, "classes": classes, "features": features,
-        "kernels": along(need("kernel_sizes")?), "strides": along(need("strides")?),
-        convs: need(count)?, "decoder_convs_per_stage": need("n_conv_per_stage_decoder")?,
-    });
-    // what is absent or null is None, as the classes' own defaults are: no norm, no activation, no bias
-    let told = |key: &str| args.get(key).cloned().unwrap_or_default();
-    let wrong = |key: &str| bad(format!("the network's argument {key} = {} is not supported", told(key)));
-    let known = [
-        "conv_op",
-        "norm_op",
-        "norm_op_kwargs",
-        "nonlin",
-        "nonlin_kwargs",
-        "conv_bias",
-        "nonlin_first",
-        "dropout_op",
-        "dropout_op_kwargs",
-        "deep_supervision",
-    ];
-    if let Some(other) = args.iter().find(|(key, value)| !known.contains(&key.as_str()) && !value.is_null()) {
-        return Err(wrong(other.0));
-    }
-    let ends = |key: &str, wanted: &str| told(key).as_str().is_some_and(|s| s.ends_with(wanted));
-    let batch = ends("norm_op", &format!(".BatchNorm{dims}d"));
-    let number = |v: Option<&Value>, wanted: f64| v.is_none_or(|v| v.as_f64() == Some(wanted));
-    let off = |key: &str| matches!(told(key), Value::Null | Value::Bool(false));
-    let fits = [
-        ("conv_op", ends("conv_op", &format!(".Conv{dims}d"))),
-        ("nonlin", ends("nonlin", ".LeakyReLU")),
-        ("nonlin_kwargs", number(told("nonlin_kwargs").get("negative_slope"), 0.01)),
-        ("norm_op", told("norm_op").is_null() || batch || ends("norm_op", &format!(".InstanceNorm{dims}d"))),
-        ("norm_op_kwargs", number(told("norm_op_kwargs").get("eps"), 1e-5)),
-        ("conv_bias", off("conv_bias") || told("conv_bias") == json!(true)),
-        ("nonlin_first", off("nonlin_first")),
-        // dropout has no effect here, whatever it is
-    ];
-    if let Some((key, _)) = fits.iter().find(|(_, fits)| !fits) {
-        return Err(wrong(key));
-    }
-    // PyTorch's batch norm has parameters unless it is told otherwise, its instance norm has none
-    let affine = told("norm_op_kwargs").get("affine").map_or(batch, |told| *told == json!(true));
-    let norm = match (told("norm_op").is_null(), batch, affine) {
-        (true, ..) => "none",
-        (false, true, true) => "batch",
-        (false, true, false) => return Err(wrong("norm_op_kwargs")),
-        (false, false, true) => "instance",
-        (false, false, false) => "instance_plain",
-    };
-    if name == "plain_conv_unet" {
-        config["norm"] = norm.into();
-        for key in ["conv_bias", "transpose_bias"] {
-            config[key] = (!off("conv_bias")).into();
-        }
-    } else if norm != "instance" {
-        return Err(wrong(if affine { "norm_op" } else { "norm_op_kwargs" }));
-    } else if off("conv_bias") {
-        return Err(wrong("conv_bias"));
-    }
-    Ok((name, config))
 }

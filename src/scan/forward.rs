@@ -247,13 +247,11 @@ impl<'a> Forward<'a> {
         Ok(())
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "extents")]
     fn resample_splines(&mut self, mm: &[f64], orders: Resampling) -> Result<(), VolumeError> {
         let (before, spacing, size) = (Grid::of(&self.volume), self.spacing, sizes(self.volume.extent));
         let mut target = spacing;
         target[3 - mm.len()..].copy_from_slice(mm);
-        let exact = [0, 1, 2].map(|a| (spacing[a] / target[a] * size[a] as f64).round_ties_even());
-        let shape = plausible(exact, spacing, target, self.bytes())?;
+        let shape = plausible(orders.shape(spacing, target, size), spacing, target, self.bytes())?;
         let shapes = [size, sizes(shape)];
         let axis = orders.axis(spacing, target);
         let voxels = size.iter().product::<usize>().max(1);

@@ -24,7 +24,7 @@ pub use reader::Reader;
 pub use recipe::{Invert, Recipe, Resample, Restore, ResultStep, Step};
 pub(crate) use recipe::{WayBack, is_default};
 pub use scaling::Scaling;
-pub use splines::Resampling;
+pub use splines::{Interpolation, Resampling};
 pub use values::Values;
 
 /// A scan to segment: its voxels, and what its file says of where they lie.

@@ -131,6 +131,12 @@ pub enum ResultStep {
     Softmax,
     /// Takes the class with the highest score.
     ArgMax,
+    /// Writes nnU-Net's regions, which may lie within each other: each channel whose sigmoid is above
+    /// 1/2 sets its label, in this order.
+    Regions {
+        /// The label of each channel.
+        labels: Vec<u16>,
+    },
     /// Keeps the largest connected parts of labels alone, as MONAI's
     /// `KeepLargestConnectedComponent`.
     KeepLargest {
@@ -194,7 +200,7 @@ pub(crate) enum WayBack {
     /// Labels, and probabilities beside them.
     Direct,
     /// Scores by splines, averaged over folds.
-    Spline { orders: Resampling, half: bool },
+    Spline { orders: Resampling, half: bool, regions: Option<Vec<u16>> },
     /// As a MONAI bundle has it.
     Inverse { invert: Invert, nearest: bool, largest: Option<Largest> },
 }
@@ -231,7 +237,10 @@ impl Recipe {
         match &self.results[..] {
             [R::ArgMax, R::Restore(Restore::HalfPixel)] => return Ok(WayBack::Direct),
             [R::Average { half: sum }, R::Restore(Restore::Spline { orders, half }), R::ArgMax] if sum == half => {
-                return Ok(WayBack::Spline { orders: *orders, half: *half });
+                return Ok(WayBack::Spline { orders: *orders, half: *half, regions: None });
+            }
+            [R::Average { half: true }, R::Restore(Restore::Spline { orders, half: true }), R::Regions { labels }] => {
+                return Ok(WayBack::Spline { orders: *orders, half: true, regions: Some(labels.clone()) });
             }
             _ => {}
         }

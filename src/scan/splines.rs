@@ -1,41 +1,100 @@
-//! Resampling by splines as nnU-Net does it.
+//! Resampling as nnU-Net does it.
 
 use serde::{Deserialize, Serialize};
 
+use super::is_default;
+use crate::volume::interpolate;
 use crate::volume::spline::{self, Order};
 
-/// Slices that are thicker than wide by more than this are resampled each by itself.
+/// Slices that are thicker than wide by more than this are resampled each by itself, unless told
+/// otherwise.
 const THICK: f64 = 3.0;
 
-/// Degrees of the splines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What resamples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interpolation {
+    /// The splines of scipy, in f64: nnU-Net's `resample_data_or_seg_to_shape`.
+    #[default]
+    Spline,
+    /// PyTorch's `interpolate` in f32, of order 0 (`nearest-exact`) or 1: nnU-Net's
+    /// `resample_torch_fornnunet`.
+    Torch,
+    /// Nothing, whatever the spacing: nnU-Net's `no_resampling_hack`.
+    None,
+}
+
+/// How scans or class scores are resampled.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resampling {
-    /// 0, 1 or 3.
+    /// What resamples.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub by: Interpolation,
+    /// The degree: 0, 1 or, of splines, 3.
     pub order: u32,
     /// The degree along the axis of thick slices, where that axis is resampled by itself.
     pub order_along: u32,
-    /// Whether that axis is resampled by itself; `None` where slices are more than three times
-    /// thicker than wide.
+    /// Whether that axis is resampled by itself; `None` where slices are thicker than wide by more
+    /// than `threshold`.
     #[serde(default)]
     pub separate: Option<bool>,
+    /// The thickness of slices, as a multiple of their width, from which on they are thick.
+    #[serde(default = "three", skip_serializing_if = "is_three")]
+    pub threshold: f64,
+}
+
+fn three() -> f64 {
+    THICK
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_three(threshold: &f64) -> bool {
+    *threshold == THICK
+}
+
+impl Default for Resampling {
+    /// Linear splines, thick slices by the nearest.
+    fn default() -> Self {
+        Self { by: Interpolation::Spline, order: 1, order_along: 0, separate: None, threshold: THICK }
+    }
 }
 
 fn greatest(spacing: [f64; 3]) -> f64 {
     spacing.into_iter().fold(0.0, f64::max)
 }
 
-fn thick(spacing: [f64; 3]) -> bool {
-    greatest(spacing) / spacing.into_iter().fold(f64::INFINITY, f64::min) > THICK
-}
-
 impl Resampling {
     /// What is wrong with it.
     pub(crate) fn check(&self) -> Result<(), String> {
-        match [self.order, self.order_along].into_iter().find(|&o| Order::of_degree(o).is_none()) {
-            Some(order) => Err(format!("resampling of order {order} is not supported; orders 0, 1 and 3 are")),
-            None => Ok(()),
+        let orders: &[u32] = if self.by == Interpolation::Spline { &[0, 1, 3] } else { &[0, 1] };
+        if let Some(order) = [self.order, self.order_along].into_iter().find(|order| !orders.contains(order)) {
+            let orders: Vec<String> = orders.iter().map(u32::to_string).collect();
+            return Err(format!("resampling of order {order} is not supported; orders {} are", orders.join(", ")));
         }
+        if !self.threshold.is_finite() {
+            return Err(format!("the threshold {} of thick slices is no number", self.threshold));
+        }
+        Ok(())
+    }
+
+    fn thick(&self, spacing: [f64; 3]) -> bool {
+        greatest(spacing) / spacing.into_iter().fold(f64::INFINITY, f64::min) > self.threshold
+    }
+
+    /// The degree of the splines, and that along the axis that is resampled by itself.
+    pub(crate) fn orders(&self, axis: Option<usize>) -> (Order, Option<(usize, Order)>) {
+        let order = |degree| Order::of_degree(degree).unwrap_or(Order::Linear);
+        (order(self.order), axis.map(|axis| (axis, order(self.order_along))))
+    }
+
+    /// The shape that a scan of this spacing and size gets at another spacing, rounded.
+    #[expect(clippy::cast_precision_loss, reason = "extents")]
+    pub(crate) fn shape(&self, spacing: [f64; 3], target: [f64; 3], size: [usize; 3]) -> [f64; 3] {
+        [0, 1, 2].map(|a| match self.by {
+            Interpolation::None => size[a] as f64,
+            _ => (spacing[a] / target[a] * size[a] as f64).round_ties_even(),
+        })
     }
 
     /// Resamples one channel to shape `to`, `axis` by itself.
@@ -43,10 +102,12 @@ impl Resampling {
         if from == to {
             return values.to_vec();
         }
-        let order = |degree: u32| Order::of_degree(degree).unwrap_or(Order::Linear);
-        match axis {
-            Some(axis) => spline::resize_slices(values, from, to, order(self.order), axis, order(self.order_along)),
-            None => spline::resize(values, from, to, order(self.order)),
+        let (order, along) = self.orders(axis);
+        match (self.by, along) {
+            (Interpolation::None, _) => values.to_vec(),
+            (Interpolation::Torch, along) => interpolate::resize(values, from, to, order, along),
+            (Interpolation::Spline, Some((axis, along))) => spline::resize_slices(values, from, to, order, axis, along),
+            (Interpolation::Spline, None) => spline::resize(values, from, to, order),
         }
     }
 
@@ -55,7 +116,7 @@ impl Resampling {
         let spacing = match self.separate {
             Some(true) => old,
             Some(false) => return None,
-            None => [old, new].into_iter().find(|&s| thick(s))?,
+            None => [old, new].into_iter().find(|&s| self.thick(s))?,
         };
         let mut axes = (0..3).filter(|&a| greatest(spacing) / spacing[a] == 1.0);
         // of two that are equally thick, neither
@@ -67,7 +128,7 @@ impl Resampling {
     /// has none.
     pub(crate) fn axis_back(&self, first: Option<[usize; 3]>, scan: [f64; 3], network: [f64; 3]) -> Option<usize> {
         let Some(transpose) = first else { return self.axis(network, scan) };
-        if self.separate.is_none() && !thick(scan) {
+        if self.separate.is_none() && !self.thick(scan) {
             // v1 takes the number of the network's axis for that of the file's
             let axis = self.axis(network, network)?;
             return transpose.iter().position(|&file| file == axis);
@@ -79,7 +140,7 @@ impl Resampling {
 /// A mask on another grid as nnU-Net v1 resamples it: inside and outside each linearly, one of half
 /// or more is it, inside before outside; along `axis` the nearest.
 pub(crate) fn resized(mask: &[bool], shapes: [[usize; 3]; 2], axis: Option<usize>) -> Vec<bool> {
-    let linear = Resampling { order: 1, order_along: 0, separate: None };
+    let linear = Resampling::default();
     let inside: Vec<f32> = mask.iter().map(|&inside| f32::from(u8::from(inside))).collect();
     linear.apply(&inside, shapes, axis).into_iter().map(|share| share >= 0.5).collect()
 }
@@ -90,7 +151,7 @@ mod tests {
 
     #[test]
     fn thick_slices_are_resampled_apart() {
-        let by = |separate| Resampling { order: 3, order_along: 0, separate };
+        let by = |separate| Resampling { order: 3, separate, ..Resampling::default() };
         let (thick, thin) = ([5.0, 1.0, 1.0], [1.0, 1.2, 1.1]);
         assert_eq!(by(None).axis(thick, thin), Some(0));
         assert_eq!(by(None).axis(thin, [1.0, 1.0, 4.0]), Some(2));
@@ -105,7 +166,7 @@ mod tests {
     fn the_way_back_has_an_axis_of_its_own() {
         let by = |version, separate, scan, network| {
             let first = Some([2, 0, 1]).filter(|_| version == 1);
-            Resampling { order: 1, order_along: 0, separate }.axis_back(first, scan, network)
+            Resampling { separate, ..Resampling::default() }.axis_back(first, scan, network)
         };
         let (thick, other, thin) = ([5.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.2, 1.1]);
         assert_eq!(by(2, None, other, thick), Some(0));

@@ -113,6 +113,17 @@ impl Segmenter {
                 return Err(SegmentError::option("attention", format!("the network has no {what}")));
             }
         }
+        let SegmentOptions { overlap, step, unmirrored, .. } = self.options;
+        if let Some(share) = overlap.filter(|share| !(0.0..1.0).contains(share)) {
+            return Err(SegmentError::option("overlap", format!("{share} is not in 0 to below 1")));
+        }
+        if let Some(share) = step.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+            return Err(SegmentError::option("step-size", format!("{share} is not above 0 to 1")));
+        }
+        let windowed = [("overlap", overlap.is_some()), ("step-size", step.is_some()), ("no-mirror", unmirrored)];
+        if let Some((option, _)) = windowed.into_iter().find(|(_, set)| *set && mode != Mode::Window) {
+            return Err(SegmentError::option(option, "the model runs on the whole scan or in slices, not in windows"));
+        }
         match mode {
             Mode::Window => Ok(()),
             _ if nnunet => Err(SegmentError::option("mode", "a model with nnU-Net's pipeline runs in windows")),

@@ -11,6 +11,14 @@ use crate::shape::Elem;
 pub struct SegmentOptions {
     /// The whole volume at once, in windows, or in slices; `None` as the model's card has it.
     pub mode: Option<Mode>,
+    /// The share of a window that its neighbour overlaps, from 0 to below 1; `None` as the model's card
+    /// has it.
+    pub overlap: Option<f64>,
+    /// The distance of neighbouring windows as a share of a window, above 0 to 1, nnU-Net's
+    /// `step_size`: what `overlap` leaves of 1, in place of it.
+    pub step: Option<f64>,
+    /// Whether windows are not mirrored, whatever the model's card says.
+    pub unmirrored: bool,
     /// The most device bytes of a run. With `None` a device that shares the host's memory takes
     /// half of what is available, any other what it has.
     pub budget: Option<u64>,
@@ -43,6 +51,27 @@ impl SegmentOptions {
     #[must_use]
     pub fn with_mode(mut self, mode: Mode) -> Self {
         self.mode = Some(mode);
+        self
+    }
+
+    /// Lets neighbouring windows overlap by this share of a window, from 0 to below 1.
+    #[must_use]
+    pub fn with_overlap(mut self, share: f64) -> Self {
+        (self.overlap, self.step) = (Some(share), None);
+        self
+    }
+
+    /// Moves windows by this share of a window, above 0 to 1.
+    #[must_use]
+    pub fn with_step(mut self, share: f64) -> Self {
+        (self.overlap, self.step) = (None, Some(share));
+        self
+    }
+
+    /// Leaves out the mirror images of windows.
+    #[must_use]
+    pub fn without_mirroring(mut self) -> Self {
+        self.unmirrored = true;
         self
     }
 

@@ -201,7 +201,7 @@ impl PreparedScan {
         match &self.back {
             Back::Direct(_) => None,
             Back::Spline(case) => {
-                let options = nnunet::ExportOptions { folds, probabilities, ..nnunet::ExportOptions::default() };
+                let options = nnunet::ExportOptions { folds, ..case.export_options(probabilities) };
                 Some(Export::Spline(nnunet::Export::new(case, self.classes, options)))
             }
             Back::Inverse(case) => Some(Export::Inverse(monai::Export::new(case, self.classes, probabilities))),

@@ -105,16 +105,20 @@ impl From<&crate::Windows> for WindowsReport {
 
 /// Voxels and millilitres of every class of a card but the background.
 pub(super) fn volumes(card: &Card, labels: &Volume<u16>) -> Vec<LabelVolume> {
-    let mut counts = vec![0u64; card.classes() as usize];
+    let values = card.label_values();
+    let mut counts = vec![0u64; values.last().map_or(0, |&last| last as usize + 1)];
     for &label in &labels.data {
         if let Some(count) = counts.get_mut(label as usize) {
             *count += 1;
         }
     }
     let ml = labels.voxel_ml();
-    #[expect(clippy::cast_precision_loss, reason = "a volume for people")]
-    let volume = |(class, &voxels): (u32, &u64)| LabelVolume { class, name: card.label_name(class), voxels, ml: voxels as f64 * ml };
-    (0u32..).zip(&counts).skip(1).map(volume).collect()
+    let volume = |class: u32| {
+        let voxels = counts[class as usize];
+        #[expect(clippy::cast_precision_loss, reason = "a volume for people")]
+        LabelVolume { class, name: card.label_name(class), voxels, ml: voxels as f64 * ml }
+    };
+    values.into_iter().map(volume).collect()
 }
 
 /// The voxel at the centre of mass of labels over `extent`, else its middle.

@@ -6,15 +6,16 @@ use super::prepared::{Export, PreparedScan, Restored, Scores};
 use super::result::{Attention, SegmentReport, WindowsReport, centroid};
 use super::runner::{Done, RunReport, Runner, Work};
 use super::{SegmentError, SegmentOptions};
-use crate::error::{LoadError, LoadErrorKind, RunError, internal};
+use crate::error::{LoadError, LoadErrorKind, PlanError, RunError, internal};
 use crate::export::{Probabilities, hand_over};
 use crate::host_budget::HostNeeds;
-use crate::model::{Mode, Model};
+use crate::model::{Mirror, Mode, Model};
 use crate::networks::Networks;
 use crate::plan::{OutputMode, PlanOptions};
 use crate::run::{Progress, RunOptions};
 use crate::scan::WayBack;
 use crate::scores::{argmax, softmax};
+use crate::shape::Extent;
 use crate::transfer::{OutputData, OutputVolume};
 use crate::volume::Volume;
 use crate::window::{Blended, Windows};
@@ -57,7 +58,7 @@ impl Route<'_> {
         let (card, mode) = (self.first.1.card(), self.mode);
         let extent = prepared.volume().extent;
         let windows = match mode {
-            Mode::Window => Some(Windows::new(card, extent).map_err(|e| self.no_windows(e))?),
+            Mode::Window => Some(self.windows(extent).map_err(|e| self.no_windows(e))?),
             Mode::Whole | Mode::Slices => None,
         };
         let averaged = matches!(card.way_back(), WayBack::Spline { .. });
@@ -86,6 +87,17 @@ impl Route<'_> {
             folds: averaged.then(|| self.networks.folds().to_vec()),
         };
         Ok(Found { labels, probabilities, attention, report })
+    }
+
+    /// The windows over an extent, as the card and the options have them.
+    fn windows(&self, extent: Extent) -> Result<Windows, PlanError> {
+        let SegmentOptions { overlap, step, unmirrored, .. } = *self.options;
+        let mut card = self.first.1.card().clone();
+        card.inference.overlap = overlap.or(card.inference.overlap);
+        if unmirrored {
+            card.inference.mirror = Mirror::All(false);
+        }
+        Windows::stepping(&card, extent, step)
     }
 
     /// How many networks are averaged.
@@ -133,7 +145,7 @@ impl Route<'_> {
     }
 
     /// Why there are no windows: what was asked for, or the model itself.
-    fn no_windows(&self, e: crate::PlanError) -> SegmentError {
+    fn no_windows(&self, e: PlanError) -> SegmentError {
         match self.first.1.card().way_back() {
             WayBack::Spline { .. } => e.into(),
             _ => SegmentError::option("mode window", e),

@@ -6,6 +6,7 @@
 pub mod affine;
 pub(crate) mod closest;
 pub mod intensity;
+pub(crate) mod interpolate;
 pub mod metrics;
 #[cfg(feature = "nifti")]
 pub mod nifti;

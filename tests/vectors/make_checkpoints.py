@@ -53,6 +53,11 @@ torch.save(state, "checkpoints/legacy.pth", _use_new_zipfile_serialization=False
 torch.save({"model": net}, "checkpoints/module.pth", pickle_protocol=5)
 torch.save({"state_dict": {"net": {f"backbone.unet.{name}": t for name, t in state.items()}}}, "checkpoints/nested.pth", pickle_protocol=4)
 
+halved = {name: t / 2 if t.is_floating_point() else t for name, t in state.items()}
+torch.save({"model": state, "ema": halved, "epoch": 3}, "checkpoints/averaged.pth")
+lightning = {"loss.class_weight": torch.ones(2), "metric.confusion": torch.zeros(2, 2)}
+torch.save({"state_dict": {**{f"net.{name}": t for name, t in state.items()}, **lightning}}, "checkpoints/lightning.pth")
+
 
 class Script(torch.nn.Module):
     def __init__(self):

@@ -7,7 +7,7 @@ use organum::model::Checkpoint;
 use organum::monai::Bundle;
 use organum::nnunet::Folder;
 use organum::volume::write_whole;
-use organum::{Carried, LoadErrorKind, Model, format_bytes};
+use organum::{Carried, LoadErrorKind, Model, aside, format_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::args;
@@ -46,13 +46,19 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
     if a.architecture.is_some() || a.config.is_some() || a.card.is_some() {
         return Err(Failure::usage("--architecture, --config, --card: the plans or configs of a folder tell them"));
     }
+    if a.weights.is_some() {
+        return Err(Failure::usage("--weights: the checkpoints of a folder hold one network each"));
+    }
     if Bundle::is_one(&a.source) {
         if a.fold.is_some() {
             return Err(Failure::usage("--fold: a MONAI bundle has no folds"));
         }
+        if a.checkpoint.is_some() {
+            return Err(Failure::usage("--checkpoint: a MONAI bundle has no checkpoints to choose from"));
+        }
         return models::network(&a.source, a.allow_non_finite);
     }
-    let folder = Folder::open(&a.source)?;
+    let folder = Folder::open_checkpoint(&a.source, a.checkpoint.as_deref())?;
     let fold = match &a.fold {
         Some(fold) => fold.clone(),
         None => match &folder.folds()?[..] {
@@ -63,7 +69,8 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
             }
         },
     };
-    let networks = models::open(&a.source, Some(&fold), a.allow_non_finite)?;
+    let options = models::options(&[fold], a.checkpoint.as_deref(), a.allow_non_finite);
+    let networks = models::open(&a.source, &options)?;
     Warnings::new(false).add(networks.warnings())?;
     Ok(networks.first)
 }
@@ -91,13 +98,16 @@ fn read(a: &args::Convert) -> Result<Model, Failure> {
     if a.source.is_dir() {
         return folder(a);
     }
-    if a.fold.is_some() {
-        return Err(Failure::usage("--fold: the source is no folder"));
+    for (option, told) in [("--fold", a.fold.is_some()), ("--checkpoint", a.checkpoint.is_some())] {
+        if told {
+            return Err(Failure::usage(format!("{option}: the source is no folder")));
+        }
     }
     let mut card = given(a)?;
-    let checkpoint = Checkpoint::open(&a.source)?.allow_non_finite(a.allow_non_finite);
+    let checkpoint = Checkpoint::open_under(&a.source, a.weights.as_deref())?.allow_non_finite(a.allow_non_finite);
+    Warnings::new(false).add(aside(&checkpoint).as_slice())?;
     if checkpoint.card().is_none() {
-        match Carried::of(&a.source) {
+        match Carried::of_part(&a.source, a.weights.as_deref()) {
             Ok(Some(carried)) => card = over(&carried, card)?,
             // what is given takes the place of plans that are not supported
             Err(e) if !card.contains_key("input") => return Err(e.into()),

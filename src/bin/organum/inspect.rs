@@ -119,7 +119,10 @@ fn recognised(model: &Model, found: Value, json: bool) -> Result<(), Failure> {
         )),
     };
     say(&format!("input         {} channel(s), {}", card.in_channels(), pipeline.map_err(|e| Failure::internal(e.to_string()))?));
-    say(&format!("labels        {}", (1..card.classes()).map(|c| format!("{c} {}", card.label_name(c))).collect::<Vec<_>>().join(", ")));
+    say(&format!(
+        "labels        {}",
+        card.label_values().into_iter().map(|c| format!("{c} {}", card.label_name(c))).collect::<Vec<_>>().join(", ")
+    ));
     say(&format!("parameters    {} in {}", weights.parameters(), format_bytes(weights.bytes())));
     say(&format!("stride        {:?}", model.stride()));
     say(&format!(

@@ -1,4 +1,4 @@
-//! What `--model` and `--fold` name.
+//! What `--model`, `--fold` and `--checkpoint` name.
 
 use std::path::Path;
 
@@ -8,22 +8,34 @@ use organum::{LoadOptions, Model, Networks};
 
 use crate::fail::Failure;
 
-/// The networks that `--model` and `--fold` name.
-pub(crate) fn open(path: &Path, fold: Option<&str>, allow_non_finite: bool) -> Result<Networks, Failure> {
-    if fold.is_some() && (!path.is_dir() || Bundle::is_one(path)) {
-        let text = "--fold: a model file or a MONAI bundle has no folds; folders of nnU-Net models have";
-        return Err(Failure::usage(text));
+/// The networks that `--model` and its options name.
+pub(crate) fn open(path: &Path, options: &LoadOptions) -> Result<Networks, Failure> {
+    if !path.is_dir() || Bundle::is_one(path) {
+        let told = [("--fold", !options.folds.is_empty(), "folds"), ("--checkpoint", options.checkpoint.is_some(), "checkpoints")];
+        if let Some((option, _, what)) = told.into_iter().find(|(_, told, _)| *told) {
+            let text = format!("{option}: a model file or a MONAI bundle has no {what}; folders of nnU-Net models have");
+            return Err(Failure::usage(text));
+        }
     }
+    if options.weights.is_some() && path.is_dir() {
+        return Err(Failure::usage("--weights: the checkpoints of a folder hold one network each"));
+    }
+    Ok(organum::open(path, options)?)
+}
+
+/// How a model is opened: its folds and their checkpoint, and whether weights may be NaN or infinite.
+pub(crate) fn options(folds: &[String], checkpoint: Option<&str>, allow_non_finite: bool) -> LoadOptions {
     let mut options = LoadOptions::default();
-    (options.fold, options.allow_non_finite) = (fold.map(str::to_owned), allow_non_finite);
-    Ok(organum::open(path, &options)?)
+    (options.folds, options.checkpoint) = (folds.to_vec(), checkpoint.map(str::to_owned));
+    options.allow_non_finite = allow_non_finite;
+    options
 }
 
 /// The network alone: of an nnU-Net folder that of the first fold, of a file what its card or its
 /// tensors tell.
 pub(crate) fn network(path: &Path, allow_non_finite: bool) -> Result<Model, Failure> {
     if path.is_dir() {
-        return Ok(open(path, None, allow_non_finite)?.first);
+        return Ok(open(path, &options(&[], None, allow_non_finite))?.first);
     }
     Ok(Checkpoint::open(path)?.allow_non_finite(allow_non_finite).into_model(None)?)
 }

@@ -110,7 +110,9 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     .collect();
     // the folder of --attention is made
     named.iter().filter(|o| o.0 != "--attention").try_for_each(|(_, path)| need_folder(path))?;
-    let networks = models::open(&a.model, a.fold.as_deref(), a.run.allow_non_finite)?;
+    let mut load = models::options(&a.fold, a.checkpoint.as_deref(), a.run.allow_non_finite);
+    load.weights.clone_from(&a.weights);
+    let networks = models::open(&a.model, &load)?;
     let inputs = channel_files(&a.input, networks.first.card().in_channels());
     let read: Vec<&Path> = inputs.iter().chain([&a.model]).map(PathBuf::as_path).collect();
     need_different(&named, &read)?;
@@ -120,6 +122,7 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     options.mode = a.mode.map(Mode::from);
     (options.probabilities, options.attention) = (a.probabilities.is_some(), a.attention.is_some());
     options.raw_voxels = a.raw;
+    (options.overlap, options.step, options.unmirrored) = (a.overlap, a.step_size, a.no_mirror);
     a.host.bound(&mut options, &a.output);
     let mut segmenter = Segmenter::new(networks, device.device.clone(), options)?;
     if a.overlay.is_some() && !segmenter.keeps_grid() {

@@ -1,8 +1,9 @@
 //! Checkpoints as training leaves them: what is in the file, where the state dict is, and under which names.
 //!
-//! PyTorch's are a zip archive of a pickle and raw storages. The pickle is read as data ([`pickle`]): nothing in the file is run. The
+//! PyTorch's are a zip archive of a pickle and raw storages, or pickles and storages one after the other ([`legacy`]). The pickle is read as data ([`pickle`]): nothing in the file is run. The
 //! tensors stay where they lie ([`tensor`]), so that a checkpoint is mapped and read on demand like a model file.
 
+mod legacy;
 mod pickle;
 mod plain;
 mod state;
@@ -25,9 +26,8 @@ use crate::error::{LoadError, LoadErrorKind};
 use pickle::Pickle;
 pub(crate) use plain::plain;
 
-/// How files begin that torch.save wrote before PyTorch 1.6, or is told to write still: a pickle of the number
-/// 0x1950a86a20f9469cfc6c.
-const LEGACY: [u8; 14] = [0x80, 2, 0x8A, 0x0A, 0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20, 0x6A, 0xA8, 0x50, 0x19];
+/// Axes of the least convolution: a tensor of so many beside a network is a part of one that is not known.
+const CONVOLUTION: usize = 3;
 
 /// Most parts that are taken from the begin of all names to make them fit.
 const MOST_PARTS: usize = 8;
@@ -67,14 +67,88 @@ fn format_error(message: impl Into<String>) -> LoadError {
     LoadError::new(LoadErrorKind::Format, message)
 }
 
+/// What names and shapes tell.
+struct Told {
+    guess: Guess,
+    /// The names by which the network knows the tensors.
+    names: BTreeMap<String, String>,
+    /// What the names of its tensors begin with.
+    under: String,
+}
+
+/// What a pickle of PyTorch holds.
+struct Found {
+    stored: BTreeMap<String, Stored>,
+    order: Vec<String>,
+    wrapper: Vec<String>,
+    prefix: String,
+    told: Map<String, Value>,
+}
+
+impl Found {
+    /// The tensors of a pickle whose storages lie in an archive of these bytes, and the key if it is none of the outermost dict;
+    /// `hint` ends the message where there are none.
+    fn of<'a>(
+        pickle: &Pickle<'_>,
+        archive: &tensor::Archive<'_>,
+        bytes: &[u8],
+        key: Option<&'a str>,
+        hint: &str,
+    ) -> Result<(Self, Option<&'a str>), LoadError> {
+        let root = key.and_then(|key| Some((key, pickle.get(pickle.root, key)?)));
+        let found = state::find(pickle, archive, root).map_err(|e| format_error(format!("{e}{hint}")))?;
+        let beside = |key: &str| Some((key.to_owned(), plain::value(pickle, pickle.get(pickle.root, key)?).unwrap_or_default()));
+        let told = TOLD.into_iter().filter_map(beside).collect();
+        let (mut names, tensors): (Vec<String>, Vec<tensor::Found>) = found.tensors.into_iter().unzip();
+        let prefix = state::plain(&mut names);
+        // what is not in row-major order is copied: no honest file needs more than its own size for it
+        let mut room = bytes.len().saturating_mul(4);
+        let order = names.clone();
+        let mut stored = BTreeMap::new();
+        for (name, tensor) in names.into_iter().zip(tensors) {
+            let data = match tensor.range() {
+                Some(range) => Place::File(range),
+                None => {
+                    let length = tensor.len() * (tensor.dtype.bitsize() / 8);
+                    room = room.checked_sub(length).ok_or_else(|| {
+                        format_error(format!(
+                            "the tensor {name:.120} of shape {:?} is larger than the file: it repeats what is there",
+                            tensor.shape
+                        ))
+                    })?;
+                    Place::Held(tensor.laid_out(bytes))
+                }
+            };
+            stored.insert(name, Stored { dtype: tensor.dtype, shape: tensor.shape, data });
+        }
+        Ok((Self { stored, order, wrapper: found.wrapper, prefix, told }, key.filter(|_| root.is_none())))
+    }
+
+    /// The checkpoint whose bytes these are.
+    fn checkpoint(self, bytes: Bytes, format: CheckpointFormat) -> Checkpoint {
+        let Self { stored, order, wrapper, prefix, told } = self;
+        Checkpoint { weights: Weights::of_tensors(bytes, stored), format, wrapper, prefix, non_finite: false, order, told }
+    }
+}
+
 impl Checkpoint {
     /// Maps a safetensors file or a PyTorch checkpoint (.pth, .pt, .ckpt, .model), whatever it is called.
     ///
     /// # Errors
     /// When the file is missing, damaged, of another format, or holds no tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, LoadError> {
+        Self::open_under(path, None)
+    }
+
+    /// The same of the tensors under one key of the outermost dict, or whose names begin so: one of several networks, as `ema`
+    /// or `teacher`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`], or when there are no tensors under that key.
+    pub fn open_under(path: impl AsRef<Path>, key: Option<&str>) -> Result<Self, LoadError> {
         let path = path.as_ref();
-        Self::read(Bytes::map(path)?).map_err(|e| LoadError::new(e.kind(), format!("{} is not a model file", path.display())).caused_by(e))
+        Self::read(Bytes::map(path)?, key)
+            .map_err(|e| LoadError::new(e.kind(), format!("{} is not a model file", path.display())).caused_by(e))
     }
 
     /// The same from bytes in memory.
@@ -82,18 +156,17 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, LoadError> {
-        Self::read(Bytes::Held(bytes.into()))
+        Self::read(Bytes::Held(bytes.into()), None)
     }
 
-    fn read(bytes: Bytes) -> Result<Self, LoadError> {
-        if bytes.get().starts_with(&LEGACY) {
-            return Err(format_error(
-                "this is a checkpoint of the format before PyTorch 1.6; save it anew in Python: \
-                 torch.save(torch.load(\"OLD\", map_location=\"cpu\"), \"NEW.pth\", _use_new_zipfile_serialization=True)",
-            ));
+    fn read(bytes: Bytes, key: Option<&str>) -> Result<Self, LoadError> {
+        if legacy::is_one(bytes.get()) {
+            let (pickle, entries) = legacy::read(bytes.get()).map_err(format_error)?;
+            let (found, left) = Found::of(&pickle, &tensor::Archive { entries: &entries, folder: "" }, bytes.get(), key, "")?;
+            return found.checkpoint(bytes, CheckpointFormat::Torch).part(left);
         }
         if zip::is_zip(bytes.get()) {
-            return Self::of_archive(bytes);
+            return Self::of_archive(bytes, key);
         }
         if let [0x80, 2..=5, ..] = bytes.get() {
             return Err(format_error(
@@ -106,7 +179,7 @@ impl Checkpoint {
         told.extend(weights.said("configuration").map(|name| (TOLD[0].to_owned(), json!({ "configuration": name }))));
         told.extend(weights.said(TOLD[1]).map(|axes| (TOLD[1].to_owned(), json(axes))));
         told.extend(weights.said(TOLD[2]).map(|name| (TOLD[2].to_owned(), name.into())));
-        Ok(Self {
+        let found = Self {
             weights,
             format: CheckpointFormat::Safetensors,
             wrapper: Vec::new(),
@@ -114,10 +187,11 @@ impl Checkpoint {
             non_finite: false,
             order: Vec::new(),
             told,
-        })
+        };
+        found.part(key)
     }
 
-    fn of_archive(bytes: Bytes) -> Result<Self, LoadError> {
+    fn of_archive(bytes: Bytes, key: Option<&str>) -> Result<Self, LoadError> {
         let entries = zip::entries(bytes.get()).map_err(format_error)?;
         // the folder is called after the file; an archive has one
         let pickles = entries.iter().filter_map(|(name, entry)| Some((name.strip_suffix("data.pkl")?, entry)));
@@ -139,40 +213,11 @@ impl Checkpoint {
         let archive = tensor::Archive { entries: &entries, folder };
         let pickled = bytes.get().get(entry.data.clone()).unwrap_or_default();
         let pickle = Pickle::read(pickled).map_err(|e| format_error(format!("the checkpoint's data.pkl is damaged: {e}")))?;
-        let found = state::find(&pickle, &archive).map_err(|e| {
-            let hint = if script {
-                "; this is a TorchScript archive, save the state dict instead: torch.save(model.state_dict(), ..)"
-            } else {
-                ""
-            };
-            format_error(format!("{e}{hint}"))
-        })?;
-        let beside = |key: &str| Some((key.to_owned(), plain::value(&pickle, pickle.get(pickle.root, key)?).unwrap_or_default()));
-        let told = TOLD.into_iter().filter_map(beside).collect();
-        let (mut names, tensors): (Vec<String>, Vec<tensor::Found>) = found.tensors.into_iter().unzip();
-        let prefix = state::plain(&mut names);
-        // what is not in row-major order is copied: no honest file needs more than its own size for it
-        let mut room = bytes.get().len().saturating_mul(4);
-        let order = names.clone();
-        let mut stored = BTreeMap::new();
-        for (name, tensor) in names.into_iter().zip(tensors) {
-            let data = match tensor.range() {
-                Some(range) => Place::File(range),
-                None => {
-                    let length = tensor.len() * (tensor.dtype.bitsize() / 8);
-                    room = room.checked_sub(length).ok_or_else(|| {
-                        format_error(format!(
-                            "the tensor {name:.120} of shape {:?} is larger than the file: it repeats what is there",
-                            tensor.shape
-                        ))
-                    })?;
-                    Place::Held(tensor.laid_out(bytes.get()))
-                }
-            };
-            stored.insert(name, Stored { dtype: tensor.dtype, shape: tensor.shape, data });
-        }
+        let hint =
+            if script { "; this is a TorchScript archive, save the state dict instead: torch.save(model.state_dict(), ..)" } else { "" };
+        let (found, left) = Found::of(&pickle, &archive, bytes.get(), key, hint)?;
         let format = if script { CheckpointFormat::TorchScript } else { CheckpointFormat::Torch };
-        Ok(Self { weights: Weights::of_tensors(bytes, stored), format, wrapper: found.wrapper, prefix, non_finite: false, order, told })
+        found.checkpoint(bytes, format).part(left)
     }
 
     /// What nnU-Net saved beside the tensors under a key of the outermost dict: `init_args`,
@@ -223,7 +268,7 @@ impl Checkpoint {
     /// # Errors
     /// When the names are of no architecture that is known, or the config has what shapes do not tell; the message says what.
     pub fn infer(&self) -> Result<String, LoadError> {
-        let (guess, _) = self.guess(None).ok_or_else(|| self.unrecognised())?;
+        let Told { guess, .. } = self.guess(None)?.ok_or_else(|| self.unrecognised())?;
         complete(&guess, &Map::new())?;
         Ok(json!({"architecture": guess.architecture, "config": guess.config}).to_string())
     }
@@ -287,8 +332,8 @@ impl Checkpoint {
             Some(Value::Object(config)) => config,
             Some(_) => return Err(LoadError::new(LoadErrorKind::Card, "the card's config is no JSON object")),
         };
-        let (architecture, config, names) = match (self.guess(architecture.as_deref()), architecture) {
-            (Some((guess, names)), _) => (guess.architecture.to_owned(), complete(&guess, &config)?, Some(names)),
+        let (architecture, config, names) = match (self.guess(architecture.as_deref())?, architecture) {
+            (Some(Told { guess, names, .. }), _) => (guess.architecture.to_owned(), complete(&guess, &config)?, Some(names)),
             (None, Some(architecture)) => (architecture, config, None),
             (None, None) => return Err(self.unrecognised()),
         };
@@ -300,29 +345,83 @@ impl Checkpoint {
         Model::from_card(Card::parse(&Value::Object(card).to_string())?, self.weights)
     }
 
-    /// What names and shapes tell, and the names by which the network knows the tensors.
-    fn guess(&self, architecture: Option<&str>) -> Option<(Guess, BTreeMap<String, String>)> {
+    /// What names and shapes tell.
+    ///
+    /// # Errors
+    /// When there are several networks beside each other.
+    fn guess(&self, architecture: Option<&str>) -> Result<Option<Told>, LoadError> {
         let sorted: Vec<&str> = self.weights.names().collect();
         // files by name have lost the order of the modules
         let ordered = !self.order.is_empty() && !self.order.iter().is_sorted();
         let names: Vec<&str> = if ordered { self.order.iter().map(String::as_str).collect() } else { sorted };
-        let mut strip = 0;
-        for _ in 0..MOST_PARTS {
-            let stripped: Vec<&str> = names.iter().map(|name| name.get(strip..).unwrap_or_default()).collect();
-            let (dialect, known) = infer::translate(&stripped);
-            let pairs = || names.iter().zip(&known).filter_map(|(&old, new)| Some((old, new.as_deref()?)));
-            let shapes = pairs().filter_map(|(old, new)| Some((new, self.weights.shape(old)?)));
-            if let Some(guess) = infer::guess(&Shapes::new(shapes, dialect, ordered), architecture) {
-                return Some((guess, pairs().map(|(old, new)| (old.to_owned(), new.to_owned())).collect()));
-            }
-            let first = names.first()?;
-            let next = strip + first.get(strip..)?.find('.')? + 1;
-            if !names.iter().all(|name| name.get(..next) == first.get(..next)) {
-                return None;
-            }
-            strip = next;
+        let mut found = Vec::new();
+        self.networks(&names, 0, MOST_PARTS, (architecture, ordered), &mut found);
+        if found.len() > 1 {
+            let parts: Vec<String> = found.iter().map(|told| format!("{} ({})", told.under, told.guess.architecture)).collect();
+            let text = format!(
+                "the checkpoint holds several networks, under {}; say which, as --weights {}",
+                parts.join(" and under "),
+                found[0].under
+            );
+            return Err(LoadError::new(LoadErrorKind::Undetermined, text));
         }
-        None
+        Ok(found.pop().filter(|told| self.beside(told).all(|name| self.weights.shape(name).is_some_and(|s| s.len() < CONVOLUTION))))
+    }
+
+    /// The names of the tensors beside a network.
+    fn beside<'a>(&'a self, told: &Told) -> impl Iterator<Item = &'a str> + use<'a> {
+        let begin = if told.under.is_empty() { String::new() } else { format!("{}.", told.under) };
+        self.weights.names().filter(move |name| !name.starts_with(&begin))
+    }
+
+    /// The networks among tensors: that of all of them without the begin of their names, or else those under each of the names'
+    /// next parts.
+    fn networks(&self, names: &[&str], strip: usize, parts: usize, how: (Option<&str>, bool), found: &mut Vec<Told>) {
+        let (architecture, ordered) = how;
+        let stripped: Vec<&str> = names.iter().map(|name| name.get(strip..).unwrap_or_default()).collect();
+        let (dialect, known) = infer::translate(&stripped);
+        let pairs = || names.iter().zip(&known).filter_map(|(&old, new)| Some((old, new.as_deref()?)));
+        let shapes = pairs().filter_map(|(old, new)| Some((new, self.weights.shape(old)?)));
+        if let Some(guess) = infer::guess(&Shapes::new(shapes, dialect, ordered), architecture) {
+            let names = pairs().map(|(old, new)| (old.to_owned(), new.to_owned())).collect();
+            let under = pairs().next().and_then(|(old, _)| old.get(..strip)).unwrap_or_default();
+            found.push(Told { guess, names, under: under.trim_end_matches('.').to_owned() });
+            return;
+        }
+        let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for name in names {
+            if let Some(end) = name.get(strip..).and_then(|rest| rest.find('.')) {
+                groups.entry(&name[..=strip + end]).or_default().push(name);
+            }
+        }
+        if parts > 1 {
+            // a tensor alone is no network
+            let groups = groups.iter().filter(|(_, names)| names.len() > 1);
+            groups.for_each(|(begin, names)| self.networks(names, begin.len(), parts - 1, how, found));
+        }
+    }
+
+    /// The names of the tensors that are beside the network, if one is told: of losses, metrics or averages.
+    #[must_use]
+    pub fn left_aside(&self) -> Vec<String> {
+        let Ok(Some(told)) = self.guess(None) else { return Vec::new() };
+        self.beside(&told).map(str::to_owned).collect()
+    }
+
+    /// The checkpoint with the tensors under a begin of their names alone, without it.
+    fn part(mut self, part: Option<&str>) -> Result<Self, LoadError> {
+        let Some(part) = part else { return Ok(self) };
+        let begin = format!("{}.", part.trim_end_matches('.'));
+        if !self.weights.names().any(|name| name.starts_with(&begin)) {
+            let mut parts: Vec<&str> = self.weights.names().filter_map(|name| name.split_once('.')).map(|(part, _)| part).collect();
+            parts.dedup();
+            parts.truncate(8);
+            let text = format!("the checkpoint has no tensors under {part:.80}; there are some under {}", parts.join(", "));
+            return Err(LoadError::new(LoadErrorKind::NotFound, text));
+        }
+        self.weights.rename(|name| name.strip_prefix(&begin).map(str::to_owned));
+        self.order = self.order.iter().filter_map(|name| name.strip_prefix(&begin)).map(str::to_owned).collect();
+        Ok(self)
     }
 
     fn unrecognised(&self) -> LoadError {

@@ -58,6 +58,8 @@ pub(super) struct Pickle<'a> {
     values: Vec<Value>,
     /// The outermost value.
     pub root: Id,
+    /// The bytes that it takes.
+    pub length: usize,
 }
 
 impl<'a> Pickle<'a> {
@@ -69,7 +71,7 @@ impl<'a> Pickle<'a> {
         let bytes = &bytes[..bytes.len().min(MOST_BYTES)];
         let mut machine = Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
         let root = machine.run()?;
-        Ok(Self { bytes, values: machine.values, root })
+        Ok(Self { bytes, length: machine.at, values: machine.values, root })
     }
 
     pub(super) fn value(&self, id: Id) -> &Value {
@@ -83,6 +85,11 @@ impl<'a> Pickle<'a> {
     /// The bytes of [`Value::Bytes`].
     pub(super) fn raw(&self, span: &Span) -> &'a [u8] {
         self.bytes.get(span.start as usize..span.end as usize).unwrap_or_default()
+    }
+
+    /// All that lie outside of it.
+    pub(super) fn persistent(&self) -> impl Iterator<Item = Id> {
+        self.values.iter().filter_map(|value| if let Value::Persistent(id) = value { Some(*id) } else { None })
     }
 
     /// The text of a string.

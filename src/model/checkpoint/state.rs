@@ -36,17 +36,33 @@ struct Search<'a> {
     visits: usize,
 }
 
-/// The state dict that a pickle holds.
+/// The state dict that a pickle holds, or what lies under one key of it.
 ///
 /// # Errors
-/// When there is none, naming the keys there are, or when one of its tensors is damaged.
-pub(super) fn find(pickle: &Pickle<'_>, archive: &Archive<'_>) -> Result<State, String> {
+/// When there is none, naming the keys there are, when there are two of the same size, or when one of its tensors is damaged.
+pub(super) fn find(pickle: &Pickle<'_>, archive: &Archive<'_>, under: Option<(&str, Id)>) -> Result<State, String> {
     let mut search = Search { pickle, archive, tensors: Vec::new(), names: 0, visits: 0 };
-    let mut wrapper = Vec::new();
-    if search.unwrap(pickle.root, &mut wrapper)? {
-        return Ok(State { wrapper, tensors: search.tensors });
+    let mut wrapper: Vec<String> = under.iter().map(|(key, _)| (*key).to_owned()).collect();
+    if !search.unwrap(under.map_or(pickle.root, |(_, id)| id), &mut wrapper)? {
+        return Err(nothing(pickle));
     }
-    Err(nothing(pickle))
+    let tensors = std::mem::take(&mut search.tensors);
+    if let (None, Some(first), Value::Dict(items)) = (under, wrapper.first(), pickle.value(pickle.root)) {
+        let others = items.iter().filter_map(|&(key, value)| Some((pickle.text(key)?, value)));
+        for (key, value) in others.filter(|(key, _)| key != first) {
+            search.tensors.clear();
+            // what is damaged beside the network is no network
+            if search.unwrap(value, &mut Vec::new()).is_err() {
+                break;
+            }
+            // averages of the network, or a teacher: as many tensors, but for some counts
+            let many = search.tensors.len();
+            if many > 1 && many * 10 >= tensors.len() * 9 {
+                return Err(format!("the checkpoint holds networks under {first} and under {key:.40}; say which, as --weights {first}"));
+            }
+        }
+    }
+    Ok(State { wrapper, tensors })
 }
 
 fn nothing(pickle: &Pickle<'_>) -> String {

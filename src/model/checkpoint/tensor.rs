@@ -81,7 +81,19 @@ pub(super) struct Archive<'a> {
     pub folder: &'a str,
 }
 
-fn dtype(storage: &str) -> Option<Dtype> {
+/// The class and the key of a storage by its identity. None of those that are views of others, as PyTorch had them once.
+pub(super) fn named<'a>(pickle: &Pickle<'a>, id: Id) -> Option<(&'a str, &'a str)> {
+    let Value::Tuple(parts) = pickle.value(id) else { return None };
+    let &[kind, class, key, ..] = parts.as_slice() else { return None };
+    let whole = parts.get(5).is_none_or(|&view| *pickle.value(view) == Value::None);
+    match (pickle.text(kind), pickle.global(class), pickle.text(key)) {
+        (Some("storage"), Some((_, class)), Some(key)) if whole => Some((class, key)),
+        _ => None,
+    }
+}
+
+/// The type of the elements of a storage of this class.
+pub(super) fn dtype(storage: &str) -> Option<Dtype> {
     Some(match storage {
         "HalfStorage" => Dtype::F16,
         "BFloat16Storage" => Dtype::BF16,
@@ -159,11 +171,7 @@ impl Archive<'_> {
     /// Type and bytes of a storage.
     fn storage(&self, pickle: &Pickle<'_>, id: Id) -> Result<(Dtype, Range<usize>), String> {
         let Value::Persistent(id) = pickle.value(id) else { return Err("its storage is not in the archive".into()) };
-        let Value::Tuple(parts) = pickle.value(*id) else { return Err("its storage has no name".into()) };
-        let &[kind, class, key, ..] = parts.as_slice() else { return Err("its storage has no name".into()) };
-        let (Some("storage"), Some((_, class)), Some(key)) = (pickle.text(kind), pickle.global(class), pickle.text(key)) else {
-            return Err("its storage has no name".into());
-        };
+        let (class, key) = named(pickle, *id).ok_or("its storage has no name")?;
         let dtype = dtype(class).ok_or_else(|| format!("its elements are in a {class:.40}, which is not read"))?;
         let name = format!("{}data/{key}", self.folder);
         let entry = self.entries.get(&name).ok_or_else(|| format!("the archive lacks {name:.80}"))?;

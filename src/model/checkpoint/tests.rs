@@ -101,7 +101,6 @@ fn a_card_goes_before_what_is_inferred_and_what_is_given_before_it() {
 
 #[test]
 fn other_formats_are_told() {
-    assert!(refusal(fixture("legacy.pth")).contains("_use_new_zipfile_serialization=True"));
     assert!(refusal(b"\x80\x04N.".to_vec()).contains("torch.save"));
     assert!(refusal(pack(&[("a/b.txt".into(), vec![1])])).contains("no data.pkl"));
     assert!(
@@ -255,4 +254,28 @@ proptest! {
     fn random_opcodes_never_panic(pickle in prop::collection::vec(prop::sample::select(&b"\x80\x02(.01KMNRQbdelostu}])X]acGJTUCBhjqr\x81\x85\x86\x87\x88\x89\x8A\x8B\x8C\x8F\x90\x91\x92\x93\x94\x95\0\x01\x02\n"[..]), 0..200)) {
         survives(archive(&pickle, &[("0", &[0; 8])]));
     }
+}
+
+/// The bytes of a network of the fixtures in a checkpoint that begins as PyTorch's before 1.6 does.
+#[test]
+fn checkpoints_before_pytorch_1_6_are_read() {
+    same(&open("legacy.pth").weights, "network.safetensors", "");
+    let bytes = fixture("legacy.pth");
+    for keep in [14, 15, 20, 60, 200, bytes.len() / 2, bytes.len() - 1] {
+        assert!(Checkpoint::from_bytes(bytes[..keep].to_vec()).is_err(), "{keep}");
+    }
+    let with = |from: &[u8], to: &[u8]| {
+        let at = bytes.windows(from.len()).position(|w| w == from).expect("it is there");
+        let mut other = bytes.to_vec();
+        other[at..at + from.len()].copy_from_slice(to);
+        refusal(other)
+    };
+    // 1001 as two bytes
+    assert!(with(b"M\xe9\x03.", b"M\xea\x03.").contains("another version than 1001"));
+    // True as an opcode after the key and its memo
+    let at = bytes.windows(13).position(|w| w == b"little_endian").expect("it is there");
+    let truth = at + bytes[at..].iter().position(|&b| b == 0x88).expect("it is true");
+    let mut other = bytes.to_vec();
+    other[truth] = 0x89;
+    assert!(refusal(other).contains("big-endian"));
 }

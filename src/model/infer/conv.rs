@@ -111,6 +111,13 @@ pub(super) fn residual_encoder_unet(s: &Shapes<'_>) -> Option<Guess> {
     let mut guess = nnunet(s, "residual_encoder_unet", "encoder.stem.convs.0.conv.weight", |stage| conv(stage, 0))?;
     let stages = s.count(|stage| conv(stage, 0));
     guess.config.insert("blocks_per_stage".into(), json!(s.counts(stages, conv)));
+    let stem = "encoder.stem.convs.0";
+    if s.has(&format!("{stem}.norm.running_mean")) {
+        guess.config.insert("norm".into(), "batch".into());
+    }
+    if !s.has(&format!("{stem}.conv.bias")) {
+        guess.config.insert("conv_bias".into(), false.into());
+    }
     guess.config.insert("decoder_convs_per_stage".into(), per_stage(&decoder_convs(s)));
     Some(guess)
 }

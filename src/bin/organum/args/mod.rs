@@ -115,9 +115,27 @@ pub(crate) struct Segment {
     /// Model file, the folder of an nnU-Net model (all its folds, averaged), or a MONAI bundle
     #[arg(long)]
     pub(crate) model: PathBuf,
-    /// The only fold to take of the folder: a number, or `all`
-    #[arg(long, value_name = "K")]
-    pub(crate) fold: Option<String>,
+    /// The folds to take of an nnU-Net folder, averaged: numbers, or `all`. Not given: those there are
+    #[arg(long, value_name = "K,..", value_delimiter = ',')]
+    pub(crate) fold: Vec<String>,
+    /// The checkpoint to take of each fold: `final`, `best`, `latest`, or a file's name. Not given: that
+    /// of the whole training
+    #[arg(long, value_name = "NAME")]
+    pub(crate) checkpoint: Option<String>,
+    /// The key of a checkpoint's outermost dict, or the begin of its tensors' names, under which the
+    /// network is, where there are several: `ema`, `teacher`
+    #[arg(long, value_name = "KEY")]
+    pub(crate) weights: Option<String>,
+    /// Share of a window that its neighbour overlaps, from 0 to below 1. Not given: as the model has it
+    #[arg(long, value_name = "X")]
+    pub(crate) overlap: Option<f64>,
+    /// Distance of neighbouring windows as a share of a window, above 0 to 1, nnU-Net's step_size; what
+    /// --overlap leaves of 1
+    #[arg(long, value_name = "X", conflicts_with = "overlap")]
+    pub(crate) step_size: Option<f64>,
+    /// Leave out the mirror images of windows that the model asks for, nnU-Net's --disable_tta
+    #[arg(long)]
+    pub(crate) no_mirror: bool,
     /// Label map to write, on the input's grid
     #[arg(long)]
     pub(crate) output: PathBuf,
