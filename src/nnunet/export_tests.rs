@@ -4,7 +4,7 @@ use super::*;
 use crate::export::hand_over;
 use crate::scores::{argmax, softmax};
 use crate::shape::Extent;
-use crate::volume::{Affine, Axes, Volume, reorient};
+use crate::volume::{Affine, Axes, Volume, interpolate, reorient};
 
 /// What is exported: sizes, how, and from which numbers.
 #[derive(Clone, Debug)]
