@@ -79,7 +79,11 @@ fn planes_are_exported_as_whole_arrays_were() -> Result<(), Box<dyn std::error::
     let mut seed = 0;
     for invert in [Invert::Logits, Invert::Probabilities, Invert::Labels, Invert::Saving, Invert::Nothing] {
         for nearest in [false, true] {
-            for largest in [None, parts(true), parts(false)] {
+            // labels that are not made before the way back have no parts to keep there
+            let soft = matches!(invert, Invert::Logits | Invert::Probabilities);
+            let mut largests = vec![None, parts(false)];
+            largests.extend((!soft).then(|| parts(true)));
+            for largest in largests {
                 for multiple in [None, Some([8, 4, 8])] {
                     seed += 1;
                     let case = case(invert, nearest, largest.clone(), multiple, seed)?;
