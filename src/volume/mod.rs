@@ -5,7 +5,10 @@
 
 pub mod affine;
 pub(crate) mod closest;
+#[cfg(feature = "nifti")]
+pub mod file;
 pub mod intensity;
+pub mod legend;
 pub mod metrics;
 #[cfg(feature = "nifti")]
 pub mod nifti;
@@ -14,6 +17,7 @@ pub mod orient;
 pub mod picture;
 pub mod resample;
 pub mod spline;
+pub mod statistics;
 
 use std::error::Error;
 use std::fmt;
@@ -22,8 +26,10 @@ use std::{io, path::Path};
 
 pub use affine::Affine;
 pub use intensity::Intensity;
+pub use legend::{Class, Legend};
 pub use metrics::{LabelScore, Summary, evaluate};
 pub use orient::{Axes, Direction, reorient};
+pub use statistics::{Intensities, LabelStatistics, statistics, statistics_csv, statistics_table};
 
 use crate::error::clip;
 use crate::shape::Extent;

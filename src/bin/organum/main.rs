@@ -1,6 +1,7 @@
 //! The command line `organum`; it parses, calls the library and prints.
 
 mod args;
+mod batch;
 mod bench;
 mod compiled;
 mod convert;
@@ -12,6 +13,7 @@ mod info;
 mod inspect;
 mod models;
 mod output;
+mod outputs;
 mod plan;
 mod plot;
 mod profile;
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         Command::Demo(a) => demo::run(a),
         Command::Segment(a) => segment::run(a),
+        Command::Stats(a) => outputs::stats(a),
         Command::Infer(a) => infer::run(a),
         Command::Plan(a) => plan::run(a),
         Command::Inspect(a) => inspect::run(a),
