@@ -1,4 +1,5 @@
-//! What a clinic hands in and takes out: formats, statistics, many scans, as the program's users meet them.
+//! What a clinic hands in and takes out: formats, statistics, many scans, as the program's users
+//! meet them.
 #![allow(clippy::cast_possible_truncation, reason = "labels of known size")]
 
 #[path = "support/desk.rs"]
@@ -43,7 +44,7 @@ fn a_scan_in_another_format_has_the_same_labels_in_every_format() {
     let (scan, plain) = (nrrd(&desk), desk.out("plain.nii.gz"));
     done(&[&["segment", SCAN, "-m", MODEL, "-o", &plain], &CPU[..]].concat());
     let expected = file::read_labels(&plain).expect("labels").labels;
-    for (ending, _) in LabelFormat::ENDINGS {
+    for (ending, _) in LabelFormat::ENDINGS.iter().filter(|(_, format)| *format != LabelFormat::Dicom) {
         let out = desk.out(&format!("labels{ending}"));
         let (masks, snap, colours) = (desk.out("masks"), desk.out("snap.txt"), desk.out("colours.ctbl"));
         let csv = desk.out("s.csv");
@@ -125,7 +126,7 @@ fn sheared_grids_and_odd_names() {
     let masks = file::write_masks(desk.out(""), ".nrrd", &header, &labels, &legend).expect("masks");
     let names: Vec<String> = masks.iter().map(|path| path.file_name().expect("a name").to_string_lossy().into_owned()).collect();
     assert_eq!(names, ["_a_b.nrrd", "_A_b_2.nrrd", "_300.nrrd"]);
-    for wrong in ["l.txt", "l", "l.nhdr"] {
+    for wrong in ["l.txt", "l", "l.nhdr", "l.dcm"] {
         assert!(file::write_labels(desk.out(wrong), &header, &labels, &Legend::default()).is_err(), "{wrong}");
     }
     assert!(file::write_labels(desk.out("no/l.nrrd"), &header, &labels, &Legend::default()).is_err());
@@ -219,9 +220,65 @@ fn what_many_scans_do_not_go_with_is_refused() {
     fails(2, "would overwrite the input", &["segment", &folder, "-m", MODEL, "-o", &format!("{folder}/{{case}}.nii.gz")]);
     fails(2, "must end in .json or .csv", &["segment", SCAN, "-m", MODEL, "-o", &out, "--statistics", &desk.out("s.txt")]);
     fails(2, "ends in one of .nii.gz", &["segment", SCAN, "-m", MODEL, "-o", &desk.out("l.png")]);
-    let fractions = desk.maps("f.nii", 1, vec![0.5; 24]);
+    let fractions = desk.maps("f.nii", 1, vec![0.5; 512]);
     fails(3, "labels are whole numbers", &["stats", &fractions]);
     fails(3, "lie on different grids", &["stats", LEFT_LABELS, SCAN]);
     fails(6, "no hardware adapter", &["segment", SCAN, "-m", MODEL, "-o", &out, "--device", "gpu"]);
     assert_eq!(desk.written(), [""; 0]);
+}
+
+#[test]
+fn the_program_tells_of_itself_and_of_the_machine() {
+    let desk = Desk::new();
+    let told = done_json(&["doctor"]);
+    has_keys(&told, &["version", "system", "threads", "instructions", "devices", "default", "advice"]);
+    let text = done(&["doctor"]);
+    assert!(text.starts_with("organum  ") && text.contains("\ndefault  "), "{text}");
+    for (shell, part) in [("bash", "_organum()"), ("zsh", "#compdef organum"), ("fish", "complete -c organum")] {
+        assert!(done(&["completions", shell]).contains(part), "{shell}");
+    }
+    done(&["man", &desk.out("man")]);
+    let page = std::fs::read_to_string(desk.out("man/organum-segment.1")).expect("a page");
+    assert!(page.contains("organum\\-segment") || page.contains("organum-segment"), "{page}");
+    assert!(page.contains("statistics"));
+    let picture = desk.out("p.png");
+    done(&["picture", SCAN, LABELS, "-o", &picture]);
+    let reader = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&picture).expect("a picture")));
+    assert!(reader.read_info().expect("a PNG").info().width > 100);
+    let output = run(&["picture", SCAN, LEFT_LABELS, "-o", &picture]);
+    assert_eq!(output.status.code(), Some(3), "another grid");
+}
+
+/// 3D Slicer asks a module for its description, and starts it with the options that this names.
+#[cfg(unix)]
+#[test]
+fn the_program_is_a_module_of_slicer() {
+    let desk = Desk::new();
+    let module = desk.at("organum-segment");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_organum"), &module).expect("a link");
+    let start = |args: &[&str]| std::process::Command::new(&module).args(args).output().expect("the module starts");
+    let asked = start(&["--xml"]);
+    let xml = text(&asked.stdout);
+    assert!(asked.status.success() && asked.stderr.is_empty());
+    assert!(xml.starts_with("<?xml version=\"1.0\"") && xml.trim_end().ends_with("</executable>"), "{xml}");
+    // every element is closed, and every flag is an option
+    let open: Vec<&str> = xml.split('<').skip(1).filter_map(|tag| tag.split(['>', ' ']).next()).collect();
+    let mut stack = Vec::new();
+    for tag in open.iter().filter(|tag| !tag.starts_with(['?', '!'])) {
+        match tag.strip_prefix('/') {
+            Some(tag) => assert_eq!(stack.pop(), Some(tag)),
+            None => stack.push(*tag),
+        }
+    }
+    assert_eq!(stack, [""; 0]);
+    let help = text(&start(&["--help"]).stdout);
+    for flag in xml.split("<longflag>").skip(1).filter_map(|rest| rest.split('<').next()) {
+        assert!(help.contains(&format!("--{flag} ")), "{flag}");
+    }
+    let out = desk.out("labels.nrrd");
+    let ran = start(&["--output", &out, "--model", MODEL, "--device", "cpu", "--precision", "f32", "--memory", "1G", SCAN]);
+    let told = text(&ran.stdout);
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    assert!(told.contains("<filter-progress>1.00</filter-progress>"), "{told}");
+    assert_eq!(file::read_labels(&out).expect("labels").labels.extent, nifti::read(SCAN).expect("a scan").image.extent);
 }

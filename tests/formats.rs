@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use organum::volume::file::{self, ReadOptions};
+use organum::volume::{Legend, Volume};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -155,4 +156,62 @@ fn a_series_of_a_scanner_is_read() {
     let (side, edge) = (0.976_562_5, [249.511_718_75, 437.511_718_75, -804.5]);
     assert_eq!(affine.steps, [[0.0, 0.0, 2.0], [0.0, -side, 0.0], [-side, 0.0, 0.0]]);
     assert_eq!(affine.origin, edge);
+}
+
+#[test]
+fn a_dicom_segmentation_refers_to_the_images_of_its_series() {
+    use dicom_dictionary_std::tags;
+    let all = cases();
+    let folder = tempfile::tempdir().expect("a folder");
+    // plane 1 is the fourth frame of the enhanced object
+    for (name, frame_of_plane) in [("dicom explicit", "0"), ("dicom enhanced", "4")] {
+        let case = all.iter().find(|case| case.name == name).expect("the case");
+        let series = tempfile::tempdir().expect("a folder");
+        let scan = file::read(write(case, series.path())).expect("a series");
+        let mut labels = vec![0u16; scan.image.data.len()];
+        // plane 1: label 2 twice; plane 3: label 7 in its last voxel
+        (labels[48 + 1], labels[48 + 9], labels[4 * 48 - 1]) = (2, 2, 7);
+        let labels = Volume::new(1, scan.image.extent, scan.image.spacing, scan.image.axes, labels).expect("labels");
+        let legend = Legend::new([(2, "two".into()), (5, "not there".into()), (7, "seven".into())]);
+        let path = folder.path().join("l.dcm");
+        file::write_segmentation(&path, &scan, &labels, &legend).expect("written");
+        let first = std::fs::read(&path).expect("the file");
+        let object = dicom_object::open_file(&path).expect("DICOM");
+        let text = |tag| object.element(tag).expect("it is there").to_str().expect("text").trim().to_owned();
+        assert_eq!((text(tags::MODALITY), text(tags::NUMBER_OF_FRAMES)), ("SEG".into(), "2".into()));
+        assert_eq!((text(tags::STUDY_INSTANCE_UID), text(tags::FRAME_OF_REFERENCE_UID)), ("1.2".into(), "1.9".into()));
+        let segments = object.element(tags::SEGMENT_SEQUENCE).expect("segments").items().expect("items");
+        let names: Vec<_> =
+            segments.iter().map(|s| s.element(tags::SEGMENT_LABEL).expect("a label").to_str().expect("text").into_owned()).collect();
+        assert_eq!(names, ["two", "seven"]);
+        let bits = object.element(tags::PIXEL_DATA).expect("pixels").to_bytes().expect("bytes").into_owned();
+        let set: Vec<usize> = (0..8 * bits.len()).filter(|bit| bits[bit / 8] >> (bit % 8) & 1 == 1).collect();
+        assert_eq!(set, [1, 9, 48 + 47]);
+        let groups = object.element(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE).expect("frames").items().expect("items");
+        let source = groups[0].element(tags::DERIVATION_IMAGE_SEQUENCE).expect("a group").items().expect("items")[0]
+            .element(tags::SOURCE_IMAGE_SEQUENCE)
+            .expect("a source")
+            .items()
+            .expect("items")[0]
+            .clone();
+        let frame = source
+            .element_opt(tags::REFERENCED_FRAME_NUMBER)
+            .expect("it can be asked")
+            .map_or("0".into(), |e| e.to_str().expect("text").into_owned());
+        assert_eq!(frame, frame_of_plane);
+        file::write_segmentation(&path, &scan, &labels, &legend).expect("written again");
+        assert_eq!(std::fs::read(&path).expect("the file"), first, "the same labels are the same file");
+        // nothing found is an empty frame; another grid is refused
+        let mut none = labels.clone();
+        none.data.fill(0);
+        file::write_segmentation(&path, &scan, &none, &legend).expect("an empty one");
+        let other = Volume::new(1, organum::Extent::new(1, 6, 8), [1.0; 3], scan.image.axes, vec![0u16; 48]).expect("labels");
+        let refused = file::write_segmentation(&path, &scan, &other, &legend).expect_err("another grid");
+        assert!(refused.to_string().contains("labels of 1x6x8 are not those of 4 images of 6x8"), "{refused}");
+    }
+    let case = all.iter().find(|case| case.name == "nrrd RAS").expect("the case");
+    let scan = file::read(write(case, folder.path())).expect("a scan");
+    let labels = Volume::new(1, scan.image.extent, scan.image.spacing, scan.image.axes, vec![0u16; 24]).expect("labels");
+    let refused = file::write_segmentation(folder.path().join("l.dcm"), &scan, &labels, &Legend::default());
+    assert!(refused.is_err_and(|e| e.to_string().contains("is of a DICOM series")));
 }

@@ -135,6 +135,8 @@ SPACE = {"space": "left-posterior-superior", "space directions": "(0.7,0,0) (0,-
 little, big = VOXELS.astype("<i2").tobytes(), VOXELS.astype(">i2").tobytes()
 by_hand("nrrd big endian", "a.nrrd", {"a.nrrd": nrrd({**BASE, **SPACE, "endian": "big"}, big)})
 by_hand("nrrd RAS", "a.nrrd", {"a.nrrd": nrrd({**BASE, **SPACE, "space": "right-anterior-superior"}, little)})
+by_hand("nrrd sheared", "a.nrrd", {"a.nrrd": nrrd({**BASE, **SPACE, "space directions": "(0.7,0,0) (0,-1.3,0) (0,0.4,2.9)"}, little)}, warning="is sheared",
+        reader=lambda path: {**of_itk(path), "values": VOXELS.ravel().tolist()})
 by_hand("nrrd LAS", "a.nrrd", {"a.nrrd": nrrd({**BASE, **SPACE, "space": "LAS"}, little)})
 by_hand("nrrd spacings alone", "a.nrrd", {"a.nrrd": nrrd({**BASE, "spacings": "0.7 1.3 2.9"}, little)}, warning="says nothing of its orientation")
 by_hand("nrrd text", "a.nrrd", {"a.nrrd": nrrd({**BASE, **SPACE, "encoding": "ascii"}, " ".join(map(str, VOXELS.ravel())).encode())})

@@ -36,9 +36,9 @@ const COLOURS: [[u8; 3]; 12] = [
     [240, 170, 160],
 ];
 
-/// The colour of a label above 0: one of a list, beyond it hues that are a golden section of the circle
-/// apart, in rings of lightness and saturation. The first 40 differ by a seventh of a channel at least,
-/// and no colour comes twice among the first 255.
+/// The colour of a label above 0: one of a list, beyond it hues that are a golden section of the
+/// circle apart, in rings of lightness and saturation. The first 40 differ by a seventh of a
+/// channel at least, and no colour comes twice among the first 255.
 #[must_use]
 pub fn colour(label: u16) -> [u8; 3] {
     let at = usize::from(label.saturating_sub(1));

@@ -70,8 +70,8 @@ impl Sums {
     }
 }
 
-/// Measures the classes of a legend, and further labels that occur, in the order of their numbers; with
-/// a scan on the same grid also the values of its first channel.
+/// Measures the classes of a legend, and further labels that occur, in the order of their numbers;
+/// with a scan on the same grid also the values of its first channel.
 ///
 /// # Errors
 /// [`super::VolumeErrorKind::GridMismatch`] if the scan lies on another grid.

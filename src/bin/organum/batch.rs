@@ -1,4 +1,5 @@
-//! Many scans through one model: reading ahead, a bad one told and passed over, a line for each in a manifest.
+//! Many scans through one model: reading ahead, a bad one told and passed over, a line for each in
+//! a manifest.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

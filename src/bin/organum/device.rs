@@ -13,6 +13,7 @@ use crate::compiled::Kept;
 use crate::fail::Failure;
 use crate::output::{be_quiet, note, progress_bar, say_waiting, seconds};
 use crate::profile::{Ceilings, Told};
+use crate::slicer;
 use crate::tune::Tuning;
 
 /// The device of a command.
@@ -75,6 +76,7 @@ impl Opened {
         let (lines, mut tenth) = (args.verbose && bar.is_hidden(), 0);
         let mut show = |p: Progress| {
             say_waiting();
+            slicer::progress(p.done, p.total);
             let now = 10 * p.done / p.total.max(1);
             if lines && now > tenth {
                 tenth = now;

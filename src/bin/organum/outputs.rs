@@ -114,6 +114,9 @@ impl Outputs {
             file::write_masks(folder, ".nii.gz", header, &result.labels, &legend).map_err(failed)?;
         }
         match &self.labels {
+            Some(path) if LabelFormat::of(path).is_ok_and(|format| format == LabelFormat::Dicom) => {
+                file::write_segmentation(path, scan, &result.labels, &legend).map_err(failed)
+            }
             Some(path) => file::write_labels(path, header, &result.labels, &legend).map_err(failed),
             None => Ok(()),
         }

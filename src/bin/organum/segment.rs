@@ -71,6 +71,11 @@ impl<'a> Opening<'a> {
             let text = "--overlay: the bundle inverts nothing, its labels lie on another grid than the scan";
             return Err(Failure::usage(text));
         }
+        let dicom = file::LabelFormat::of(output).is_ok_and(|format| format == file::LabelFormat::Dicom);
+        if dicom && !segmenter.keeps_grid() {
+            let text = "--output: the bundle inverts nothing, its labels do not lie on the images of a DICOM series";
+            return Err(Failure::usage(text));
+        }
         Ok(Self { a, device, segmenter })
     }
 

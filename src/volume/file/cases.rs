@@ -22,18 +22,21 @@ const LARGEST_LIST: u64 = 64 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Case {
-    /// Its name, which no other case has: that of the file without its ending (and nnU-Net's `_0000`), or
-    /// of the DICOM folder. Names that come twice are the paths, with `_` between the folders.
+    /// Its name, which no other case has: that of the file without its ending (and nnU-Net's
+    /// `_0000`), or of the DICOM folder. Names that come twice are the paths, with `_` between the
+    /// folders.
     pub name: String,
     /// Its file, its channels in files of their own, or its DICOM folder or archive.
     pub files: Vec<PathBuf>,
 }
 
-/// The cases that these paths name, in the order of their names: files; folders, in which scans and DICOM
-/// series lie at any depth; patterns with `*`, `?` and `[..]`; and `@FILE`, a list of such paths,
-/// one a line. `channels` files that differ in nnU-Net's `_0000`, `_0001`, .. alone are one case.
+/// The cases that these paths name, in the order of their names: files; folders, in which scans and
+/// DICOM series lie at any depth; patterns with `*`, `?` and `[..]`; and `@FILE`, a list of such
+/// paths, one a line. `channels` files that differ in nnU-Net's `_0000`, `_0001`, .. alone are one
+/// case.
 ///
-/// Hidden files and folders, and the folders `derivatives` and `sourcedata` of BIDS, are passed over.
+/// Hidden files and folders, and the folders `derivatives` and `sourcedata` of BIDS, are passed
+/// over.
 ///
 /// # Errors
 /// When a path is not there, a pattern fits nothing, or there are no scans.
@@ -173,8 +176,8 @@ fn is_dicom(path: &Path) -> bool {
     plain(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok()) && start[128..] == *b"DICM"
 }
 
-/// The SHA-256 of a file, in hexadecimal; of a folder that of the lines `HASH  NAME` of all files in it, in
-/// the order of their names.
+/// The SHA-256 of a file, in hexadecimal; of a folder that of the lines `HASH  NAME` of all files
+/// in it, in the order of their names.
 ///
 /// # Errors
 /// Those of reading them.

@@ -8,6 +8,10 @@ use crate::scan::FileGeometry;
 use crate::shape::Extent;
 use crate::volume::closest::{self, cross};
 use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind};
+use crate::warning::{Warning, WarningKind};
+
+/// Axes are told as sheared from this deviation from a right angle in degrees.
+const SHEAR: f64 = 0.5;
 
 /// The grid that a header describes: channels, and the axes k, j, i.
 #[derive(Clone, Copy, Debug)]
@@ -20,9 +24,9 @@ pub(in crate::volume) struct Grid {
 }
 
 impl Grid {
-    /// The grid of `size` voxels along i, j, k, whose steps and origin are vectors to the right, the
-    /// front and the head in mm; `None` if the steps do not span space. A step along k that is 0 is
-    /// replaced by the normal of a single slice.
+    /// The grid of `size` voxels along i, j, k, whose steps and origin are vectors to the right,
+    /// the front and the head in mm; `None` if the steps do not span space. A step along k that is
+    /// 0 is replaced by the normal of a single slice.
     pub(in crate::volume) fn new(channels: u32, size: [u32; 3], mut steps: [[f64; 3]; 3], origin: [f64; 3]) -> Option<Self> {
         let length = |step: [f64; 3]| step.iter().map(|x| x * x).sum::<f64>().sqrt();
         if size[2] == 1 && length(steps[2]) == 0.0 {
@@ -58,6 +62,19 @@ impl Grid {
     /// Values on the grid.
     pub(in crate::volume) fn volume<T>(&self, data: Vec<T>) -> Result<Volume<T>, VolumeError> {
         Ok(Volume::new(self.channels, self.extent, self.spacing, self.axes, data)?.with_affine(self.affine))
+    }
+
+    /// A warning if the axes are not at right angles, as networks take them to be.
+    pub(in crate::volume) fn shear(&self, path: &Path) -> Option<Warning> {
+        let shear = self.affine.shear_degrees();
+        (shear > SHEAR).then(|| {
+            let text = format!(
+                "{} is sheared: its axes are {shear:.1} degrees off a right angle; networks see its voxels as if they were \
+                 at right angles",
+                path.display()
+            );
+            Warning::new(WarningKind::Geometry, text)
+        })
     }
 
     /// What nnU-Net's and MONAI's readers take from a file that is not NIfTI: the grid itself.

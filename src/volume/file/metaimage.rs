@@ -132,7 +132,7 @@ pub(super) fn open(path: &Path) -> Result<Stored, VolumeError> {
     let header = Header::read(path)?;
     let (grid, planar, interleaved) = header.grid()?;
     let (scalar, mut files) = (header.scalar()?, header.files()?);
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<Warning> = grid.shear(path).into_iter().collect();
     let scaled = header.field(&["ElementToIntensityFunctionSlope"]).is_some_and(|text| text.parse::<f64>() != Ok(1.0));
     let moved = header.field(&["ElementToIntensityFunctionOffset"]).is_some_and(|text| text.parse::<f64>() != Ok(0.0));
     if scaled || moved {

@@ -47,7 +47,7 @@ pub(super) fn open(path: &Path) -> Result<Stored, VolumeError> {
     let origin = [0, 1, 2].map(|row| centre[row] - (0..3).map(|axis| steps[axis][row] * f64::from(dims[axis])).sum::<f64>() / 2.0);
     let grid = Grid::new(dims[3], [dims[0], dims[1], dims[2]], steps, origin)
         .ok_or_else(|| bad(VolumeErrorKind::Format, "its axes do not span space"))?;
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<Warning> = grid.shear(path).into_iter().collect();
     if !told {
         let text = "says nothing of its orientation; it is taken for a coronal one of 1 mm, as FreeSurfer does";
         warnings.push(Warning::new(WarningKind::Geometry, format!("{} {text}", path.display())));

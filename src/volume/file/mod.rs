@@ -8,7 +8,8 @@
 //! | MGH | `.mgh`, `.mgz` | direction cosines and centre |
 //! | DICOM (feature `dicom`) | a folder, a list of files, a zip archive | positions of the images |
 //!
-//! The content decides, and the name where it does not. A file's voxels (i fastest) become `[k][j][i]`.
+//! The content decides, and the name where it does not. A file's voxels (i fastest) become
+//! `[k][j][i]`.
 
 #[cfg(feature = "cli")]
 pub mod cases;
@@ -47,13 +48,23 @@ pub struct Scan {
     pub warnings: Vec<Warning>,
     /// Where the file says more of its geometry than `header` does.
     own: Option<FileGeometry>,
+    /// The DICOM series that it was read from.
+    #[cfg(feature = "dicom")]
+    origin: Option<std::sync::Arc<dicom::segmentation::Origin>>,
 }
 
 impl Scan {
     /// A scan with the header of a NIfTI-1 file.
     #[must_use]
     pub fn new(header: NiftiHeader, image: Volume<f32>) -> Self {
-        Self { header, image, warnings: Vec::new(), own: None }
+        Self {
+            header,
+            image,
+            warnings: Vec::new(),
+            own: None,
+            #[cfg(feature = "dicom")]
+            origin: None,
+        }
     }
 }
 
@@ -143,11 +154,11 @@ fn stored(path: &Path) -> Result<Stored, VolumeError> {
 /// Reads a scan from a file, or from a DICOM folder, file or zip archive.
 ///
 /// # Errors
-/// [`VolumeErrorKind::NotFound`], [`VolumeErrorKind::Io`], [`VolumeErrorKind::Format`] (of no format that is read, cut
-/// short, a contradictory header, images of a series that are missing or lie twice in a place),
-/// [`VolumeErrorKind::NonFinite`] (with the count and the first place), [`VolumeErrorKind::Unsupported`] (types of
-/// voxels, dimensions and encodings that are not read; several series, which are listed), or
-/// [`VolumeErrorKind::TooLarge`].
+/// [`VolumeErrorKind::NotFound`], [`VolumeErrorKind::Io`], [`VolumeErrorKind::Format`] (of no
+/// format that is read, cut short, a contradictory header, images of a series that are missing or
+/// lie twice in a place), [`VolumeErrorKind::NonFinite`] (with the count and the first place),
+/// [`VolumeErrorKind::Unsupported`] (types of voxels, dimensions and encodings that are not read;
+/// several series, which are listed), or [`VolumeErrorKind::TooLarge`].
 pub fn read(path: impl AsRef<Path>) -> Result<Scan, VolumeError> {
     read_with(path, &ReadOptions::default())
 }
@@ -180,12 +191,12 @@ fn read_dicom(paths: &[PathBuf], _: &ReadOptions) -> Result<Scan, VolumeError> {
     Err(VolumeError::new(VolumeErrorKind::Unsupported, text))
 }
 
-/// Reads one scan of several paths: the files of a DICOM series, or the channels of a scan in files of
-/// their own, in this order and on one grid. The header is that of the first.
+/// Reads one scan of several paths: the files of a DICOM series, or the channels of a scan in files
+/// of their own, in this order and on one grid. The header is that of the first.
 ///
 /// # Errors
-/// Those of [`read`], and [`VolumeErrorKind::GridMismatch`] for files on different grids, or that hold
-/// several channels each.
+/// Those of [`read`], and [`VolumeErrorKind::GridMismatch`] for files on different grids, or that
+/// hold several channels each.
 pub fn read_all(paths: &[impl AsRef<Path>], options: &ReadOptions) -> Result<Scan, VolumeError> {
     let [first, others @ ..] = paths else {
         return Err(VolumeError::new(VolumeErrorKind::NotFound, "no file was named"));
@@ -211,13 +222,30 @@ pub fn read_all(paths: &[impl AsRef<Path>], options: &ReadOptions) -> Result<Sca
     Ok(scan)
 }
 
-/// Reads a label map of any format but DICOM: as [`read`], but the voxels must be whole numbers from 0
-/// to 65535 in one channel.
+/// Reads a label map of any format but DICOM: as [`read`], but the voxels must be whole numbers
+/// from 0 to 65535 in one channel.
 ///
 /// # Errors
 /// Those of [`read`], and [`VolumeErrorKind::Format`] for values that are no labels.
 pub fn read_labels(path: impl AsRef<Path>) -> Result<Labels, VolumeError> {
     labels_of(stored(path.as_ref())?)
+}
+
+/// Writes labels as a DICOM segmentation object (`.dcm`) of the series that the scan was read from: a
+/// binary segment for each label that occurs, which refers to the images of the series. Of patient and
+/// study it has what the standard wants in each object of a study, and no more. The same labels give
+/// the same file.
+///
+/// # Errors
+/// [`VolumeErrorKind::Unsupported`] if the scan is not of a DICOM series;
+/// [`VolumeErrorKind::GridMismatch`] if the labels do not lie on its grid; those of writing.
+#[cfg(feature = "dicom")]
+pub fn write_segmentation(path: impl AsRef<Path>, scan: &Scan, labels: &Volume<u16>, legend: &Legend) -> Result<(), VolumeError> {
+    let path = path.as_ref();
+    match &scan.origin {
+        Some(origin) => dicom::segmentation::write(path, origin, labels, legend),
+        None => Err(write::not_of_dicom(path)),
+    }
 }
 
 /// The voxels of a file, as f32.
@@ -226,7 +254,8 @@ pub(super) fn scan_of(stored: &Stored) -> Result<Scan, VolumeError> {
     let place = |index| stored.place(index);
     let image = stored.grid.volume(finite(data, &stored.path, place)?)?;
     let Stored { header, own, warnings, .. } = stored;
-    Ok(Scan { header: header.clone(), image, warnings: warnings.clone(), own: own.clone() })
+    let scan = Scan::new(header.clone(), image);
+    Ok(Scan { warnings: warnings.clone(), own: own.clone(), ..scan })
 }
 
 /// Refuses values that are not finite.

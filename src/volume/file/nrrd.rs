@@ -231,7 +231,8 @@ impl Axes {
     }
 }
 
-/// Vectors such as `(1,0,0)`, of 2 to 4 numbers; `None` for `none`, for a step along time alone, and for what is no vector.
+/// Vectors such as `(1,0,0)`, of 2 to 4 numbers; `None` for `none`, for a step along time alone,
+/// and for what is no vector.
 fn vectors(text: &str, origin: bool) -> Vec<Option<[f64; 3]>> {
     let mut found = Vec::new();
     let mut rest = text.trim();
@@ -254,8 +255,9 @@ fn vectors(text: &str, origin: bool) -> Vec<Option<[f64; 3]>> {
 
 pub(super) fn open(path: &Path) -> Result<Stored, VolumeError> {
     let header = Header::read(path)?;
-    let axes = Axes::read(&header)?;
+    let mut axes = Axes::read(&header)?;
     let (grid, planar) = axes.grid(&header.lines)?;
+    axes.warnings.extend(grid.shear(path));
     let (scalar, files) = (header.scalar()?, header.files()?);
     let big_endian = match header.field("endian").map(str::to_lowercase).as_deref() {
         Some("big") => true,

@@ -1,4 +1,5 @@
-//! The bytes of files of volumes: opening and decompressing them, fetching voxels within bounds, and decoding them.
+//! The bytes of files of volumes: opening and decompressing them, fetching voxels within bounds,
+//! and decoding them.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
@@ -154,8 +155,8 @@ impl Source {
         Ok(Some(file.get_ref().metadata()?.len().saturating_sub(at)))
     }
 
-    /// Voxels of a grid after `skip` bytes: the bytes that are there are looked at before those that
-    /// the grid announces are reserved.
+    /// Voxels of a grid after `skip` bytes: the bytes that are there are looked at before those
+    /// that the grid announces are reserved.
     pub(in crate::volume) fn voxels(mut self, path: &Path, skip: u64, grid: &Grid, size: usize) -> Result<Vec<u8>, VolumeError> {
         let values = grid.values().ok_or_else(|| grid.too_large(path))?;
         let expected = values.checked_mul(size as u64).ok_or_else(|| grid.too_large(path))?;

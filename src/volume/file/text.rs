@@ -50,7 +50,8 @@ impl<'a> Lines<'a> {
         list.map_err(|_| self.bad(format!("its {field} {:?} are no numbers", cut(text))))
     }
 
-    /// The names of the files of voxels: those of a list, or of a pattern such as `z%03d.raw 1 20 1`, or the only one.
+    /// The names of the files of voxels: those of a list, or of a pattern such as `z%03d.raw 1 20
+    /// 1`, or the only one.
     pub(super) fn named(&self, text: &str, list: &[String]) -> Result<Vec<String>, VolumeError> {
         if !list.is_empty() {
             return Ok(list.to_vec());

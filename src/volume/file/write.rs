@@ -10,7 +10,8 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 
 use crate::volume::{Affine, Legend, Volume, VolumeError, VolumeErrorKind, nifti, statistics, write_whole};
 
-/// Axes are sheared for MetaImage, which holds none, from this deviation from a right angle in degrees.
+/// Axes are sheared for MetaImage, which holds none, from this deviation from a right angle in
+/// degrees.
 const SHEAR: f64 = 0.01;
 
 /// A format of label maps.
@@ -25,16 +26,19 @@ pub enum LabelFormat {
     Nrrd,
     /// `.mha`.
     MetaImage,
+    /// `.dcm`: a DICOM segmentation, of scans that are DICOM series.
+    Dicom,
 }
 
 impl LabelFormat {
     /// The endings of names, of which the longest counts.
-    pub const ENDINGS: [(&'static str, Self); 5] = [
+    pub const ENDINGS: [(&'static str, Self); 6] = [
         (".nii.gz", Self::Nifti),
         (".nii", Self::Nifti),
         (".seg.nrrd", Self::Segmentation),
         (".nrrd", Self::Nrrd),
         (".mha", Self::MetaImage),
+        (".dcm", Self::Dicom),
     ];
 
     /// The format of a file by its name, whatever its case.
@@ -52,14 +56,16 @@ impl LabelFormat {
     }
 }
 
-/// Writes labels with the names and colours of a legend, in the format of the name, compressed but for
-/// `.nii`. The file appears whole or not at all.
+/// Writes labels with the names and colours of a legend, in the format of the name, compressed but
+/// for `.nii`. The file appears whole or not at all.
 ///
 /// `header` is that of the scan, whose units and forms a NIfTI file keeps.
 ///
 /// # Errors
-/// [`VolumeErrorKind::Unsupported`] for names of other endings, and for sheared grids in MetaImage;
-/// [`VolumeErrorKind::GridMismatch`]; [`VolumeErrorKind::NotFound`] (no such folder) or [`VolumeErrorKind::Io`].
+/// [`VolumeErrorKind::Unsupported`] for names of other endings, for `.dcm` (see
+/// [`super::write_segmentation`]), and for sheared grids in MetaImage;
+/// [`VolumeErrorKind::GridMismatch`]; [`VolumeErrorKind::NotFound`] (no such folder) or
+/// [`VolumeErrorKind::Io`].
 pub fn write_labels(path: impl AsRef<Path>, header: &NiftiHeader, labels: &Volume<u16>, legend: &Legend) -> Result<(), VolumeError> {
     let path = path.as_ref();
     if labels.channels != 1 {
@@ -71,14 +77,21 @@ pub fn write_labels(path: impl AsRef<Path>, header: &NiftiHeader, labels: &Volum
         LabelFormat::Segmentation => write_nrrd(path, labels, &segments(labels, legend)?),
         LabelFormat::Nrrd => write_nrrd(path, labels, ""),
         LabelFormat::MetaImage => write_meta(path, labels),
+        LabelFormat::Dicom => Err(not_of_dicom(path)),
     }
 }
 
-/// Writes the mask of each class of a legend, 0 and 1, into a folder: `NAME.nii.gz`, or with another
-/// ending of [`LabelFormat::ENDINGS`]. Returns the files.
+/// A DICOM segmentation refers to images.
+pub(super) fn not_of_dicom(path: &Path) -> VolumeError {
+    let text = format!("cannot write {}: a DICOM segmentation is of a DICOM series, and the scan is none", path.display());
+    VolumeError::new(VolumeErrorKind::Unsupported, text)
+}
+
+/// Writes the mask of each class of a legend, 0 and 1, into a folder: `NAME.nii.gz`, or with
+/// another ending of [`LabelFormat::ENDINGS`]. Returns the files.
 ///
-/// Names are those of the classes, with all but letters, digits, `-`, `_` and `.` replaced by `_`; names
-/// that come twice get the number of their class.
+/// Names are those of the classes, with all but letters, digits, `-`, `_` and `.` replaced by `_`;
+/// names that come twice get the number of their class.
 ///
 /// # Errors
 /// Those of [`write_labels`].

@@ -52,7 +52,8 @@ impl Reader<'_> {
     }
 }
 
-/// The header in these bytes, and what of it a header of NIfTI-1 holds; `None` where it is cut short.
+/// The header in these bytes, and what of it a header of NIfTI-1 holds; `None` where it is cut
+/// short.
 #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "headers of NIfTI-1 hold less")]
 pub(super) fn parse(bytes: &[u8], big_endian: bool) -> Option<Header> {
     let magic: [u8; 4] = bytes.get(4..8)?.try_into().ok()?;

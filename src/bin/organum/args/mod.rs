@@ -1,5 +1,6 @@
 //! Arguments.
 
+mod habits;
 mod host;
 mod models;
 mod segment;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use habits::{Completions, Doctor, Man, Picture};
 pub(crate) use host::Host;
 pub(crate) use models::{Bench, Convert, Devices, Evaluate, Inspect, Plan, Tune};
 pub(crate) use segment::{Segment, Stats};
@@ -31,6 +33,8 @@ pub(crate) enum Command {
     Segment(Box<Segment>),
     /// Measures the labels of a map: volumes, places, and values of a scan in them
     Stats(Stats),
+    /// Draws a scan with its labels: three planes through their middle
+    Picture(Picture),
     /// Runs the network alone, on arrays
     Infer(Infer),
     /// Shows what a run needs, without a device
@@ -47,6 +51,12 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Measures what the device can do and writes it to a file for `--tuning`
     Tune(Tune),
+    /// Tells what organum finds on this machine, and what to install
+    Doctor(Doctor),
+    /// Prints a script that completes commands and options in a shell
+    Completions(Completions),
+    /// Writes manual pages
+    Man(Man),
 }
 
 /// Where and in how much memory to run.

@@ -8,9 +8,10 @@ use super::{Host, Mode, Run};
 
 #[derive(Debug, Args)]
 pub(crate) struct Segment {
-    /// NIfTI, NRRD, MetaImage or MGH file, or a DICOM series: its folder, its files or a zip archive of it. Several files
-    /// in the order of the model's channels, or the first, CASE_0000.nii.gz, alone. With a folder or a pattern as
-    /// --output, scans: folders of them, however deep, patterns such as 'sub-*/anat/*_T1w.nii.gz', or @FILE, a list
+    /// NIfTI, NRRD, MetaImage or MGH file, or a DICOM series: its folder, its files or a zip
+    /// archive of it. Several files in the order of the model's channels, or the first,
+    /// CASE_0000.nii.gz, alone. With a folder or a pattern as --output, scans: folders of them,
+    /// however deep, patterns such as 'sub-*/anat/*_T1w.nii.gz', or @FILE, a list
     #[arg(required_unless_present = "input_option")]
     pub(crate) input: Vec<PathBuf>,
     /// The same as INPUT
@@ -25,12 +26,13 @@ pub(crate) struct Segment {
     /// UID of the DICOM series to take, where there are several
     #[arg(long, value_name = "UID")]
     pub(crate) series: Option<String>,
-    /// Label map to write, on the input's grid: .nii, .nii.gz, .seg.nrrd (3D Slicer), .nrrd or .mha. For many scans a
-    /// folder (that is there, or ends in /), which gets CASE.nii.gz, or a name with {case} in it
+    /// Label map to write, on the input's grid: .nii, .nii.gz, .seg.nrrd (3D Slicer), .nrrd or
+    /// .mha. For many scans a folder (that is there, or ends in /), which gets CASE.nii.gz, or a
+    /// name with {case} in it
     #[arg(short, long)]
     pub(crate) output: PathBuf,
-    /// The whole volume at once, windows of the card's patch, or, for 2D networks, slices zoomed to it and back; absent: as the card
-    /// says, else as the network was published or its extents tell
+    /// The whole volume at once, windows of the card's patch, or, for 2D networks, slices zoomed to
+    /// it and back; absent: as the card says, else as the network was published or its extents tell
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Mode>,
     /// Also write a picture of three planes with the labels
@@ -57,7 +59,8 @@ pub(crate) struct Segment {
     /// Of many scans, take every n-th from the i-th on, from 1
     #[arg(long, value_name = "i/n", value_parser = super::values::shard)]
     pub(crate) shard: Option<[usize; 2]>,
-    /// Of many scans, append a line of JSON for each to this file; absent: manifest.jsonl in the folder of --output
+    /// Of many scans, append a line of JSON for each to this file; absent: manifest.jsonl in the
+    /// folder of --output
     #[arg(long, value_name = "M.jsonl")]
     pub(crate) manifest: Option<PathBuf>,
     /// Give the scan's voxels to the network as they are where the model does not say how scans are

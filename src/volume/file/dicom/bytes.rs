@@ -1,5 +1,5 @@
-//! The bytes of DICOM files: where they come from, and whether the lengths they claim are there, before anything is
-//! made of them.
+//! The bytes of DICOM files: where they come from, and whether the lengths they claim are there,
+//! before anything is made of them.
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
@@ -68,7 +68,8 @@ impl Place {
     }
 }
 
-/// The files that paths name: those of a folder and of the folders in it, the entries of a zip archive, or itself.
+/// The files that paths name: those of a folder and of the folders in it, the entries of a zip
+/// archive, or itself.
 pub(super) fn places(paths: &[PathBuf]) -> Result<Vec<Place>, VolumeError> {
     let mut found = Vec::new();
     for path in paths {
@@ -245,7 +246,8 @@ struct Open {
 
 type Pixels = Option<(usize, Option<Range<usize>>)>;
 
-/// Follows all elements of a data set: every length that is told must be there. Returns where the pixel data lies.
+/// Follows all elements of a data set: every length that is told must be there. Returns where the
+/// pixel data lies.
 fn walk(bytes: &[u8], mut at: usize, implicit: bool, big_endian: bool) -> Result<Pixels, String> {
     let mut open: Vec<Open> = Vec::new();
     let mut pixels = None;

@@ -12,7 +12,7 @@ use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry
 use super::bytes::{Layout, Place};
 use crate::volume::{VolumeError, VolumeErrorKind};
 
-type Object = InMemDicomObject;
+pub(super) type Object = InMemDicomObject;
 
 /// A plane of voxels, and where it lies.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub(super) struct Slice {
 pub(super) struct Image {
     pub(super) place: Place,
     pub(super) series: String,
+    /// Class and instance.
+    pub(super) class: String,
     pub(super) uid: String,
     /// Modality and description, for lists.
     pub(super) shown: String,
@@ -133,6 +135,7 @@ impl Image {
         let described = [tags::MODALITY, tags::SERIES_DESCRIPTION].map(|tag| text(&object, tag).unwrap_or_default());
         Ok(Some(Self {
             series: text(&object, tags::SERIES_INSTANCE_UID).unwrap_or_default(),
+            class: text(&object, tags::SOP_CLASS_UID).unwrap_or_default(),
             uid: text(&object, tags::SOP_INSTANCE_UID).unwrap_or_default(),
             shown: described.join(" ").trim().to_owned(),
             syntax: layout.syntax.clone(),
@@ -144,7 +147,13 @@ impl Image {
         }))
     }
 
-    /// The bytes of a frame as f32.
+    /// The elements before the pixel data.
+    pub(super) fn header(&self) -> Result<Object, VolumeError> {
+        let layout = Layout::of(self.place.bytes()?).and_then(Result::ok);
+        layout.ok_or_else(|| self.damaged("it has changed"))?.object(true).map_err(|e| self.damaged(&e))
+    }
+
+    /// The voxels of the frames.
     pub(super) fn voxels(&self) -> Result<Decoder<'_>, VolumeError> {
         let layout = Layout::of(self.place.bytes()?).and_then(Result::ok);
         Ok(Decoder { image: self, object: None, layout: layout.ok_or_else(|| self.damaged("it has changed"))? })
@@ -268,7 +277,8 @@ impl Decoder<'_> {
         }
     }
 
-    /// Refuses JPEG and JPEG 2000 data of other extents than the header's, of which a decoder would make something larger.
+    /// Refuses JPEG and JPEG 2000 data of other extents than the header's, of which a decoder would
+    /// make something larger.
     fn check_codestream(&self, object: &FileDicomObject<Object>, frame: u32) -> Result<(), VolumeError> {
         let Some(fragments) = object.element_opt(tags::PIXEL_DATA).ok().flatten().and_then(|e| e.fragments()) else {
             return Err(self.image.damaged("it has no fragments"));

@@ -1,17 +1,21 @@
-//! DICOM series: the images of a folder, of a list of files or of a zip archive, put in order by where they lie.
+//! DICOM series: the images of a folder, of a list of files or of a zip archive, put in order by
+//! where they lie.
 
 mod bytes;
 mod image;
 mod order;
+pub(super) mod segmentation;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use self::bytes::{Place, places};
 use self::image::{Image, Slice};
 use self::order::Stack;
+use self::segmentation::Origin;
 use super::grid::from_lps;
 use super::raw::room;
 use super::{Grid, Scan, finite};
@@ -50,7 +54,8 @@ pub(super) fn read(paths: &[PathBuf], uid: Option<&str>) -> Result<Scan, VolumeE
         slices.get(plane).map_or_else(String::new, |slice| format!("image {}", images[slice.file].place.name()))
     };
     let image = grid.volume(finite(voxels, from, place)?)?;
-    Ok(Scan { header: grid.header(false), image, warnings, own: Some(grid.geometry(false)) })
+    let origin = Some(Arc::new(Origin::of(&images, &slices, step)?));
+    Ok(Scan { header: grid.header(false), image, warnings, own: Some(grid.geometry(false)), origin })
 }
 
 fn failed(kind: VolumeErrorKind, path: &Path, text: impl AsRef<str>) -> VolumeError {
