@@ -29,7 +29,7 @@ pub use values::Values;
 
 /// A scan to segment: its voxels, and what its file says of where they lie.
 ///
-/// Made of a [`Volume`] or of a [`crate::volume::nifti::Scan`] by `From`, without copying a voxel.
+/// Made of a [`Volume`] or of a [`crate::volume::file::Scan`] by `From`, without copying a voxel.
 #[derive(Clone, Debug)]
 pub struct Scan<'a> {
     /// The voxels `[C][D][H][W]`, with their grid.

@@ -5,7 +5,7 @@ use crate::host_budget::HostPlan;
 use crate::model::Card;
 use crate::segment::RunReport;
 use crate::shape::Extent;
-use crate::volume::Volume;
+use crate::volume::{Legend, Volume};
 use crate::volume_tokens::Seen;
 use crate::warning::Warning;
 
@@ -27,6 +27,15 @@ pub struct Segmentation {
     pub warnings: Vec<Warning>,
     /// How the scan was segmented.
     pub report: SegmentReport,
+}
+
+impl Segmentation {
+    /// Names and colours of the classes, to write label maps with.
+    #[must_use]
+    pub fn legend(&self) -> Legend {
+        let named = |v: &LabelVolume| Some((u16::try_from(v.class).ok()?, v.name.clone()));
+        Legend::new(self.volumes.iter().filter_map(named))
+    }
 }
 
 /// The size of a class.

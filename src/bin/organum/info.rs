@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use organum::volume::{LabelScore, Summary, Volume, evaluate as score, nifti};
+use organum::volume::{LabelScore, Summary, Volume, evaluate as score, file};
 use organum::{DeviceCaps, Engine, format_bytes};
 use serde_json::{Map, Value, json};
 
@@ -46,9 +46,9 @@ pub(crate) fn devices(a: &args::Devices) -> Result<(), Failure> {
 pub(crate) fn evaluate(a: &args::Evaluate) -> Result<(), Failure> {
     let mut warnings = Warnings::new(a.strict);
     let mut read = |path: &Path| -> Result<Volume<u16>, Failure> {
-        let (header, labels) = nifti::read_labels(path)?;
-        warnings.add(&nifti::warnings(&header, path))?;
-        Ok(labels)
+        let read = file::read_labels(path)?;
+        warnings.add(&read.warnings)?;
+        Ok(read.labels)
     };
     let (prediction, reference) = (read(&a.prediction)?, read(&a.reference)?);
     let scores = score(&prediction, &reference)?;

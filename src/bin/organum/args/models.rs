@@ -10,7 +10,7 @@ use super::{Host, Precision};
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
     /// Model file, a folder of nnU-Net's or MONAI's, or a card alone (.json)
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) model: PathBuf,
     /// Extent of the input, DxHxW (1xHxW or HxW for an image)
     #[arg(long, value_parser = extent)]
@@ -52,7 +52,7 @@ pub(crate) struct Convert {
     /// MONAI bundle
     pub(crate) source: PathBuf,
     /// Model file to write: .safetensors
-    #[arg(long, value_name = "M.safetensors")]
+    #[arg(short, long, value_name = "M.safetensors")]
     pub(crate) output: PathBuf,
     /// The network, where the names of the tensors do not tell it
     #[arg(long, value_name = "A")]
