@@ -73,7 +73,7 @@ impl Carried {
             return Ok(Some(Self { card, warnings: folder.warnings(&fold)?, fold: Some(fold) }));
         }
         let bundle = Bundle::of_weights(file)?;
-        bundle.map(|bundle| Ok(Self { card: bundle.card()?, warnings: Vec::new(), fold: None })).transpose()
+        bundle.map(|bundle| Ok(Self { card: bundle.card()?, warnings: bundle.warnings()?, fold: None })).transpose()
     }
 }
 
@@ -110,7 +110,8 @@ impl Networks {
             Self { first, folder: None, folds, warnings, file, allow_non_finite: allowed }
         };
         if path.is_dir() {
-            return Ok(one(Bundle::open(path)?.model_with(allowed)?, Vec::new(), Vec::new(), None));
+            let bundle = Bundle::open(path)?;
+            return Ok(one(bundle.model_with(allowed)?, Vec::new(), bundle.warnings()?, None));
         }
         let checkpoint = Checkpoint::open(path)?.allow_non_finite(allowed);
         if checkpoint.card().is_none()

@@ -22,7 +22,7 @@ use std::{io, path::Path};
 
 pub use affine::Affine;
 pub use intensity::Intensity;
-pub use metrics::{LabelScore, Summary, evaluate};
+pub use metrics::{LabelScore, Summary, TOLERANCE_MM, evaluate, evaluate_at};
 pub use orient::{Axes, Direction, reorient};
 
 use crate::error::clip;

@@ -6,6 +6,7 @@ mod compiled;
 mod convert;
 mod demo;
 mod device;
+mod evaluate;
 mod fail;
 mod infer;
 mod info;
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
         Command::Inspect(a) => inspect::run(a),
         Command::Convert(a) => convert::run(a),
         Command::Devices(a) => info::devices(a),
-        Command::Evaluate(a) => info::evaluate(a),
+        Command::Evaluate(a) => evaluate::run(a),
         Command::Bench(a) => bench::run(a),
         Command::Tune(a) => tune::run(a),
     };

@@ -126,6 +126,10 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         let text = "--overlay: the bundle inverts nothing, its labels lie on another grid than the scan";
         return Err(Failure::usage(text));
     }
+    if a.overlay.is_some() && segmenter.model().card().labels_overlap() {
+        let text = "--overlay: the model's labels overlap, and a picture shows one a voxel";
+        return Err(Failure::usage(text));
+    }
     let mut scan = nifti::read_channels(&inputs)?;
     let mut warnings = Warnings::new(a.strict);
     let before = segmenter.check(&scan)?;
