@@ -227,7 +227,7 @@ fn what_tensors_do_not_tell_is_asked_for() {
         assert_eq!(e.kind(), LoadErrorKind::Undetermined, "{name}: {e}");
         assert!(e.to_string().ends_with(&format!("{{{}}}", list.join(", "))) && e.to_string().contains(default), "{name}: {e}");
         // answers that no kernel is there for are refused by name, not taken for others
-        for (key, value) in [("norm", "group"), ("activation", "swish")] {
+        for (key, value) in [("norm", "layer"), ("activation", "swish")] {
             let told = CASES.iter().find(|(case, _)| *case == name).expect("it is one").1;
             let mut given: serde_json::Value = serde_json::from_str(&format!("{{{told}}}")).expect("it is JSON");
             given[key] = value.into();

@@ -91,6 +91,24 @@ fn a_bundle_tells_its_names_and_windows() {
     assert!(card.provenance.contains("unetr of random weights"), "{}", card.provenance);
 }
 
+#[test]
+fn a_bundle_is_found_from_above_and_from_within() {
+    let out = tempfile::tempdir().expect("a folder");
+    let bundle = changed(out.path(), "attention_unet", |_| {});
+    let inside = |name: &str| bundle.join(name);
+    for path in [bundle.clone(), out.path().to_owned(), inside("configs"), inside("models"), inside("configs/inference.json")] {
+        let told = organum(&["inspect", text(&path), "--json"]);
+        let told: Value = serde_json::from_slice(&told.stdout).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert_eq!(told["card"]["architecture"], json!("attention_unet"), "{}", path.display());
+    }
+    assert_eq!(Bundle::locate(&inside("models/model.pt")).expect("no error"), None);
+    fs::create_dir_all(out.path().join("other/configs")).expect("a folder");
+    fs::copy(inside("configs/inference.json"), out.path().join("other/configs/inference.json")).expect("copied");
+    let several = organum(&["inspect", text(out.path())]);
+    let told = String::from_utf8_lossy(&several.stderr);
+    assert!(several.status.code() == Some(4) && told.contains("holds 2 MONAI bundles") && told.contains("name one"), "{told}");
+}
+
 /// Weights of Swin UNETR were trained with the order of patches of their time.
 #[test]
 fn an_old_bundle_merges_patches_as_it_did() {

@@ -17,6 +17,9 @@ const CONFIGS: [&str; 3] = ["inference.json", "inference.yaml", "inference.yml"]
 /// Names of weights in `models`, the first that there is.
 const WEIGHTS: [&str; 4] = ["model.pt", "model.pth", "model.safetensors", "model.ts"];
 
+/// The most entries of a folder that are looked at for bundles.
+const MOST_FOLDERS: usize = 2000;
+
 /// A MONAI bundle.
 #[derive(Clone, Debug)]
 pub struct Bundle {
@@ -30,6 +33,45 @@ impl Bundle {
     #[must_use]
     pub fn is_one(path: &Path) -> bool {
         path.join("configs").is_dir()
+    }
+
+    /// The bundle that a path means: a bundle, its folder `configs` or `models`, its inference config, or a folder that holds a
+    /// single bundle. `None` where it is none of these.
+    ///
+    /// # Errors
+    /// When a folder holds several bundles; the message names them.
+    pub fn locate(path: &Path) -> Result<Option<PathBuf>, LoadError> {
+        if Self::is_one(path) {
+            return Ok(Some(path.to_owned()));
+        }
+        let whole = |path: &Path| CONFIGS.iter().any(|name| path.join("configs").join(name).is_file());
+        let absolute = std::path::absolute(path).map_err(|e| LoadError::io(format!("cannot read {}", path.display()), e))?;
+        let name = absolute.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let above = absolute.parent();
+        let within = match above {
+            Some(above) if path.is_dir() && (name == "configs" || name == "models") => Some(above),
+            Some(above) if above.ends_with("configs") && CONFIGS.contains(&name.as_str()) => above.parent(),
+            _ => None,
+        };
+        if let Some(bundle) = within.filter(|bundle| whole(bundle)) {
+            return Ok(Some(bundle.to_owned()));
+        }
+        if !path.is_dir() {
+            return Ok(None);
+        }
+        // folders that cannot be read hold nothing to open
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten().take(MOST_FOLDERS).map(|entry| entry.path());
+        let mut bundles: Vec<PathBuf> = entries.filter(|entry| whole(entry)).collect();
+        bundles.sort();
+        match &bundles[..] {
+            [] => Ok(None),
+            [only] => Ok(Some(only.clone())),
+            several => {
+                let names: Vec<String> = several.iter().take(10).map(|bundle| bundle.display().to_string()).collect();
+                let text = format!("{} holds {} MONAI bundles: {}; name one of them", path.display(), several.len(), names.join(", "));
+                Err(LoadError::new(LoadErrorKind::NotFound, text))
+            }
+        }
     }
 
     /// Reads the configs of a bundle.
