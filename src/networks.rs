@@ -73,7 +73,7 @@ impl Carried {
             return Ok(Some(Self { card, warnings: folder.warnings(&fold)?, fold: Some(fold) }));
         }
         let bundle = Bundle::of_weights(file)?;
-        bundle.map(|bundle| Ok(Self { card: bundle.card()?, warnings: Vec::new(), fold: None })).transpose()
+        bundle.map(|bundle| Ok(Self { card: bundle.card()?, warnings: bundle.warnings()?, fold: None })).transpose()
     }
 }
 
@@ -85,14 +85,15 @@ impl From<Model> for Networks {
 }
 
 impl Networks {
-    /// Opens a model file, a PyTorch checkpoint, a MONAI bundle, or an nnU-Net folder: all its folds,
+    /// Opens a model file, a PyTorch checkpoint, a MONAI bundle ([`Bundle::locate`]), or an nnU-Net folder: all its folds,
     /// or the one told. A checkpoint without a card has the pipeline that it carries or lies in
     /// ([`Carried`]).
     ///
     /// # Errors
     /// When the model cannot be loaded, or `fold` is told of what has no folds.
     pub fn open(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self, LoadError> {
-        let path = path.as_ref();
+        let located = Bundle::locate(path.as_ref())?;
+        let path = located.as_deref().unwrap_or(path.as_ref());
         let (fold, allowed) = (options.fold.as_deref(), options.allow_non_finite);
         if path.is_dir() && !Bundle::is_one(path) {
             let folder = Folder::open(path)?;
@@ -110,7 +111,8 @@ impl Networks {
             Self { first, folder: None, folds, warnings, file, allow_non_finite: allowed }
         };
         if path.is_dir() {
-            return Ok(one(Bundle::open(path)?.model_with(allowed)?, Vec::new(), Vec::new(), None));
+            let bundle = Bundle::open(path)?;
+            return Ok(one(bundle.model_with(allowed)?, Vec::new(), bundle.warnings()?, None));
         }
         let checkpoint = Checkpoint::open(path)?.allow_non_finite(allowed);
         if checkpoint.card().is_none()

@@ -139,7 +139,7 @@ fn bad_models_are_refused() {
     desk.model_fails(&["card"], &remodel(|_, card| *card = Some("{\"architecture\": ".into())));
     desk.model_fails(&["card"], &remodel(|_, card| *card = Some("[]".into())));
     desk.model_fails(&["card"], &remodel(|_, card| *card = Some(String::new())));
-    desk.model_fails(&["swin_unetr", "u_transformer"], &recard(|c| c["architecture"] = json!("swin_unetr")));
+    desk.model_fails(&["vista3d", "u_transformer"], &recard(|c| c["architecture"] = json!("vista3d")));
     desk.model_fails(&["config"], &recard(|c| c["config"] = json!(null)));
     desk.model_fails(&["config", "widths"], &recard(|c| c["config"]["widths"] = json!([1, 2])));
     desk.model_fails(&["dims is 4"], &recard(|c| c["config"]["dims"] = json!(4)));

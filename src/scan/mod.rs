@@ -1,6 +1,7 @@
 //! Scans on their way to a network and back.
 
 pub(crate) mod crop;
+mod filters;
 mod forward;
 mod grid_sample;
 pub(crate) mod largest;
@@ -17,12 +18,14 @@ use std::borrow::Cow;
 use crate::volume::{Affine, Axes, Volume, VolumeError};
 use crate::warning::Warning;
 
+pub use filters::Filter;
+pub(crate) use filters::{Filtered, apply as filter};
 pub(crate) use forward::{Forward, Grid, Needs, Undo, cut, resampled, turned};
 pub(crate) use grid_sample::Reading;
 pub use largest::Largest;
 pub use reader::Reader;
 pub use recipe::{Invert, Recipe, Resample, Restore, ResultStep, Step};
-pub(crate) use recipe::{WayBack, is_default};
+pub(crate) use recipe::{Overlapping, WayBack, is_default};
 pub use scaling::Scaling;
 pub use splines::Resampling;
 pub use values::Values;

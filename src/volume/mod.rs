@@ -27,7 +27,7 @@ use std::{io, path::Path};
 pub use affine::Affine;
 pub use intensity::Intensity;
 pub use legend::{Class, Legend};
-pub use metrics::{LabelScore, Summary, evaluate};
+pub use metrics::{LabelScore, Summary, TOLERANCE_MM, evaluate, evaluate_at};
 pub use orient::{Axes, Direction, reorient};
 pub use statistics::{Intensities, LabelStatistics, statistics, statistics_csv, statistics_table};
 

@@ -120,20 +120,22 @@ pub fn write_named_labels(path: impl AsRef<Path>, header: &NiftiHeader, labels: 
     let grid = grid(&header.into(), path)?;
     check(&grid, labels.extent, labels.axes, path)?;
     if labels.channels != 1 {
-        return Err(VolumeError::new(
-            VolumeErrorKind::GridMismatch,
-            format!("{} labels a voxel cannot be written to {}; one can", labels.channels, path.display()),
-        ));
+        let (header, shape) = of_maps(header, labels.extent, labels.channels);
+        return store_labels(path, &NiftiHeader { intent_code: INTENT_LABEL, ..header }, &shape, &extension, &labels.data);
     }
     let mut shape: Vec<usize> = header.dim[1..].iter().map(|n| usize::from(*n)).collect();
     shape.truncate(usize::from(if grid.channels == 1 { header.dim[0] } else { 3 }).min(7));
     let header = NiftiHeader { intent_code: INTENT_LABEL, ..plain(header) };
-    let labels = &labels.data;
+    store_labels(path, &header, &shape, &extension, &labels.data)
+}
+
+/// Labels in a byte each, or in two where one is above 255.
+fn store_labels(path: &Path, header: &NiftiHeader, shape: &[usize], extension: &str, labels: &[u16]) -> Result<(), VolumeError> {
     if labels.par_iter().all(|&label| label <= 255) {
         #[expect(clippy::cast_possible_truncation, reason = "they are at most 255")]
-        return store::<u8>(path, &header, &shape, &extension, |voxels| voxels.write(labels.iter().map(|&label| label as u8)));
+        return store::<u8>(path, header, shape, extension, |voxels| voxels.write(labels.iter().map(|&label| label as u8)));
     }
-    store::<u16>(path, &header, &shape, &extension, |voxels| voxels.write(labels.iter().copied()))
+    store::<u16>(path, header, shape, extension, |voxels| voxels.write(labels.iter().copied()))
 }
 
 /// Writes f32 maps (probabilities, attention) on the grid of `header` as a 4D file `(x, y, z, channel)`, otherwise as

@@ -46,7 +46,7 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
     if a.architecture.is_some() || a.config.is_some() || a.card.is_some() {
         return Err(Failure::usage("--architecture, --config, --card: the plans or configs of a folder tell them"));
     }
-    if Bundle::is_one(&a.source) {
+    if Bundle::locate(&a.source)?.is_some() {
         if a.fold.is_some() {
             return Err(Failure::usage("--fold: a MONAI bundle has no folds"));
         }
@@ -88,7 +88,7 @@ fn over(carried: &Carried, mut given: Map<String, Value>) -> Result<Map<String, 
 
 /// The network of the source.
 fn read(a: &args::Convert) -> Result<Model, Failure> {
-    if a.source.is_dir() {
+    if a.source.is_dir() || Bundle::locate(&a.source)?.is_some() {
         return folder(a);
     }
     if a.fold.is_some() {

@@ -7,6 +7,7 @@ mod compiled;
 mod convert;
 mod demo;
 mod device;
+mod evaluate;
 mod fail;
 mod habits;
 mod infer;
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
         Command::Inspect(a) => inspect::run(a),
         Command::Convert(a) => convert::run(a),
         Command::Devices(a) => info::devices(a),
-        Command::Evaluate(a) => info::evaluate(a),
+        Command::Evaluate(a) => evaluate::run(a),
         Command::Bench(a) => bench::run(a),
         Command::Tune(a) => tune::run(a),
         Command::Doctor(a) => habits::doctor(a),

@@ -71,7 +71,17 @@ impl<'a> Opening<'a> {
             let text = "--overlay: the bundle inverts nothing, its labels lie on another grid than the scan";
             return Err(Failure::usage(text));
         }
-        let dicom = file::LabelFormat::of(output).is_ok_and(|format| format == file::LabelFormat::Dicom);
+        let format = file::LabelFormat::of(output).ok();
+        if segmenter.model().card().labels_overlap() {
+            let one_a_voxel = [("--overlay", &a.overlay), ("--statistics", &a.statistics), ("--masks", &a.masks)];
+            let other = format.is_some_and(|format| format != file::LabelFormat::Nifti);
+            let named = one_a_voxel.into_iter().find(|(_, path)| path.is_some()).map(|(option, _)| option);
+            if let Some(option) = named.or(other.then_some("--output")) {
+                let text = "the model's labels overlap; a mask of each comes in one file of four dimensions, .nii or .nii.gz";
+                return Err(Failure::usage(format!("{option}: {text}")));
+            }
+        }
+        let dicom = format == Some(file::LabelFormat::Dicom);
         if dicom && !segmenter.keeps_grid() {
             let text = "--output: the bundle inverts nothing, its labels do not lie on the images of a DICOM series";
             return Err(Failure::usage(text));

@@ -68,11 +68,15 @@ impl LabelFormat {
 /// [`VolumeErrorKind::Io`].
 pub fn write_labels(path: impl AsRef<Path>, header: &NiftiHeader, labels: &Volume<u16>, legend: &Legend) -> Result<(), VolumeError> {
     let path = path.as_ref();
+    let format = LabelFormat::of(path)?;
     if labels.channels != 1 {
-        let text = format!("{} labels a voxel cannot be written to {}; one can", labels.channels, path.display());
+        if format == LabelFormat::Nifti {
+            return nifti::write_labels(path, header, labels);
+        }
+        let text = format!("{} labels a voxel cannot be written to {}; .nii and .nii.gz can", labels.channels, path.display());
         return Err(VolumeError::new(VolumeErrorKind::GridMismatch, text));
     }
-    match LabelFormat::of(path)? {
+    match format {
         LabelFormat::Nifti => nifti::write_named_labels(path, header, labels, legend),
         LabelFormat::Segmentation => write_nrrd(path, labels, &segments(labels, legend)?),
         LabelFormat::Nrrd => write_nrrd(path, labels, ""),

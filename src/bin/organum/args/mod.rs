@@ -45,7 +45,7 @@ pub(crate) enum Command {
     Convert(Convert),
     /// Lists the devices
     Devices(Devices),
-    /// Dice and HD95 of each label
+    /// Dice, HD95, surface Dice and volumes of each label
     Evaluate(Evaluate),
     /// Times the kernels at the shapes of real networks
     Bench(Bench),

@@ -95,10 +95,16 @@ pub(crate) struct Devices {
 
 #[derive(Debug, Args)]
 pub(crate) struct Evaluate {
-    /// Label map to judge
+    /// Label map to judge, or a folder of them
     pub(crate) prediction: PathBuf,
-    /// Label map to judge by
+    /// Label map to judge by, or a folder of them, which are compared by name
     pub(crate) reference: PathBuf,
+    /// Distance in mm within which a surface counts as met
+    #[arg(long, value_name = "MM", default_value_t = organum::volume::TOLERANCE_MM)]
+    pub(crate) tolerance: f64,
+    /// Also write a table, a line for each label of each case
+    #[arg(long, value_name = "FILE.csv")]
+    pub(crate) csv: Option<PathBuf>,
     /// End with exit code 3 where there would be a warning
     #[arg(long)]
     pub(crate) strict: bool,
