@@ -292,7 +292,7 @@ fn usage_errors_are_told_apart_from_bad_files() {
     desk.fails(2, &["parsecs", "KiB"], &["segment", SCAN, "--model", MODEL, "--output", &labels, "--memory", "12parsecs"]);
     desk.fails(2, &["f64", "f32"], &["segment", SCAN, "--model", MODEL, "--output", &labels, "--precision", "f64"]);
     desk.fails(2, &["window"], &["segment", SCAN, "--model", MODEL, "--output", &labels, "--mode", "window", "--device", "cpu"]);
-    desk.fails(2, &["labels.png", ".nii"], &["segment", SCAN, "--model", MODEL, "--output", &desk.out("labels.mha"), "--device", "cpu"]);
+    desk.fails(2, &["labels.png", ".nii"], &["segment", SCAN, "--model", MODEL, "--output", &desk.out("labels.png"), "--device", "cpu"]);
     desk.fails(
         2,
         &["p.png", ".nii"],

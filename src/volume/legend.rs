@@ -107,6 +107,7 @@ impl Legend {
     }
 
     /// The `CaretExtension` of a NIfTI header, which TotalSegmentator reads names from.
+    #[cfg(feature = "nifti")]
     #[must_use]
     pub(crate) fn caret(&self) -> String {
         let mut text =
@@ -146,6 +147,7 @@ mod tests {
         assert_eq!((legend.name(3), legend.name(9)), ("a \"b\" c".into(), "label 9".into()));
         assert!(legend.itk_snap().ends_with("    3 255 212  59    1   1   1 \"a 'b' c\"\n"), "{}", legend.itk_snap());
         assert!(legend.slicer().ends_with("3 a_\"b\"_c 255 212 59 255\n"), "{}", legend.slicer());
+        #[cfg(feature = "nifti")]
         assert!(legend.caret().contains("<![CDATA[x ]] > y]]>"), "{}", legend.caret());
     }
 }

@@ -306,6 +306,7 @@ fn functional_groups(o: &mut Object, origin: &Origin, frames: &[(usize, usize)],
         });
         let source = object(|o| {
             *o = reference(class, instance, *frame);
+            put(o, tags::SPATIAL_LOCATIONS_PRESERVED, VR::CS, "YES");
             items(o, tags::PURPOSE_OF_REFERENCE_CODE_SEQUENCE, vec![dcm("121322", "Source image for image processing operation")]);
         });
         let derivation = object(|o| {
