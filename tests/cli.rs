@@ -282,7 +282,7 @@ fn evaluate_folders(desk: &Desk, header: &nifti::NiftiHeader, part: &Volume<u16>
     desk.fails(3, &["--strict", "1 predictions have no reference", ": c"], &["evaluate", &more, &references, "--strict"]);
     desk.fails(3, &["1 of 3 references have no prediction", "c"], &["evaluate", &references, &more]);
     desk.fails(2, &["two folders"], &["evaluate", &predictions, LABELS]);
-    desk.fails(2, &["--tolerance"], &["evaluate", LABELS, LABELS, "--tolerance", "-1"]);
+    desk.fails(2, &["--tolerance"], &["evaluate", LABELS, LABELS, "--tolerance", "nan"]);
     desk.fails(2, &["--csv"], &["evaluate", LABELS, LABELS, "--csv", LABELS]);
     let empty = folder("empty", &[]);
     desk.fails(3, &["has no .nii"], &["evaluate", &empty, &empty]);
