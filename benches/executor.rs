@@ -3,12 +3,13 @@
 //! A process each, as drivers keep what they compiled:
 //!
 //! `cargo bench --bench executor -- demo|nnformer|small [--device D] [--runs N] [--keep FILE]`
-//! With `--keep` compiled pipelines are taken from the file, if it is there, and written to it.
+//! With `--keep` compiled pipelines are taken from the file, if it is there, and written to it. `--device cpu` is the
+//! host, which has neither.
 #![allow(clippy::print_stdout, reason = "a program")]
 
 use std::time::Instant;
 
-use organum::{Engine, Extent, Input, Model, Plan, PlanOptions, RunOptions, Session};
+use organum::{DeviceCaps, Engine, Extent, Input, Model, Plan, PlanOptions, RunOptions, Session};
 
 /// Seconds that this thread has computed, where the system tells.
 fn computed() -> f64 {
@@ -36,20 +37,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let since = |begin: Instant| begin.elapsed().as_secs_f64();
 
     let begin = Instant::now();
-    let engine = pollster::block_on(Engine::request(value("--device").as_deref()))?;
+    let asked = value("--device");
+    let engine = match asked.as_deref() {
+        Some("cpu") => None,
+        device => Some(pollster::block_on(Engine::request(device))?),
+    };
     let kept = value("--keep");
-    let reused = kept.as_ref().and_then(|file| std::fs::read(file).ok()).is_some_and(|bytes| engine.reuse_compiled(&bytes));
+    let bytes = kept.as_ref().and_then(|file| std::fs::read(file).ok());
+    let reused = engine.as_ref().zip(bytes).is_some_and(|(engine, bytes)| engine.reuse_compiled(&bytes));
     let device = since(begin);
     let mut options = PlanOptions::default();
     if let Some(depth) = depth {
         options = options.with_slab_depth(depth);
     }
-    let plan = Plan::new(&model, extent, engine.caps(), &options)?;
+    let caps = engine.as_ref().map_or_else(DeviceCaps::host, |engine| engine.caps().clone());
+    let plan = Plan::new(&model, extent, &caps, &options)?;
     let dispatches = plan.report().dispatches;
     let begin = Instant::now();
-    let mut session = pollster::block_on(Session::new(&engine, &model, plan))?;
+    let mut session = match &engine {
+        Some(engine) => pollster::block_on(Session::new(engine, &model, plan))?,
+        None => Session::on_host(&model, plan)?,
+    };
     let open = since(begin);
-    if let (Some(file), Some(bytes)) = (&kept, engine.compiled()) {
+    if let (Some(file), Some(bytes)) = (&kept, engine.as_ref().and_then(Engine::compiled)) {
         std::fs::write(file, bytes)?;
     }
     let channels = model.card().in_channels();
@@ -75,7 +85,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!(
         "{} {name} {extent}: device {device:.3} s, pipelines {}, open {open:.3} s, first run {:.3} s, then {:.3} s ({:.3} to {:.3}); \
          {dispatches} dispatches in {batches} batches; for 200: host {:.3} ms ({:.3} to {:.3}), of them recording {:.3} ms",
-        engine.summary().name,
+        engine.as_ref().map_or("cpu", |engine| &engine.summary().name),
         if reused { "kept" } else { "compiled" },
         first,
         runs[middle],

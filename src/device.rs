@@ -2,7 +2,7 @@
 
 use crate::caps::DeviceCaps;
 use crate::engine::Engine;
-use crate::error::EngineError;
+use crate::error::{EngineError, EngineErrorKind};
 use crate::host::available_memory;
 
 /// Where a network runs. Cheap to clone.
@@ -30,8 +30,8 @@ impl From<&Engine> for Device {
 }
 
 impl Device {
-    /// Opens a device by name: `cpu` is the host, `reference` the twins, anything else an adapter
-    /// as [`Engine::request`] finds it. Without a name it is a hardware adapter if there is one,
+    /// Opens a device by name: `cpu` is the host, `reference` the twins, `gpu` a hardware adapter,
+    /// anything else an adapter as [`Engine::request`] finds it. Without a name it is a hardware adapter if there is one,
     /// else the host, which is faster than a software adapter.
     ///
     /// # Errors
@@ -40,6 +40,10 @@ impl Device {
         match name {
             Some("cpu") => Ok(Self::Host),
             Some("reference") => Ok(Self::Reference),
+            Some("gpu") => Engine::request_hardware().await?.map(Self::Gpu).ok_or_else(|| {
+                let text = "there is no hardware adapter; `cpu` is this host, and software adapters have names";
+                EngineError::new(EngineErrorKind::NoAdapter, text)
+            }),
             None => Ok(Engine::request_hardware().await?.map_or(Self::Host, Self::Gpu)),
             pattern => Engine::request(pattern).await.map(Self::Gpu),
         }

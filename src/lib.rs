@@ -6,13 +6,13 @@
 //! ```no_run
 //! # #[cfg(feature = "nifti")]
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use organum::volume::nifti;
+//! use organum::volume::{file, nifti};
 //! use organum::{Device, LoadOptions, RunOptions, SegmentOptions, Segmenter};
 //!
 //! let model = organum::open("spleen_bundle", &LoadOptions::default())?;
 //! let options = SegmentOptions::default().with_budget(1 << 30);
 //! let mut segmenter = Segmenter::new(model, Device::Host, options)?;
-//! let scan = nifti::read("scan.nii.gz")?;
+//! let scan = file::read("scan.nii.gz")?; // or NRRD, MetaImage, a DICOM folder
 //! let result = segmenter.segment_blocking(&scan, RunOptions::default())?;
 //! nifti::write_labels("labels.nii.gz", &scan.header, &result.labels)?;
 //! # Ok(())
@@ -28,7 +28,8 @@
 //!   for callers without an executor. [`RunOptions`] carry progress and a [`Cancel`].
 //! - [`Device`] is where it runs: the host, or an [`Engine`] on a wgpu device, yours ([`Engine::new`]) or one that is
 //!   requested. Nothing is global, no callback is installed, nothing is printed.
-//! - [`volume::Volume`] holds voxels with their grid; [`volume::nifti`] reads and writes files. Voxels of your own are
+//! - [`volume::Volume`] holds voxels with their grid; [`volume::file`] reads NIfTI, NRRD, MetaImage, MGH and DICOM files,
+//!   [`volume::nifti`] writes files. Voxels of your own are
 //!   segmented like those of a file.
 //! - Errors are [`SegmentError`], which holds the error of the stage that failed.
 //!
@@ -62,8 +63,9 @@
 //!
 //! | feature | what | default |
 //! |---|---|---|
-//! | `cli` | the command line `organum` and what only it needs; implies the other two | yes |
-//! | `nifti` | reading and writing NIfTI volumes ([`volume::nifti`]) | with `cli` |
+//! | `cli` | the command line `organum` and what only it needs; implies the others | yes |
+//! | `nifti` | reading NIfTI, NRRD, MetaImage and MGH volumes, writing NIfTI ([`volume::file`], [`volume::nifti`]) | with `cli` |
+//! | `dicom` | reading DICOM series ([`volume::file`]) | with `cli` |
 //! | `yaml` | configs of MONAI bundles that are YAML | with `cli` |
 //!
 //! A library user takes `default-features = false, features = ["nifti"]`. No feature changes a

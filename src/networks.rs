@@ -117,7 +117,7 @@ impl Carried {
             return Ok(Some(Self { card, warnings: folder.warnings(&fold)?, fold: Some(fold) }));
         }
         let bundle = Bundle::of_weights(file)?;
-        bundle.map(|bundle| Ok(Self { card: bundle.card()?, warnings: Vec::new(), fold: None })).transpose()
+        bundle.map(|bundle| Ok(Self { card: bundle.card()?, warnings: bundle.warnings()?, fold: None })).transpose()
     }
 }
 
@@ -129,14 +129,15 @@ impl From<Model> for Networks {
 }
 
 impl Networks {
-    /// Opens a model file, a PyTorch checkpoint, a MONAI bundle, or an nnU-Net folder: all its folds,
+    /// Opens a model file, a PyTorch checkpoint, a MONAI bundle ([`Bundle::locate`]), or an nnU-Net folder: all its folds,
     /// or those told. A checkpoint without a card has the pipeline that it carries or lies in
     /// ([`Carried`]).
     ///
     /// # Errors
     /// When the model cannot be loaded, or folds or a checkpoint are told of what has none.
     pub fn open(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self, LoadError> {
-        let path = path.as_ref();
+        let located = Bundle::locate(path.as_ref())?;
+        let path = located.as_deref().unwrap_or(path.as_ref());
         if options.weights.is_some() && path.is_dir() {
             let text = format!("{} is a folder, whose checkpoints hold one network each", path.display());
             return Err(LoadError::new(LoadErrorKind::NotFound, text));
@@ -159,7 +160,8 @@ impl Networks {
             Self { first, folder: None, folds, warnings, file, allow_non_finite: allowed }
         };
         if path.is_dir() {
-            return Ok(one(Bundle::open(path)?.model_with(allowed)?, Vec::new(), Vec::new(), None));
+            let bundle = Bundle::open(path)?;
+            return Ok(one(bundle.model_with(allowed)?, Vec::new(), bundle.warnings()?, None));
         }
         let checkpoint = Checkpoint::open_under(path, options.weights.as_deref())?.allow_non_finite(allowed);
         let aside = aside(&checkpoint);

@@ -91,6 +91,11 @@ impl HostMemory {
         &words[(region.offset / 4) as usize..][..(region.size / 4) as usize]
     }
 
+    pub(crate) fn words_mut(&mut self, region: Region) -> &mut [u32] {
+        let words = self.chunks[region.chunk as usize].words_mut();
+        &mut words[(region.offset / 4) as usize..][..(region.size / 4) as usize]
+    }
+
     pub(crate) fn write(&mut self, region: Region, at: u64, bytes: &[u8]) {
         let begin = (region.offset + at) as usize;
         let chunk = bytemuck::cast_slice_mut::<u32, u8>(self.chunks[region.chunk as usize].words_mut());

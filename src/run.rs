@@ -11,7 +11,8 @@ use crate::plan::Plan;
 use crate::profile::Times;
 use crate::record::{Command, Recording};
 use crate::reference::HostMemory;
-use crate::transfer::{Input, OutputVolume, pack_plane};
+use crate::shape::Map;
+use crate::transfer::{Input, OutputVolume, pack_planes};
 
 /// How far a run is, by floating-point operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,14 +172,17 @@ impl<'a, 'o> Run<'a, 'o> {
     pub(crate) async fn on_device(mut self, memory: &mut GpuMemory) -> Result<Vec<OutputVolume>, RunError> {
         let recording = self.recording;
         let (mut flops, mut dispatch) = (0, 0);
+        let mut plane = Vec::new();
         for (index, command) in (0u32..).zip(&recording.commands) {
             match command {
                 Command::Upload { dst, planes, .. } => {
                     let mut at = 0;
+                    let map = Map::new(self.input.extent, channels(recording));
+                    plane.resize((map.plane_elements() * recording.elem.bytes() / 4) as usize, 0);
                     for z in planes.clone() {
-                        let bytes = pack_plane(&self.input, channels(recording), z, recording.elem);
-                        memory.write(*dst, at, &bytes).await?;
-                        at += bytes.len() as u64;
+                        pack_planes(&self.input, map.channels, z..z + 1, recording.elem, &mut plane);
+                        memory.write(*dst, at, bytemuck::cast_slice(&plane)).await?;
+                        at += plane.len() as u64 * 4;
                     }
                 }
                 Command::Dispatch { .. } => {
@@ -235,12 +239,11 @@ impl<'a, 'o> Run<'a, 'o> {
         for command in &recording.commands {
             match command {
                 Command::Upload { dst, planes, .. } => {
-                    let mut at = 0;
-                    for z in planes.clone() {
-                        let bytes = pack_plane(&self.input, channels(recording), z, recording.elem);
-                        memory.write(*dst, at, &bytes);
-                        at += bytes.len() as u64;
-                    }
+                    let words = memory.words_mut(*dst);
+                    let map = Map::new(self.input.extent, channels(recording));
+                    let length = map.plane_elements() * recording.elem.bytes() / 4 * planes.len() as u64;
+                    let words = &mut words[..length as usize];
+                    pack_planes(&self.input, map.channels, planes.clone(), recording.elem, words);
                 }
                 Command::Dispatch { call, bindings, .. } => {
                     flops += call.cost().flops;

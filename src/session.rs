@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use rayon::prelude::*;
+
 use crate::caps::DeviceCaps;
 use crate::engine::{Engine, GpuMemory, Job};
 use crate::error::{EngineError, EngineErrorKind, LoadError, RunError, RunErrorKind};
@@ -267,10 +269,19 @@ fn check_input(plan: &Plan, input: &Input<'_>, grey: bool) -> Result<(), RunErro
         );
         return Err(RunError::new(RunErrorKind::InputMismatch, text));
     }
-    if let Some(at) = input.data.iter().position(|v| !v.is_finite()) {
+    if let Some(at) = first_non_finite(input.data) {
         return Err(RunError::new(RunErrorKind::NonFinite, format!("the input is {} at element {at}", input.data[at])));
     }
     Ok(())
+}
+
+/// Index of the first value that is NaN or infinite.
+fn first_non_finite(values: &[f32]) -> Option<usize> {
+    const PART: usize = 1 << 14;
+    let broken = |part: &[f32]| part.iter().fold(false, |broken, v| broken | !v.is_finite());
+    let part = values.par_chunks(PART).position_first(broken)?;
+    let at = values[part * PART..].iter().position(|v| !v.is_finite())?;
+    Some(part * PART + at)
 }
 
 /// What a constant holds of a run's inputs; `None` of one that does not depend on them.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use half::f16;
 
-use crate::export::widened;
+use crate::export::{narrowed, widened};
 use crate::kernels::argmax;
 use crate::record::{Output, OutputKind};
 use crate::shape::{Elem, Extent, Map};
@@ -61,20 +61,46 @@ pub(crate) fn decode(bytes: &[u8], elem: Elem) -> Vec<f32> {
     }
 }
 
-/// One plane of the input as the device stores it for a network of so many channels; one channel is repeated to all of them.
-pub(crate) fn pack_plane(input: &Input<'_>, channels: u32, z: u32, elem: Elem) -> Vec<u8> {
+/// Voxels whose channels are turned together: they stay in the first cache, and each channel is read or written
+/// in whole lines, enough of them to be worth a look at the page table.
+const BLOCK: usize = 64;
+
+/// Voxels of a task, where a plane has more.
+const TASK: usize = 1 << 14;
+
+/// Writes planes of the input as the device stores them for a network of so many channels to `words`, which holds
+/// just these; one channel is repeated to all of them.
+pub(crate) fn pack_planes(input: &Input<'_>, channels: u32, planes: Range<u32>, elem: Elem, words: &mut [u32]) {
+    match elem {
+        Elem::F32 => gather(input, channels, planes, bytemuck::cast_slice_mut(words), |v| v),
+        Elem::F16 => gather(input, channels, planes, bytemuck::cast_slice_mut(words), narrowed),
+    }
+}
+
+fn gather<T: Send>(input: &Input<'_>, channels: u32, planes: Range<u32>, to: &mut [T], value: impl Fn(f32) -> T + Sync) {
+    use rayon::prelude::*;
     let plane = input.extent.plane() as usize;
     let volume = plane * input.extent.d as usize;
-    let padded = channels.div_ceil(4) as usize * 4;
-    let mut values = vec![0.0f32; plane * padded];
-    for c in 0..channels as usize {
-        let from = if input.channels == 1 { 0 } else { c };
-        let source = &input.data[from * volume + z as usize * plane..][..plane];
-        for (at, &v) in source.iter().enumerate() {
-            values[at * padded + c] = v;
+    let channels = channels as usize;
+    let padded = channels.next_multiple_of(4);
+    let first = planes.start as usize * plane;
+    // voxels follow each other from plane to plane
+    to.par_chunks_mut(TASK * padded).enumerate().for_each(|(task, to)| {
+        for (block, to) in to.chunks_mut(BLOCK * padded).enumerate() {
+            let at = first + task * TASK + block * BLOCK;
+            let voxels = to.len() / padded;
+            for c in 0..padded {
+                let to = to[c..].iter_mut().step_by(padded);
+                if c < channels {
+                    let from = if input.channels == 1 { 0 } else { c };
+                    let source = &input.data[from * volume + at..][..voxels];
+                    to.zip(source).for_each(|(t, &v)| *t = value(v));
+                } else {
+                    to.for_each(|t| *t = value(0.0));
+                }
+            }
         }
-    }
-    encode(&values, elem).into_owned()
+    });
 }
 
 impl OutputVolume {
@@ -106,7 +132,10 @@ impl OutputVolume {
                 let broken = labels.par_iter_mut().with_min_len(FEWEST).filter(|label| u32::from(**label) >= classes);
                 broken.map(|label| *label = 0).count()
             }
-            OutputData::Map(values) => values.par_iter().with_min_len(FEWEST).filter(|value| !value.is_finite()).count(),
+            OutputData::Map(values) => {
+                let broken = |part: &[f32]| part.iter().filter(|value| !value.is_finite()).count();
+                values.par_chunks(FEWEST).map(broken).sum()
+            }
         }
     }
 
@@ -152,22 +181,36 @@ fn spread<'a, T: Sync + 'a>(
     values: &mut [f32],
     volume: usize,
     at: usize,
-    planes: impl Iterator<Item = &'a [T]> + Clone + Send + Sync,
+    planes: impl Iterator<Item = &'a [T]>,
     (plane, padded): (usize, usize),
     value: impl Fn(&T) -> f32 + Sync,
 ) {
     use rayon::prelude::*;
-    /// Voxels whose channels stay in the first cache, and channels of a task.
-    const BLOCK: usize = 16;
-    values.par_chunks_mut((volume * BLOCK).max(1)).enumerate().for_each(|(group, channels)| {
-        for (z, source) in planes.clone().enumerate() {
-            for (first, voxels) in (0..plane).step_by(BLOCK).zip(source.chunks(BLOCK * padded)) {
-                let begin = at + z * plane + first;
-                let count = BLOCK.min(plane - first);
-                for (c, channel) in channels.chunks_exact_mut(volume).enumerate() {
-                    let from = voxels[group * BLOCK + c..].iter().step_by(padded);
-                    channel[begin..begin + count].iter_mut().zip(from).for_each(|(v, x)| *v = value(x));
-                }
+    /// Channels of a task.
+    const CHANNELS: usize = 16;
+    let mut rest: Vec<&mut [f32]> = values.chunks_exact_mut(volume.max(1)).map(|channel| &mut channel[at..]).collect();
+    let mut tasks = Vec::new();
+    for source in planes {
+        let parts = source.chunks(TASK * padded).zip((0..plane).step_by(TASK));
+        for (source, first) in parts {
+            let count = TASK.min(plane - first);
+            let mut part = rest.iter_mut().map(|rest| {
+                let (own, other) = std::mem::take(rest).split_at_mut(count);
+                *rest = other;
+                own
+            });
+            for first in (0..padded).step_by(CHANNELS) {
+                let channels: Vec<&mut [f32]> = part.by_ref().take(CHANNELS).collect();
+                tasks.push((source, first, channels));
+            }
+        }
+    }
+    tasks.into_par_iter().for_each(|(source, first, mut channels)| {
+        for (block, voxels) in source.chunks(BLOCK * padded).enumerate() {
+            for (c, channel) in channels.iter_mut().enumerate() {
+                let to = channel[block * BLOCK..].iter_mut().take(BLOCK);
+                let from = voxels[first + c..].iter().step_by(padded);
+                to.zip(from).for_each(|(v, x)| *v = value(x));
             }
         }
     });
@@ -185,14 +228,18 @@ mod tests {
         for elem in [Elem::F32, Elem::F16] {
             let output = Output { name: "x".into(), map: Map::new(extent, 3), kind: OutputKind::Map };
             let mut back = OutputVolume::empty(&output);
-            for z in 0..2 {
-                back.unpack(&pack_plane(&input, 3, z, elem), z..z + 1, elem);
-            }
+            let words = back.plane_bytes(elem) / 4;
+            let packed = |input: &Input<'_>, planes: Range<u32>| {
+                let mut words = vec![7; planes.len() * words];
+                pack_planes(input, 3, planes, elem, &mut words);
+                words
+            };
+            assert_eq!(packed(&input, 1..2), packed(&input, 0..2)[words..]);
+            back.unpack(bytemuck::cast_slice(&packed(&input, 0..1)), 0..1, elem);
+            back.unpack(bytemuck::cast_slice(&packed(&input, 1..2)), 1..2, elem);
             assert_eq!(back.data, OutputData::Map(data.clone()));
             let grey = Input { channels: 1, extent, data: &data[..30] };
-            for z in 0..2 {
-                back.unpack(&pack_plane(&grey, 3, z, elem), z..z + 1, elem);
-            }
+            back.unpack(bytemuck::cast_slice(&packed(&grey, 0..2)), 0..2, elem);
             assert_eq!(back.data, OutputData::Map(data[..30].repeat(3)), "one channel is repeated");
         }
     }

@@ -57,7 +57,7 @@ fn op(window: [u32; 3], shift: [u32; 3], tokens: u32) -> WindowAttention {
         bias_rows: 7,
     };
     let bias = RelativeBias { table: "table".into(), index: "table_index".into() };
-    WindowAttention { shape, bias: Some(bias), padding: Some("qkv.bias".into()) }
+    WindowAttention { shape, bias: Some(bias), padding: Some("qkv.bias".into()), clipped: false }
 }
 
 /// Windows of a fused projection, with window tokens as further keys or without.

@@ -250,6 +250,50 @@ fn devices_lists_adapters_and_the_host() {
     }
 }
 
+/// Two folders of two cases, in the second of which a label is missed.
+fn evaluate_folders(desk: &Desk, header: &nifti::NiftiHeader, part: &Volume<u16>) {
+    let (_, labels) = nifti::read_labels(LABELS).expect("the bundled labels are read");
+    let folder = |name: &str, files: &[(&str, &Volume<u16>)]| {
+        let folder = desk.path("in", name);
+        std::fs::create_dir(&folder).expect("a folder");
+        for (file, labels) in files {
+            nifti::write_labels(format!("{folder}/{file}"), header, labels).expect("the labels are written");
+        }
+        folder
+    };
+    let references = folder("references", &[("a,1.nii.gz", &labels), ("b.nii", &labels)]);
+    let predictions = folder("predictions", &[("a,1.nii", &labels), ("b.nii.gz", part)]);
+    let more = folder("more", &[("a,1.nii", &labels), ("b.nii", part), ("c.nii", part)]);
+    let csv = desk.path("in", "scores.csv");
+    let all = done_json(&["evaluate", &predictions, &references, "--csv", &csv, "--tolerance", "2"]);
+    assert_eq!((&all["cases"]["a,1"]["mean"]["dice"], &all["cases"]["b"]["labels"]["2"]["nsd"]), (&json!(1.0), &json!(0.0)));
+    let second = &all["labels"]["2"];
+    assert_eq!((&second["dice"], &second["dice_cases"], &second["hd95_cases"]), (&json!(0.5), &json!(2), &json!(1)));
+    assert_eq!((&second["missed"], &second["false_cases"]), (&json!(["b"]), &json!([])));
+    let mean = &all["mean"];
+    assert_eq!((&mean["dice"], &mean["cases"], &mean["missed"], &mean["nsd"]), (&json!(0.75), &json!(2), &json!(1), &json!(0.75)));
+    assert_eq!(all["warnings"], json!([]));
+    let text = std::fs::read_to_string(&csv).expect("it is written");
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.len() == 5 && lines[0].starts_with("case,label,dice,") && lines[1].starts_with("\"a,1\",1,1,0,1,2,"), "{text}");
+    assert!(lines[4].starts_with("b,2,0,,0,2,0,"), "{text}");
+    let table = done(&["evaluate", &predictions, &references]);
+    assert!(table.contains("over 2 labels of 2 cases") && table.contains("1 missed, 0 false"), "{table}");
+    desk.fails(3, &["--strict", "1 predictions have no reference", ": c"], &["evaluate", &more, &references, "--strict"]);
+    desk.fails(3, &["1 of 3 references have no prediction", "c"], &["evaluate", &references, &more]);
+    desk.fails(2, &["two folders"], &["evaluate", &predictions, LABELS]);
+    desk.fails(2, &["--tolerance"], &["evaluate", LABELS, LABELS, "--tolerance", "nan"]);
+    desk.fails(2, &["--csv"], &["evaluate", LABELS, LABELS, "--csv", LABELS]);
+    let empty = folder("empty", &[]);
+    desk.fails(3, &["has no .nii"], &["evaluate", &empty, &empty]);
+    let twice = folder("twice", &[("b.nii", part), ("b.nii.gz", part)]);
+    desk.fails(3, &["both"], &["evaluate", &twice, &references]);
+    let one = folder("one", &[("crop.nii", &labels)]);
+    let other = folder("other", &[]);
+    std::fs::copy(desk.crop("crop.nii"), format!("{other}/crop.nii")).expect("copied");
+    desk.fails(3, &["crop: ", "grid"], &["evaluate", &other, &one]);
+}
+
 #[test]
 fn evaluate_scores_labels() {
     let same = done_json(&["evaluate", LABELS, LABELS]);
@@ -274,6 +318,7 @@ fn evaluate_scores_labels() {
     assert_eq!((&mean["dice"], &mean["hd95_mm"], &mean["missed"]), (&json!(0.5), &json!(0.0), &json!([2])));
 
     desk.fails(3, &["grid"], &["evaluate", &desk.crop("crop.nii"), LABELS]);
+    evaluate_folders(&desk, &header, &labels);
     desk.fails(3, &["nothere.nii"], &["evaluate", LABELS, "nothere.nii"]);
     let probabilities = desk.maps("p.nii", 1, vec![0.5; 512]);
     desk.fails(3, &["0.5"], &["evaluate", &probabilities, LABELS]);

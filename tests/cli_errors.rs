@@ -139,7 +139,7 @@ fn bad_models_are_refused() {
     desk.model_fails(&["card"], &remodel(|_, card| *card = Some("{\"architecture\": ".into())));
     desk.model_fails(&["card"], &remodel(|_, card| *card = Some("[]".into())));
     desk.model_fails(&["card"], &remodel(|_, card| *card = Some(String::new())));
-    desk.model_fails(&["swin_unetr", "u_transformer"], &recard(|c| c["architecture"] = json!("swin_unetr")));
+    desk.model_fails(&["vista3d", "u_transformer"], &recard(|c| c["architecture"] = json!("vista3d")));
     desk.model_fails(&["config"], &recard(|c| c["config"] = json!(null)));
     desk.model_fails(&["config", "widths"], &recard(|c| c["config"]["widths"] = json!([1, 2])));
     desk.model_fails(&["dims is 4"], &recard(|c| c["config"]["dims"] = json!(4)));
@@ -292,7 +292,7 @@ fn usage_errors_are_told_apart_from_bad_files() {
     desk.fails(2, &["parsecs", "KiB"], &["segment", SCAN, "--model", MODEL, "--output", &labels, "--memory", "12parsecs"]);
     desk.fails(2, &["f64", "f32"], &["segment", SCAN, "--model", MODEL, "--output", &labels, "--precision", "f64"]);
     desk.fails(2, &["window"], &["segment", SCAN, "--model", MODEL, "--output", &labels, "--mode", "window", "--device", "cpu"]);
-    desk.fails(2, &["labels.mha", ".nii"], &["segment", SCAN, "--model", MODEL, "--output", &desk.out("labels.mha"), "--device", "cpu"]);
+    desk.fails(2, &["labels.png", ".nii"], &["segment", SCAN, "--model", MODEL, "--output", &desk.out("labels.png"), "--device", "cpu"]);
     desk.fails(
         2,
         &["p.png", ".nii"],

@@ -295,7 +295,7 @@ fn the_mean_says_of_how_many_labels_it_is() {
     // the prediction has 1 and 7, the reference 1 and 2
     let prediction = changed("p.nii", &|l| if l == 2 { 7 } else { l });
     let scores = done_json(&["evaluate", &prediction, LABELS]);
-    let mean = json!({"dice": 1.0 / 3.0, "hd95_mm": 0.0, "dice_labels": 3, "hd95_labels": 1, "missed": [2], "false_labels": [7]});
+    let mean = json!({"dice": 1.0 / 3.0, "hd95_mm": 0.0, "nsd": 1.0 / 3.0, "dice_labels": 3, "hd95_labels": 1, "missed": [2], "false_labels": [7]});
     assert_eq!(scores["mean"], mean);
     assert_eq!(scores["labels"]["7"]["voxels_reference"], json!(0));
     let table = done(&["evaluate", &prediction, LABELS]);

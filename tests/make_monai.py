@@ -4,7 +4,7 @@ inferer run each bundle.
 pip install torch==2.12.1 monai==1.6.1 nibabel pyyaml einops scikit-image
 python3 make_monai.py FOLDER [NAME ..]
 
-Without names: unetr, dynunet, attention_unet and unet, as in tests/vectors/monai, and vnet, whose weights are too large for the repository.
+Without names: those in tests/vectors/monai, and vnet and swin_unetr, whose weights are too large for the repository.
 Each becomes FOLDER/NAME with bundle/, scan_0000.nii.gz and so on, expected.nii.gz and probabilities.nii.gz.
 """
 import json
@@ -90,6 +90,69 @@ CASES = {
         before=LOAD + [RAS, {"_target_": "NormalizeIntensityd", "keys": "image"}],
         inferer={"_target_": "SimpleInferer"},
         after=[SOFTMAX, invert(False), ARGMAX]),
+    # the zoo's brain tumours, smaller: labels that overlap, and windows larger than the scan
+    "segresnet": dict(
+        shape=(26, 22, 11), channels=4, spacing=(1.1, 1.0, 2.0), directions="LPS", names=["Tumor core", "Whole tumor", "Enhancing tumor"],
+        network={"_target_": "SegResNet", "blocks_down": [1, 1, 1], "blocks_up": [1, 1], "init_filters": 4, "in_channels": 4, "out_channels": 3,
+                 "norm": ["group", {"num_groups": 2}], "dropout_prob": 0.2},
+        extra={},
+        before=LOAD + [RAS, {"_target_": "Spacingd", "keys": "image", "pixdim": [1.0, 1.0, 1.5], "mode": "bilinear"},
+                       {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True}],
+        inferer={"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 20], "sw_batch_size": 1, "overlap": 0.5, "mode": "gaussian",
+                 "padding_mode": "replicate"},
+        after=[{"_target_": "Activationsd", "keys": "pred", "sigmoid": True}, invert(False),
+               {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}, SAVE]),
+    # the zoo's whole body, smaller
+    "segresnet_body": dict(
+        shape=(25, 30, 21), channels=1, spacing=(2.5, 2.5, 3.5), directions="RAS", names=["background", "a", "b", "c"],
+        network={"_target_": "SegResNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 4, "init_filters": 8, "blocks_down": [1, 1],
+                 "blocks_up": [1], "dropout_prob": 0.2},
+        extra={},
+        before=LOAD + [{"_target_": "EnsureTyped", "keys": "image"}, RAS, {"_target_": "Spacingd", "keys": "image", "pixdim": [3.0, 3.0, 3.0], "mode": "bilinear"},
+                       {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True},
+                       {"_target_": "ClipIntensityPercentilesd", "keys": "image", "lower": 2, "upper": 97},
+                       {"_target_": "ScaleIntensityd", "keys": "image", "minv": -1.0, "maxv": 1.0}],
+        inferer={"_target_": "SlidingWindowInferer", "roi_size": [32, 16, 16], "sw_batch_size": 1, "overlap": 0.25, "padding_mode": "replicate",
+                 "mode": "gaussian", "device": "cpu"},
+        after=[SOFTMAX, invert(False), ARGMAX, SAVE]),
+    # one label by a threshold, which goes back as a mask; a scan that is padded twice
+    "basic_unet": dict(
+        shape=(21, 18, 17), channels=1, spacing=(1.0, 1.5, 1.0), directions="RAS", names=["lesion"],
+        network={"_target_": "BasicUNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 1, "features": [4, 4, 6, 8, 8, 4]},
+        extra={},
+        before=LOAD + [RAS, {"_target_": "ScaleIntensityd", "keys": "image"},
+                       {"_target_": "SpatialPadd", "keys": "image", "spatial_size": [24, 20, -1], "mode": "edge"},
+                       {"_target_": "DivisiblePadd", "keys": "image", "k": 16, "method": "end"}],
+        inferer={"_target_": "SimpleInferer"},
+        after=[{"_target_": "Activationsd", "keys": "pred", "sigmoid": True}, {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}, invert(True)]),
+    "segresnet_ds": dict(
+        shape=(18, 20, 12), channels=1, spacing=(1.0, 1.0, 3.0), directions="LAS", names=["background", "a"],
+        network={"_target_": "SegResNetDS", "in_channels": 1, "out_channels": 2, "init_filters": 4, "blocks_down": [1, 1, 1], "dsdepth": 2,
+                 "norm": "instance", "resolution": [1.0, 1.0, 3.0]},
+        extra={},
+        before=LOAD + [RAS, {"_target_": "NormalizeIntensityd", "keys": "image"}],
+        inferer={"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 8], "overlap": 0.5},
+        after=[SOFTMAX, invert(False), ARGMAX]),
+    # a network of planes over the slices of a volume
+    "unet_slices": dict(
+        shape=(22, 19, 9), channels=1, spacing=(1.0, 1.5, 3.0), directions="LAS", names=["background", "a", "b"],
+        network={"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 3, "channels": [4, 6], "strides": [2], "num_res_units": 1},
+        extra={},
+        before=LOAD + [RAS, {"_target_": "Spacingd", "keys": "image", "pixdim": [1.2, 1.2, -1], "mode": "bilinear"},
+                       {"_target_": "NormalizeIntensityd", "keys": "image"}],
+        inferer={"_target_": "SliceInferer", "roi_size": [16, 12], "sw_batch_size": 4, "overlap": 0.25, "spatial_dim": 2},
+        after=[SOFTMAX, invert(False), ARGMAX, {"_target_": "RemoveSmallObjectsd", "keys": "pred", "min_size": 1000},
+               {"_target_": "FillHolesd", "keys": "pred"}]),
+    # the zoo's abdomen, smaller
+    "swin_unetr": dict(
+        shape=(38, 40, 35), channels=1, spacing=(1.4, 1.6, 2.2), directions="LAS", names=["background", "a", "b"],
+        network={"_target_": "SwinUNETR", "in_channels": 1, "out_channels": 3, "feature_size": 12, "use_checkpoint": True},
+        extra={},
+        before=LOAD + [RAS, {"_target_": "Spacingd", "keys": "image", "pixdim": [1.5, 1.5, 2.0], "mode": "bilinear"},
+                       {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -175, "a_max": 250, "b_min": 0, "b_max": 1, "clip": True},
+                       {"_target_": "EnsureTyped", "keys": "image"}],
+        inferer={"_target_": "SlidingWindowInferer", "roi_size": [32, 32, 64], "sw_batch_size": 4, "overlap": 0.5},
+        after=[SOFTMAX, invert(False), ARGMAX, SAVE]),
 }
 COLUMNS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 
@@ -158,7 +221,8 @@ def make(folder, name):
         data["pred"] = inferer(data["image"][None], net)[0]
     # classes in equal parts, or few voxels would have another than the first
     head = {"unetr": "out.conv.conv.bias", "dynunet": "output_block.conv.conv.bias", "attention_unet": "model.2.conv.bias", "vnet": "out_tr.conv2.bias",
-            "unet": "model.2.1.conv.unit0.conv.bias", "unet_bare": "model.2.1.conv.unit0.conv.bias"}[name]
+            "unet": "model.2.1.conv.unit0.conv.bias", "unet_bare": "model.2.1.conv.unit0.conv.bias", "unet_slices": "model.2.1.conv.unit0.conv.bias", "segresnet": "conv_final.2.conv.bias", "segresnet_body": "conv_final.2.conv.bias",
+            "basic_unet": "final_conv.bias", "segresnet_ds": "up_layers.1.head.bias", "swin_unetr": "out.conv.conv.bias"}[name]
     spread = data["pred"].flatten(1)
     state[head] = (net.state_dict()[head] - torch.as_tensor(spread.as_tensor()).median(1).values).half()
     torch.save(state, os.path.join(bundle, "models", "model.pt"))
@@ -169,16 +233,17 @@ def make(folder, name):
     probabilities = labels = dict(data)
     for transform in keep:
         labels = transform(labels)
-        if type(transform).__name__ not in ("AsDiscreted", "KeepLargestConnectedComponentd"):
+        if type(transform).__name__ not in ("AsDiscreted", "KeepLargestConnectedComponentd", "RemoveSmallObjectsd", "FillHolesd"):
             probabilities = transform(probabilities)
     probabilities = probabilities["pred"]
-    if name == "dynunet":
-        # its labels go back; its probabilities are those of the same way, read linearly
+    if name in ("dynunet", "basic_unet"):
+        # their labels go back; their probabilities are those of the same way, read linearly
         from monai.transforms import Invertd
         soft = dict(data)
-        soft["pred"] = Activations(softmax=True)(soft["pred"])
+        soft["pred"] = Activations(softmax=name == "dynunet", sigmoid=name == "basic_unet")(soft["pred"])
         probabilities = Invertd(keys="pred", transform=before, orig_keys="image", nearest_interp=False)(soft)["pred"]
-    labels = labels["pred"].numpy()[0].astype(np.uint8)
+    labels = np.moveaxis(labels["pred"].numpy(), 0, -1).astype(np.uint8)
+    labels = labels[..., 0] if labels.shape[-1] == 1 else labels
     nibabel.save(nibabel.Nifti1Image(labels, affine), os.path.join(folder, name, "expected.nii.gz"))
     maps = np.moveaxis(probabilities.numpy().astype(np.float32), 0, -1)
     nibabel.save(nibabel.Nifti1Image(maps, affine), os.path.join(folder, name, "probabilities.nii.gz"))

@@ -61,9 +61,10 @@ fn labels_and_probabilities_are_those_of_monai() {
             vec!["segment", "--model", text(&bundle), "--output", text(&labels), "--probabilities", text(&probabilities)];
         args.extend(scans.iter().map(|scan| text(scan)));
         succeed(&args);
-        let (_, got) = nifti::read_labels(&labels).expect("labels are read");
-        let (_, expected) = nifti::read_labels(case.join("expected.nii.gz")).expect("labels are read");
-        assert_eq!((got.extent, got.axes), (expected.extent, expected.axes));
+        // labels that overlap lie in a file of four dimensions, which is read as maps
+        let read = |path: &Path| nifti::read_channels(&[path.to_owned()]).expect("labels are read").image;
+        let (got, expected) = (read(&labels), read(&case.join("expected.nii.gz")));
+        assert_eq!((got.extent, got.axes, got.channels), (expected.extent, expected.axes, expected.channels));
         let differing = got.data.iter().zip(&expected.data).filter(|(a, b)| a != b).count();
         let (got, reference) = (maps(&probabilities), maps(&case.join("probabilities.nii.gz")));
         assert_eq!(got.len(), reference.len());
@@ -88,6 +89,42 @@ fn a_bundle_tells_its_names_and_windows() {
     assert_eq!((card.mode(), card.inference.patch.as_deref(), card.inference.overlap), (Mode::Window, Some(&[32, 32, 32][..]), Some(0.5)));
     assert_eq!((card.label_name(1).as_str(), card.input.channels.as_slice()), ("liver", &["channel 0".to_owned()][..]));
     assert!(card.provenance.contains("unetr of random weights"), "{}", card.provenance);
+}
+
+#[test]
+fn a_bundle_is_found_from_above_and_from_within() {
+    let out = tempfile::tempdir().expect("a folder");
+    let bundle = changed(out.path(), "attention_unet", |_| {});
+    let inside = |name: &str| bundle.join(name);
+    for path in [bundle.clone(), out.path().to_owned(), inside("configs"), inside("models"), inside("configs/inference.json")] {
+        let told = organum(&["inspect", text(&path), "--json"]);
+        let told: Value = serde_json::from_slice(&told.stdout).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert_eq!(told["card"]["architecture"], json!("attention_unet"), "{}", path.display());
+    }
+    assert_eq!(Bundle::locate(&inside("models/model.pt")).expect("no error"), None);
+    fs::create_dir_all(out.path().join("other/configs")).expect("a folder");
+    fs::copy(inside("configs/inference.json"), out.path().join("other/configs/inference.json")).expect("copied");
+    let several = organum(&["inspect", text(out.path())]);
+    let told = String::from_utf8_lossy(&several.stderr);
+    assert!(several.status.code() == Some(4) && told.contains("holds 2 MONAI bundles") && told.contains("name one"), "{told}");
+}
+
+/// Weights of Swin UNETR were trained with the order of patches of their time.
+#[test]
+fn an_old_bundle_merges_patches_as_it_did() {
+    let out = tempfile::tempdir().expect("a folder");
+    let bundle = changed(out.path(), "attention_unet", |c| {
+        c["network_def"] =
+            json!({"_target_": "SwinUNETR", "in_channels": 1, "out_channels": 3, "feature_size": 12, "img_size": [96, 96, 96]});
+    });
+    for (version, merging, warnings) in [("1.4.0", "merging09", 1), ("0.9.1", "merging09", 1), ("1.5.0", "merging", 0), ("", "merging", 0)]
+    {
+        let metadata = json!({"monai_version": version}).to_string();
+        fs::write(bundle.join("configs/metadata.json"), metadata).expect("written");
+        let bundle = Bundle::open(&bundle).expect("it is one");
+        let card: Value = serde_json::from_str(&bundle.card().expect("it is read")).expect("JSON");
+        assert_eq!((&card["config"]["merging"], bundle.warnings().expect("read").len()), (&json!(merging), warnings), "{version}");
+    }
 }
 
 #[test]
@@ -142,13 +179,25 @@ fn refused(bundle: &Path, more: &[&str], code: i32, words: &str) {
 fn bundles_that_cannot_run_are_refused() {
     let out = tempfile::tempdir().expect("a folder");
     let told = |words: &str, change: &dyn Fn(&mut Value)| refused(&changed(out.path(), "attention_unet", change), &[], 4, words);
-    told("network SegResNet is not supported", &|c| c["network_def"] = json!({"_target_": "monai.networks.nets.SegResNet"}));
+    told("network DiNTS is not supported", &|c| c["network_def"] = json!({"_target_": "monai.networks.nets.DiNTS"}));
     told("kernel_size", &|c| c["network_def"]["kernel_size"] = json!(5));
     told("no network_def", &|c| c["network_def"] = json!("$build()"));
     told("Resized", &|c| c["preprocessing"]["transforms"][3] = json!({"_target_": "Resized", "keys": "image"}));
     told("needs Python", &|c| c["preprocessing"] = json!("$make_transforms()"));
-    told("sigmoid", &|c| c["postprocessing"]["transforms"][1] = json!({"_target_": "Activationsd", "keys": "pred", "sigmoid": true}));
-    told("inferer SliceInferer", &|c| c["inferer"] = json!({"_target_": "SliceInferer", "roi_size": [16, 16]}));
+    let sigmoid = json!({"_target_": "Activationsd", "keys": "pred", "sigmoid": true});
+    told("no AsDiscreted with a threshold", &|c| c["postprocessing"]["transforms"] = json!([sigmoid]));
+    told("padding_mode of the bundle's inferer", &|c| {
+        c["inferer"] = json!({"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 16], "padding_mode": "replicate"});
+        c["postprocessing"]["transforms"] = json!([]);
+    });
+    told("SliceInferer goes with a network of 2", &|c| c["inferer"] = json!({"_target_": "SliceInferer", "roi_size": [16, 16]}));
+    told("with a SliceInferer", &|c| c["network_def"]["spatial_dims"] = json!(2));
+    told("spatial_dim of the bundle's SliceInferer", &|c| {
+        c["network_def"]["spatial_dims"] = json!(2);
+        c["inferer"] = json!({"_target_": "SliceInferer", "roi_size": [16, 16], "spatial_dim": 1});
+        c["postprocessing"]["transforms"] = json!([]);
+    });
+    told("PatchInferer", &|c| c["inferer"] = json!({"_target_": "PatchInferer"}));
     told("without end", &|c| c["network_def"] = json!("@network_def"));
     told("tensors do not fit", &|c| c["network_def"]["channels"] = json!([4, 6, 10]));
     told("is no transform of a scan of 1 channels", &|c| {

@@ -2,13 +2,14 @@
 
 use super::attend::{Bias, KEYS, Room, room};
 use super::isa::{self, Isa, Work};
+use super::product::WIDEST;
 use super::{HostHalf, Scratch, Slab, SlabMut, each};
 use crate::kernels::Kernel;
 use crate::kernels::attention::Attention;
 use crate::shape::Extent;
 
-/// Queries of a task: keys are packed again for every task.
-const QUERIES: usize = 192;
+/// Queries of a task at most: keys are copied again for every task.
+const QUERIES: usize = 512;
 
 impl Attention {
     fn dims(&self) -> [usize; 2] {
@@ -143,7 +144,10 @@ impl HostHalf for Attention {
         let plane = self.queries.plane() as usize;
         let out = output.planes_of(&self.target, plane * stride);
         let tokens = out.len() / stride;
-        let at_once = tokens.div_ceil(rayon::current_num_threads()).clamp(1, QUERIES);
+        // as many tasks for each thread
+        let rounds = tokens.div_ceil(rayon::current_num_threads() * QUERIES).max(1);
+        let at_once = tokens.div_ceil(rayon::current_num_threads() * rounds);
+        let at_once = at_once.next_multiple_of(WIDEST).clamp(1, QUERIES);
         let mut tasks = Vec::new();
         // queries of several planes attend together, unless their keys differ
         let together = if self.per_plane { plane } else { tokens };

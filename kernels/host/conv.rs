@@ -185,67 +185,94 @@ fn block([planes, rows, columns]: [usize; 3], at_once: usize, len: impl Fn(Block
     b
 }
 
-/// A task: planes and rows of the output from `z`, `y` on.
+/// Output planes that a task computes one after the other at most.
+const CHAIN: usize = 8;
+
+/// A task: rows of the output from `y` on, of one block of planes after the other from plane `z` on.
 struct Task<'a, 'g> {
     geometry: &'g Geometry<'a>,
     block: Block,
     at: [usize; 2],
-    out: SlabMut<'g>,
+    /// The elements of each block of planes.
+    out: Vec<SlabMut<'g>>,
     room: &'g mut [f32],
 }
 
 impl Work for Task<'_, '_> {
     #[inline(always)]
-    fn run<I: Isa>(mut self) {
+    fn run<I: Isa>(self) {
         let g = self.geometry;
-        let [z, y] = self.at;
+        let [first, y] = self.at;
         let width = g.output.w as usize;
-        let rows = self.out.len() / (width * g.out_stride);
-        let (planes, rows) = if rows > g.output.h as usize { (rows / g.output.h as usize, g.output.h as usize) } else { (1, rows) };
-        let mut begins = Vec::with_capacity(planes * rows * self.block.columns);
+        let of_rows = |rows: usize| if rows > g.output.h as usize { [rows / g.output.h as usize, g.output.h as usize] } else { [1, rows] };
+        let most = self.out.iter().map(SlabMut::len).max().unwrap_or(0) / (width * g.out_stride);
+        let mut begins = Vec::with_capacity(most * self.block.columns);
         let mut runs = Vec::with_capacity(g.kernel.iter().product());
-        let mut x = 0;
-        while x < width {
-            let block = Block { planes, rows, columns: self.block.columns.min(width - x) };
-            let len = panel_len(block, g.kernel, g.stride, g.dilation, g.channels);
-            let (panel, room) = self.room.split_at_mut(len);
-            let of = |a: usize, n: usize| behind(n, g.kernel[a], g.stride[a], g.dilation[a]);
-            let (panel_rows, line) = (of(1, rows), of(2, block.columns) * g.channels);
-            for (at, line) in panel.chunks_exact_mut(line).enumerate() {
-                let source = [z * g.stride[0] + at / panel_rows, y * g.stride[1] + at % panel_rows];
-                g.fill::<I>(source, x * g.stride[2], line, room);
-            }
-            begins.clear();
-            for p in 0..planes {
-                for r in 0..rows {
-                    let row = (p * g.stride[0] * panel_rows + r * g.stride[1]) * line;
-                    begins.extend((0..block.columns).map(|c| row + c * g.stride[2] * g.channels));
+        // the source planes that the panel holds for the columns from 0 on: the next block reads most of them again
+        let mut filled = 0..0;
+        for (i, mut out) in self.out.into_iter().enumerate() {
+            let z = first + i * self.block.planes;
+            let [planes, rows] = of_rows(out.len() / (width * g.out_stride));
+            let mut x = 0;
+            while x < width {
+                let block = Block { planes, rows, columns: self.block.columns.min(width - x) };
+                let len = panel_len(block, g.kernel, g.stride, g.dilation, g.channels);
+                let (panel, room) = self.room.split_at_mut(len);
+                let of = |a: usize, n: usize| behind(n, g.kernel[a], g.stride[a], g.dilation[a]);
+                let (panel_planes, panel_rows, line) = (of(0, planes), of(1, rows), of(2, block.columns) * g.channels);
+                let wanted = z * g.stride[0]..z * g.stride[0] + panel_planes;
+                // planes lie in a ring where a block is one plane of all columns
+                let ring = self.block.planes == 1 && block.columns == width;
+                let slot = |plane: usize| if ring { plane % panel_planes } else { plane - wanted.start };
+                for plane in wanted.clone().filter(|plane| !(ring && filled.contains(plane))) {
+                    let own = &mut panel[slot(plane) * panel_rows * line..][..panel_rows * line];
+                    for (row, line) in own.chunks_exact_mut(line).enumerate() {
+                        g.fill::<I>([plane, y * g.stride[1] + row], x * g.stride[2], line, room);
+                    }
                 }
+                begins.clear();
+                for p in 0..planes {
+                    for r in 0..rows {
+                        let row = (p * g.stride[0] * panel_rows + r * g.stride[1]) * line;
+                        begins.extend((0..block.columns).map(|c| row + c * g.stride[2] * g.channels));
+                    }
+                }
+                g.runs(|tap| slot(wanted.start + tap) * panel_rows, line, &mut runs);
+                filled = wanted;
+                let begin = x * g.out_stride;
+                let added = g.added.map(|source| {
+                    let plane = g.output.plane() as usize * g.out_stride;
+                    let own = Source { norm: source.load.table(source.norm, source.norm_window, z, g.out_stride), ..source };
+                    (own, (z - source.window.first as usize) * plane + y * width * g.out_stride)
+                });
+                let (stride, step) = (g.out_stride, width * g.out_stride);
+                let mut store = Store {
+                    out: &mut out,
+                    stride,
+                    voxel: stride,
+                    activation: g.activation,
+                    added,
+                    columns: block.columns,
+                    step,
+                    begin,
+                    next: [0; 2],
+                };
+                multiply::<I>(Rows { panel, begins: &begins, runs: &runs }, g.weights, g.bias, &mut store);
+                x += block.columns;
             }
-            g.runs(panel_rows, line, &mut runs);
-            let begin = x * g.out_stride;
-            let added = g.added.map(|source| {
-                let plane = g.output.plane() as usize * g.out_stride;
-                let own = Source { norm: source.load.table(source.norm, source.norm_window, z, g.out_stride), ..source };
-                (own, (z - source.window.first as usize) * plane + y * width * g.out_stride)
-            });
-            let (out, stride, step) = (&mut self.out, g.out_stride, width * g.out_stride);
-            let mut store =
-                Store { out, stride, voxel: stride, activation: g.activation, added, columns: block.columns, step, begin, next: [0; 2] };
-            multiply::<I>(Rows { panel, begins: &begins, runs: &runs }, g.weights, g.bias, &mut store);
-            x += block.columns;
         }
     }
 }
 
 impl Geometry<'_> {
-    /// The stretches of a panel that a voxel sums over: neighbouring taps of a row are one, unless the taps are apart.
-    fn runs(&self, panel_rows: usize, line: usize, runs: &mut Vec<Run>) {
+    /// The stretches of a panel that a voxel sums over: neighbouring taps of a row are one, unless the taps are apart. `rows`
+    /// tells the number of the first row of a plane, given how many planes it lies behind the first that is read.
+    fn runs(&self, rows: impl Fn(usize) -> usize, line: usize, runs: &mut Vec<Run>) {
         runs.clear();
         let [kd, kh, kw] = self.kernel;
         let (apart, together) = if self.dilation[2] > 1 { (kw, 1) } else { (1, kw) };
         for (i, j, k) in (0..kd).flat_map(|i| (0..kh).flat_map(move |j| (0..apart).map(move |k| (i, j, k)))) {
-            let at = (i * self.dilation[0] * panel_rows + j * self.dilation[1]) * line + k * self.dilation[2] * self.channels;
+            let at = (rows(i * self.dilation[0]) + j * self.dilation[1]) * line + k * self.dilation[2] * self.channels;
             runs.push(Run { at, row: ((i * kh + j) * kw + k) * self.channels, len: together * self.channels });
         }
     }
@@ -285,13 +312,23 @@ impl Geometry<'_> {
         // the scale of what is added is that of one plane
         let one = self.added.is_some_and(|source| source.load.norm == Some(Scope::Plane));
         let block = block([planes, h, w], if one { 1 } else { planes }, len);
-        let mut tasks = Vec::new();
-        for (i, planes) in out.parts(block.planes * h * row).into_iter().enumerate() {
-            let z = first + i * block.planes;
-            if block.rows == h {
-                tasks.push((z, 0, planes));
+        // bands of rows, and in each band blocks of planes
+        let bands = h.div_ceil(block.rows);
+        let mut cut: Vec<Vec<SlabMut<'_>>> = (0..bands).map(|_| Vec::new()).collect();
+        for planes in out.parts(block.planes * h * row) {
+            if bands == 1 {
+                cut[0].push(planes);
             } else {
-                tasks.extend(planes.parts(block.rows * row).into_iter().enumerate().map(|(j, rows)| (z, j * block.rows, rows)));
+                cut.iter_mut().zip(planes.parts(block.rows * row)).for_each(|(band, rows)| band.push(rows));
+            }
+        }
+        let chain = (planes.div_ceil(block.planes) * bands / (2 * tasks_wanted(planes * h * w))).clamp(1, CHAIN);
+        let mut tasks = Vec::new();
+        for (band, blocks) in cut.into_iter().enumerate() {
+            let (mut z, mut blocks) = (first, blocks.into_iter().peekable());
+            while blocks.peek().is_some() {
+                tasks.push((z, band * block.rows, blocks.by_ref().take(chain).collect()));
+                z += chain * block.planes;
             }
         }
         each(tasks, flops, scratch, |(z, y, out), room| isa::run(Task { geometry: self, block, at: [z, y], out, room }));

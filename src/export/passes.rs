@@ -77,7 +77,7 @@ impl Activation {
         Ok(Self::Softmax(highest, sums))
     }
 
-    fn apply(&self, scores: &mut [f32]) {
+    pub(crate) fn apply(&self, scores: &mut [f32]) {
         let scores = scores.par_iter_mut().with_min_len(1 << 14);
         match self {
             Self::None => {}

@@ -86,6 +86,10 @@ pub struct WindowAttention {
     /// The bias tensor of the projection that made keys and values: what padding becomes, as maps are padded with zeros
     /// before it. `None`: padding has keys and values of zeros.
     pub padding: Option<String>,
+    /// Along an axis of no more voxels than a window has, there is one window of the map's extent, which is not shifted; of the
+    /// index by relative position the first rows and columns are taken, as many as the window has voxels (`get_window_size` of
+    /// MONAI). [`super::pass::settle`] makes it so.
+    pub clipped: bool,
 }
 
 /// Tensors of a bias by relative position.
@@ -98,6 +102,16 @@ pub struct RelativeBias {
 }
 
 impl WindowAttention {
+    /// Makes windows that are clipped no larger than a map of this extent.
+    pub(super) fn clip(&mut self, extent: Extent) {
+        let shape = &mut self.shape;
+        for (axis, &n) in extent.axes().iter().enumerate() {
+            if self.clipped && n <= shape.k_window[axis] {
+                (shape.q_window[axis], shape.k_window[axis], shape.shift[axis]) = (n, n, 0);
+            }
+        }
+    }
+
     pub(super) fn infer(&self, inputs: &[Map]) -> Result<Map, String> {
         let s = &self.shape;
         let [q, kv] = [inputs[0], inputs[1]];

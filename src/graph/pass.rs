@@ -1,7 +1,7 @@
 //! Rewrites that leave the result as it is: fold, fuse, prune. Each returns how often it applied.
 
-use super::{Combine, Conv, Fit, Graph, GraphError, Node, NodeId, Op, norm};
-use crate::kernels::{Activation, Load, Shift, Spread};
+use super::{Combine, Conv, Fit, Graph, GraphError, Node, NodeId, Op, Resize, Size, norm};
+use crate::kernels::{Activation, Interpolation, Load, Shift, Spread};
 use crate::shape::Extent;
 
 /// What [`optimise`] did.
@@ -150,22 +150,42 @@ pub fn read_through(graph: &Graph, keep: &[NodeId]) -> Graph {
 /// When shapes do not agree: the node is named.
 pub fn settle(graph: &Graph, extent: Extent, keep: &[NodeId]) -> Result<Graph, GraphError> {
     let maps = graph.infer(extent)?;
-    let mut nodes = graph.nodes().to_vec();
-    let mut replaced: Vec<NodeId> = graph.ids().collect();
+    let mut settled = Graph::default();
+    let mut moved: Vec<NodeId> = Vec::new();
     for id in graph.ids() {
-        let node = &mut nodes[id.index()];
+        let mut node = graph.node(id).clone();
         for input in &mut node.inputs {
-            *input = replaced[input.index()];
+            *input = moved[input.index()];
         }
-        if let (Op::Fit(_), [source]) = (&node.op, &node.inputs[..]) {
-            let shift = Fit::shift(maps[source.index()].extent, maps[id.index()].extent);
+        let extent = |id: NodeId| maps[id.index()].extent;
+        if let (&Op::Fit(fit), &[source]) = (&graph.node(id).op, &graph.node(id).inputs[..]) {
+            let shift = Fit::shift(extent(source), extent(id));
             if shift == [Shift::NONE; 3] && id != graph.output() && !keep.contains(&id) {
-                replaced[id.index()] = *source;
+                moved.push(node.inputs[0]);
+                continue;
             }
             node.op = Op::Shift(shift);
+            if fit.repeats && shift != [Shift::NONE; 3] {
+                let [from, to] = [source, id].map(|id| extent(id).axes());
+                if (0..3).any(|axis| !(from[axis]..=from[axis] + 1).contains(&to[axis])) {
+                    let message = format!("lacks more than a voxel of {} along an axis of {}", extent(id), extent(source));
+                    return Err(GraphError { node: node.name, message });
+                }
+                // resampling to one voxel more, the nearest at or below, repeats the first
+                let flip = [0, 1, 2].map(|axis| if to[axis] > from[axis] { Shift::Flip } else { Shift::NONE });
+                let longer = Resize { size: Size::Extent(extent(id)), mode: Interpolation::Nearest };
+                let x = settled.add(format!("{}.flipped", node.name), Op::Shift(flip), &node.inputs);
+                node.inputs = vec![settled.add(format!("{}.repeated", node.name), Op::Resize(longer), &[x])];
+                node.op = Op::Shift(flip);
+            }
         }
+        if let (Op::WindowAttention(attention), &[_, keys, ..]) = (&mut node.op, &graph.node(id).inputs[..]) {
+            attention.clip(extent(keys));
+        }
+        moved.push(settled.add(node.name, node.op, &node.inputs));
     }
-    Ok(prune(&nodes, graph.output(), keep).0)
+    let keep: Vec<NodeId> = keep.iter().map(|id| moved[id.index()]).collect();
+    Ok(prune(&settled.nodes, moved[graph.output().index()], &keep).0)
 }
 
 struct Work {
@@ -482,7 +502,7 @@ mod tests {
         let x = g.add("input", Op::Input { channels: 2 }, &[]);
         let y = g.add("pool", Op::max_pool([1, 2, 2]), &[x]);
         let y = g.add("up", Op::upsample([1, 2, 2]), &[y]);
-        let fit = g.add("fit", Op::Fit(Fit { over: [1; 3] }), &[y]);
+        let fit = g.add("fit", Op::Fit(Fit { over: [1; 3], repeats: false }), &[y]);
         g.add("a", conv("a", 4, 3), &[x, fit]);
         let shift = |extent, keep: &[NodeId]| {
             let settled = settle(&g, extent, keep).expect("the shapes agree");
@@ -498,7 +518,8 @@ mod tests {
         assert_eq!(pads, [d, h, w], "as F.pad by d // 2 and d - d // 2");
         assert!(settle(&g, Extent::new(1, 1, 6), &[]).is_err(), "pooling leaves nothing");
         assert!(
-            Fit { over: [2, 1, 1] }.output(Extent::new(1, 1, 1)).is_err() && Fit { over: [0; 3] }.output(Extent::new(1, 1, 1)).is_err()
+            Fit { over: [2, 1, 1], repeats: false }.output(Extent::new(1, 1, 1)).is_err()
+                && Fit { over: [0; 3], repeats: false }.output(Extent::new(1, 1, 1)).is_err()
         );
     }
 

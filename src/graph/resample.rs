@@ -153,6 +153,8 @@ impl PatchExpand {
 pub struct Fit {
     /// What the network's input is divided by along D, H, W.
     pub over: [u32; 3],
+    /// Whether the one voxel that an axis may lack is the last of the map again, instead of a zero.
+    pub repeats: bool,
 }
 
 impl Fit {

@@ -5,12 +5,15 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::attention_unet::{AttentionUnet2dConfig, AttentionUnetConfig};
+use super::basic_unet::BasicUnetConfig;
 use super::cotr::CotrConfig;
 use super::former::{FineConfig, GlamNnFormerConfig, NnFormerConfig};
 use super::monai_unet::MonaiUnetConfig;
 use super::plain_conv_unet::PlainConvUnetConfig;
 use super::residual_encoder_unet::ResidualEncoderUnetConfig;
+use super::seg_res_net::{SegResNetConfig, SegResNetDsConfig};
 use super::swin::{GlamSwinUnetConfig, SwinUnetConfig};
+use super::swin_unetr::SwinUnetrConfig;
 use super::transunet::TransUnetConfig;
 use super::u_transformer::UTransformerConfig;
 use super::unet2d::Unet2dConfig;
@@ -70,6 +73,10 @@ const ALL: &[Entry] = &[
     entry::<VnetConfig>(),
     entry::<ResidualEncoderUnetConfig>(),
     entry::<MonaiUnetConfig>(),
+    entry::<BasicUnetConfig>(),
+    entry::<SegResNetConfig>(),
+    entry::<SegResNetDsConfig>(),
+    entry::<SwinUnetrConfig>(),
 ];
 
 struct Entry {

@@ -61,7 +61,7 @@ impl Case<'_> {
             token_queries: false,
             bias_rows: self.shapes[&table][0] as u32,
         };
-        WindowAttention { shape, bias: Some(RelativeBias { table, index }), padding: None }
+        WindowAttention { shape, bias: Some(RelativeBias { table, index }), padding: None, clipped: false }
     }
 
     fn build(&mut self, x: NodeId) {

@@ -433,6 +433,12 @@ impl Card {
         Needs { channels: self.in_channels(), grey: self.takes(1), names: &self.input.channels, scores, restored }
     }
 
+    /// Whether a voxel may have several labels: results are a mask of each class then, the first included.
+    #[must_use]
+    pub fn labels_overlap(&self) -> bool {
+        matches!(self.way_back(), WayBack::Inverse { overlapping: Some(_), .. })
+    }
+
     /// The way back of its recipe, which was checked as the card was read.
     pub(crate) fn way_back(&self) -> WayBack {
         self.input.recipe().way_back().unwrap_or(WayBack::Direct)
@@ -454,7 +460,7 @@ impl Card {
     pub fn label_name(&self, class: u32) -> String {
         match self.labels.get(&class.to_string()) {
             Some(name) => name.clone(),
-            None if class == 0 => "background".into(),
+            None if class == 0 && !self.labels_overlap() => "background".into(),
             None => format!("label {class}"),
         }
     }

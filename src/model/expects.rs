@@ -108,7 +108,12 @@ impl Expects {
         let mut warnings = Vec::new();
         for (name, &[low, high]) in &self.volumes_ml {
             let Some(class) = class(card, name) else { continue };
-            let voxels = labels.data.iter().filter(|&&l| u32::from(l) == class).count();
+            let voxels = if card.labels_overlap() {
+                let n = usize::try_from(labels.extent.voxels()).unwrap_or(usize::MAX).max(1);
+                labels.data.chunks_exact(n).nth(class as usize).unwrap_or_default().iter().filter(|&&on| on > 0).count()
+            } else {
+                labels.data.iter().filter(|&&l| u32::from(l) == class).count()
+            };
             #[expect(clippy::cast_precision_loss, reason = "a volume for people")]
             let ml = voxels as f64 * labels.voxel_ml();
             if ml < low || ml > high {

@@ -38,7 +38,7 @@ impl Layers {
     }
 
     /// Shape of a weight in the file: channels, then the kernel along the axes that the network has.
-    fn weight_shape(&self, channels: [u32; 2], kernel: [u32; 3]) -> Vec<usize> {
+    pub(super) fn weight_shape(&self, channels: [u32; 2], kernel: [u32; 3]) -> Vec<usize> {
         channels.iter().chain(&kernel[3 - self.dims as usize..]).map(|&n| n as usize).collect()
     }
 
@@ -101,6 +101,12 @@ impl Layers {
     pub(super) fn instance_norm(&mut self, name: impl Into<String>, module: Option<&str>, x: NodeId, channels: u32) -> NodeId {
         let (module, per_plane) = (module.map(str::to_owned), self.dims == 2);
         self.graph.add(name, Op::Norm(Norm { module, channels, groups: channels, eps: 1e-5, per_plane }), &[x])
+    }
+
+    /// Group norm with affine parameters, eps 1e-5.
+    pub(super) fn group_norm(&mut self, module: &str, x: NodeId, channels: u32, groups: u32) -> NodeId {
+        let norm = Norm { module: Some(module.to_owned()), channels, groups, eps: 1e-5, per_plane: self.dims == 2 };
+        self.graph.add(module, Op::Norm(norm), &[x])
     }
 
     pub(super) fn activation(&mut self, name: impl Into<String>, x: NodeId, activation: Activation) -> NodeId {

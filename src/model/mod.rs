@@ -12,6 +12,7 @@ use crate::shape::Map;
 
 mod architecture;
 mod attention_unet;
+mod basic_unet;
 mod blocks;
 mod card;
 mod checkpoint;
@@ -23,11 +24,14 @@ mod infer;
 mod layers;
 #[expect(clippy::cast_possible_truncation, reason = "values that exist on this host")]
 mod layout;
+mod monai_parts;
 mod monai_unet;
 mod pack;
 mod plain_conv_unet;
 mod residual_encoder_unet;
+mod seg_res_net;
 mod swin;
+mod swin_unetr;
 mod transunet;
 mod u_transformer;
 mod unet2d;
@@ -50,6 +54,7 @@ mod tests;
 
 use architecture::{Architecture, Built};
 pub use attention_unet::{AttentionUnet2dConfig, AttentionUnetConfig};
+pub use basic_unet::{BasicUnetConfig, BasicUpsampling};
 pub use card::{Card, Facts, Inference, InputSpec, Mirror, Mode, Scheme};
 pub(crate) use checkpoint::plain;
 pub use checkpoint::{Checkpoint, CheckpointFormat};
@@ -57,10 +62,13 @@ pub use cotr::CotrConfig;
 pub use expects::Expects;
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
 pub use layout::Layout;
-pub use monai_unet::{AdnOrdering, MonaiActivation, MonaiUnetConfig};
+pub use monai_parts::{MonaiActivation, MonaiNorm};
+pub use monai_unet::{AdnOrdering, MonaiUnetConfig};
 pub use plain_conv_unet::{DecoderKernels, PerStage, PlainConvNorm, PlainConvUnetConfig, UnetActivation, UnetNorm};
 pub use residual_encoder_unet::ResidualEncoderUnetConfig;
+pub use seg_res_net::{SegResNetConfig, SegResNetDsConfig, SegResNetUpsampling};
 pub use swin::{GlamSwinUnetConfig, Image, SwinUnetConfig};
+pub use swin_unetr::{SwinMerging, SwinUnetrConfig};
 pub use transunet::TransUnetConfig;
 pub use u_transformer::{Profile, UTransformerConfig};
 pub use unet2d::Unet2dConfig;
@@ -279,6 +287,9 @@ impl Model {
                 Some(rebuild) if !self.weights.has(&bias.index) => rebuild(s),
                 _ => self.weights.floats(&bias.index)?,
             };
+            if attention.clipped {
+                index = corner(&index, s.k_window);
+            }
             let whole = (table.len() as u64, index.len() as u64) == (u64::from(s.bias_rows) * u64::from(s.heads), s.index_len());
             let valid = |&row: &f64| row >= 0.0 && row < f64::from(s.bias_rows) && row.fract() == 0.0;
             if !whole || !index.iter().all(valid) {
@@ -367,6 +378,15 @@ impl Model {
         let padded = |row: Vec<f64>| row.into_iter().map(|v| v as f32).chain(std::iter::repeat_n(0.0, padding));
         Ok(rows.into_iter().flat_map(padded).collect())
     }
+}
+
+/// The first rows and columns of a square index, as many as a window has voxels; all of it where it has no more.
+fn corner(index: &[f64], window: [u32; 3]) -> Vec<f64> {
+    let (n, side) = (window.iter().map(|&n| n as usize).product::<usize>(), index.len().isqrt());
+    if n >= side || side * side != index.len() {
+        return index.to_vec();
+    }
+    index.chunks_exact(side).take(n).flat_map(|row| row[..n].iter().copied()).collect()
 }
 
 /// A model file of a card's JSON with reproducible random weights, those that no output depends on included.

@@ -3,35 +3,13 @@
 //! Source: Kerfoot et al., "Left-Ventricle Quantification Using Residual U-Net" (STACOM 2018), as `UNet` of MONAI 1.6.1 computes it;
 //! node names are that module's paths.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
 use super::layers::{Layers, MOST_CHANNELS, check_channels, check_dims};
+use super::monai_parts::{MonaiActivation, SLOPE};
 use super::plain_conv_unet::{MOST, PlainConvNorm, along, is_default, multiple, yes};
-use crate::graph::{ConvTranspose, NodeId, Op};
-use crate::kernels::Activation;
-
-/// What follows norms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MonaiActivation {
-    /// Leaky with one learned slope.
-    #[default]
-    Prelu,
-    /// ReLU.
-    Relu,
-    /// Leaky ReLU of slope 0.01.
-    LeakyRelu,
-    /// Nothing: null in a config, as Python's `None`.
-    None,
-}
-
-impl MonaiActivation {
-    /// An activation of a config, where null is none at all.
-    fn or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Ok(Option::deserialize(from)?.unwrap_or(Self::None))
-    }
-}
+use crate::graph::{ConvTranspose, NodeId};
 
 /// Which of norm and activation is first; MONAI's dropout between them has no effect here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -165,12 +143,7 @@ impl Builder<'_> {
 
     /// The activation under a node's name, with the slope of `slopes` if it has one.
     fn activated(&mut self, name: &str, slopes: String, x: NodeId) -> NodeId {
-        match self.config.activation {
-            MonaiActivation::Prelu => self.l.graph.add(name, Op::PRelu { module: slopes, channels: 1 }, &[x]),
-            MonaiActivation::Relu => self.l.activation(name, x, Activation::Relu),
-            MonaiActivation::LeakyRelu => self.l.activation(name, x, Activation::LeakyRelu { slope: 0.01 }),
-            MonaiActivation::None => x,
-        }
+        self.config.activation.add(&mut self.l, name, slopes, x, SLOPE)
     }
 
     fn conv(&mut self, module: &str, x: NodeId, c: [u32; 2], kernel: u32, stride: [u32; 3]) -> NodeId {

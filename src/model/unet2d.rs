@@ -59,7 +59,7 @@ impl Architecture for Unet2dConfig {
             let up = format!("{module}.up");
             let y = if self.bilinear { l.graph.add(up, Op::upsample([1, 2, 2]), &[x]) } else { l.expand(&up, x, [width, features], 2) };
             // pooling floors: an odd row or column of the skip has zeros, not the bias, as its counterpart
-            let y = l.graph.add(format!("{module}.pad"), Op::Fit(Fit { over: l.cube(1 << level) }), &[y]);
+            let y = l.graph.add(format!("{module}.pad"), Op::Fit(Fit { over: l.cube(1 << level), repeats: false }), &[y]);
             let y = l.concat(format!("{module}.concat"), skip, y);
             // the bilinear variant is as wide as what comes next
             let [middle, out] = if self.bilinear { [features, features >> u32::from(level > 0)] } else { [features; 2] };

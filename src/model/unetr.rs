@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Built};
 use super::blocks;
-use super::layers::Layers;
+use super::layers::{Layers, check_dims};
+use super::monai_parts::{MonaiNorm, UnetrBlocks};
 use super::plain_conv_unet::UnetNorm;
 use super::weights::Tolerance;
-use crate::graph::{Attention, Conv, ConvTranspose, NodeId, Op, Parameter};
+use crate::graph::{Attention, Conv, NodeId, Op, Parameter};
 use crate::kernels::{Activation, TokenChannels};
 use crate::shape::Extent;
 
@@ -23,8 +24,6 @@ const PATCH: u32 = 16;
 /// Blocks whose states the decoder sees: the outputs of blocks 3, 6 and 9, counted from 0, so after four, seven and ten blocks,
 /// where the paper has three, six and nine (`hidden_states_out[3]`, `[6]`, `[9]` of MONAI).
 const SEEN: [u32; 3] = [3, 6, 9];
-
-const LEAKY: Activation = Activation::LeakyRelu { slope: 0.01 };
 
 /// How patches are embedded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -41,7 +40,9 @@ pub enum UnetrProjection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UnetrConfig {
-    /// The only extent that the network takes along D, H, W: positions are learned.
+    /// 2 (each plane is an image) or 3.
+    pub dims: u32,
+    /// The only extent that the network takes along D, H, W: positions are learned. Of two dimensions D is 1.
     pub image: [u32; 3],
     /// Input channels.
     pub in_channels: u32,
@@ -68,6 +69,7 @@ pub struct UnetrConfig {
 impl Default for UnetrConfig {
     fn default() -> Self {
         Self {
+            dims: 3,
             image: [96; 3],
             in_channels: 1,
             classes: 14,
@@ -88,19 +90,25 @@ impl Architecture for UnetrConfig {
 
     fn build(&self) -> Result<Built, String> {
         self.check()?;
-        let mut b = Builder { l: Layers::new(3, self.in_channels), config: self };
+        let l = Layers::new(self.dims, self.in_channels);
+        let UnetNorm::Instance = self.norm;
+        let b = UnetrBlocks { l, norm: MonaiNorm::InstancePlain, residual: self.res_block };
+        let mut b = Builder { b, config: self };
         b.network();
         // an unused norm of recent versions, a class token of old ones
         let unused = (0..BLOCKS).map(|i| format!("vit.blocks.{i}.norm_cross_attn.")).chain(["vit.patch_embedding.cls_token".into()]);
         let tolerance = Tolerance { dead: unused.collect(), ..Tolerance::default() };
-        Ok(Built { crop: Some(self.image), tolerance, ..Built::new(b.l.graph, self.image) })
+        Ok(Built { dims: self.dims, crop: Some(self.image), tolerance, ..Built::new(b.b.l.graph, self.image) })
     }
 }
 
 impl UnetrConfig {
     fn check(&self) -> Result<(), String> {
-        if self.image.iter().any(|&n| n == 0 || n > 4096 || !n.is_multiple_of(PATCH)) {
-            return Err(format!("image is {:?}, must be positive multiples of {PATCH}, at most 4096", self.image));
+        check_dims(self.dims)?;
+        let axes = &self.image[3 - self.dims as usize..];
+        if axes.iter().any(|&n| n == 0 || n > 4096 || !n.is_multiple_of(PATCH)) || (self.dims == 2 && self.image[0] != 1) {
+            let flat = if self.dims == 2 { ", after 1 along D" } else { "" };
+            return Err(format!("image is {:?}, must be positive multiples of {PATCH}, at most 4096{flat}", self.image));
         }
         let width = |n: u32| (1..=65_536).contains(&n);
         if ![self.in_channels, self.classes, self.hidden, self.mlp].into_iter().all(width) || !(1..=4096).contains(&self.feature_size) {
@@ -114,59 +122,61 @@ impl UnetrConfig {
 }
 
 struct Builder<'a> {
-    l: Layers,
+    b: UnetrBlocks,
     config: &'a UnetrConfig,
 }
 
 impl Builder<'_> {
     fn network(&mut self) {
         let (c, f) = (self.config, self.config.feature_size);
-        let input = self.l.input;
+        let input = self.b.l.input;
         let (bottleneck, states) = self.transformer(input);
-        let enc1 = self.pair("encoder1.layer", input, [c.in_channels, f]);
+        let enc1 = self.b.pair("encoder1.layer", input, [c.in_channels, f]);
         let enc2 = self.rise("encoder2", states[0], 2 * f, 2);
         let enc3 = self.rise("encoder3", states[1], 4 * f, 1);
         let enc4 = self.rise("encoder4", states[2], 8 * f, 0);
         let (mut x, mut width) = (bottleneck, c.hidden);
         for (level, skip, features) in [(5, enc4, 8 * f), (4, enc3, 4 * f), (3, enc2, 2 * f), (2, enc1, f)] {
-            let module = format!("decoder{level}");
-            x = self.double(&format!("{module}.transp_conv"), x, [width, features]);
-            x = self.l.concat(format!("{module}.concat"), x, skip);
-            x = self.pair(&format!("{module}.conv_block"), x, [2 * features, features]);
+            x = self.b.up(&format!("decoder{level}"), x, skip, [width, features]);
             width = features;
         }
-        self.conv("out.conv", x, [f, c.classes], 1, true);
+        self.b.conv("out.conv", x, [f, c.classes], 1, true);
     }
 
     /// The normed result of the transformer, and the states that the decoder sees besides, without that norm.
     fn transformer(&mut self, input: NodeId) -> (NodeId, Vec<NodeId>) {
         let c = self.config;
-        let (hidden, grid) = (c.hidden, Extent::from(c.image.map(|n| n / PATCH)));
+        let patch = self.b.l.cube(PATCH);
+        let (hidden, grid) = (c.hidden, Extent::from([0, 1, 2].map(|axis| c.image[axis] / patch[axis])));
         let perceptron = c.projection == UnetrProjection::Perceptron;
         let module = format!("vit.patch_embedding.patch_embeddings{}", if perceptron { ".1" } else { "" });
-        let inputs = [hidden, c.in_channels].map(|n| n as usize);
-        let patch = [PATCH as usize; 3];
         let conv = Conv {
             module: module.clone(),
             in_channels: c.in_channels,
             out_channels: hidden,
-            kernel: [PATCH; 3],
-            stride: [PATCH; 3],
+            kernel: patch,
+            stride: patch,
             weight_shape: if perceptron {
-                vec![inputs[0], inputs[1] * patch.iter().product::<usize>()]
+                vec![hidden as usize, c.in_channels as usize * patch.map(|n| n as usize).iter().product::<usize>()]
             } else {
-                inputs.iter().chain(&patch).copied().collect()
+                self.b.l.weight_shape([hidden, c.in_channels], patch)
             },
             over_patches: perceptron,
             ..Conv::default()
         };
-        let x = self.l.graph.add(module, Op::Conv(conv), &[input]);
+        let x = self.b.l.graph.add(module, Op::Conv(conv), &[input]);
         let tokens = grid.d * grid.h * grid.w;
         let tensor = "vit.patch_embedding.position_embeddings".to_owned();
-        let positions =
-            Parameter { tensor: tensor.clone(), shape: [tokens, hidden], batched: true, rows: 0..tokens, extent: grid, per_plane: false };
-        let positions = self.l.graph.add(tensor, Op::Parameter(positions), &[]);
-        let mut x = self.l.add("vit.patch_embedding", x, positions);
+        let positions = Parameter {
+            tensor: tensor.clone(),
+            shape: [tokens, hidden],
+            batched: true,
+            rows: 0..tokens,
+            extent: grid,
+            per_plane: c.dims == 2,
+        };
+        let positions = self.b.l.graph.add(tensor, Op::Parameter(positions), &[]);
+        let mut x = self.b.l.add("vit.patch_embedding", x, positions);
         let mut states = Vec::new();
         for i in 0..BLOCKS {
             x = self.block(&format!("vit.blocks.{i}"), x);
@@ -184,90 +194,35 @@ impl Builder<'_> {
         let qkv = self.linear(&format!("{block}.attn.qkv"), y, [c.hidden, 3 * c.hidden], false);
         let scale = blocks::head_scale(c.hidden / c.heads);
         let channels = Some(TokenChannels { qk: c.hidden, v: c.hidden, first: [0, c.hidden, 2 * c.hidden] });
-        let attention = Attention { heads: c.heads, scale, channels, ..Attention::default() };
-        let y = self.l.graph.add(format!("{block}.attn"), Op::Attention(attention), &[qkv; 3]);
+        let attention = Attention { heads: c.heads, scale, channels, per_plane: c.dims == 2, ..Attention::default() };
+        let y = self.b.l.graph.add(format!("{block}.attn"), Op::Attention(attention), &[qkv; 3]);
         let y = self.linear(&format!("{block}.attn.out_proj"), y, [c.hidden; 2], true);
-        let x = self.l.add(format!("{block}.attended"), x, y);
+        let x = self.b.l.add(format!("{block}.attended"), x, y);
         let y = self.layer_norm(&format!("{block}.norm2"), x);
         let y = self.linear(&format!("{block}.mlp.linear1"), y, [c.hidden, c.mlp], true);
-        let y = self.l.activation(format!("{block}.mlp.fn"), y, Activation::Gelu);
+        let y = self.b.l.activation(format!("{block}.mlp.fn"), y, Activation::Gelu);
         let y = self.linear(&format!("{block}.mlp.linear2"), y, [c.mlp, c.hidden], true);
-        self.l.add(block, x, y)
+        self.b.l.add(block, x, y)
     }
 
     fn layer_norm(&mut self, module: &str, x: NodeId) -> NodeId {
-        blocks::layer_norm(&mut self.l.graph, module, module, x, self.config.hidden, blocks::EPS)
+        blocks::layer_norm(&mut self.b.l.graph, module, module, x, self.config.hidden, blocks::EPS)
     }
 
     fn linear(&mut self, module: &str, x: NodeId, c: [u32; 2], bias: bool) -> NodeId {
-        blocks::linear(&mut self.l.graph, module, module, x, c, bias)
-    }
-
-    /// A convolution that keeps the extent; its module holds another one.
-    fn conv(&mut self, name: &str, x: NodeId, [cin, cout]: [u32; 2], kernel: u32, bias: bool) -> NodeId {
-        let conv = Conv {
-            module: format!("{name}.conv"),
-            in_channels: cin,
-            out_channels: cout,
-            kernel: [kernel; 3],
-            padding: [(kernel - 1) / 2; 3],
-            bias,
-            weight_shape: [cout, cin, kernel, kernel, kernel].map(|n| n as usize).to_vec(),
-            ..Conv::default()
-        };
-        self.l.graph.add(name, Op::Conv(conv), &[x])
-    }
-
-    /// The transposed convolution that doubles the extent.
-    fn double(&mut self, name: &str, x: NodeId, [cin, cout]: [u32; 2]) -> NodeId {
-        let conv = ConvTranspose {
-            module: format!("{name}.conv"),
-            in_channels: cin,
-            out_channels: cout,
-            bias: false,
-            weight_shape: [cin, cout, 2, 2, 2].map(|n| n as usize).to_vec(),
-            ..ConvTranspose::default()
-        };
-        self.l.graph.add(name, Op::ConvTranspose(conv), &[x])
-    }
-
-    fn norm(&mut self, name: String, x: NodeId, channels: u32) -> NodeId {
-        let UnetNorm::Instance = self.config.norm;
-        self.l.instance_norm(name, None, x, channels)
-    }
-
-    fn leaky(&mut self, name: String, x: NodeId) -> NodeId {
-        self.l.activation(name, x, LEAKY)
-    }
-
-    /// Two convolutions, as a residual block or not. The residual is projected where the width changes.
-    fn pair(&mut self, module: &str, x: NodeId, c: [u32; 2]) -> NodeId {
-        let y = self.conv(&format!("{module}.conv1"), x, c, 3, false);
-        let y = self.norm(format!("{module}.norm1"), y, c[1]);
-        let y = self.leaky(format!("{module}.lrelu1"), y);
-        let y = self.conv(&format!("{module}.conv2"), y, [c[1]; 2], 3, false);
-        let mut y = self.norm(format!("{module}.norm2"), y, c[1]);
-        if self.config.res_block {
-            let mut residual = x;
-            if c[0] != c[1] {
-                residual = self.conv(&format!("{module}.conv3"), x, c, 1, false);
-                residual = self.norm(format!("{module}.norm3"), residual, c[1]);
-            }
-            y = self.l.add(format!("{module}.sum"), y, residual);
-        }
-        self.leaky(module.to_owned(), y)
+        blocks::linear(&mut self.b.l.graph, module, module, x, c, bias)
     }
 
     /// A state of the transformer at a resolution of the decoder: doubled once, and `times` more, each time convolved.
     fn rise(&mut self, module: &str, x: NodeId, channels: u32, times: u32) -> NodeId {
-        let mut x = self.double(&format!("{module}.transp_conv_init"), x, [self.config.hidden, channels]);
+        let mut x = self.b.double(&format!("{module}.transp_conv_init"), x, [self.config.hidden, channels]);
         for i in 0..times {
             let block = format!("{module}.blocks.{i}");
             if self.config.conv_block {
-                x = self.double(&format!("{block}.0"), x, [channels; 2]);
-                x = self.pair(&format!("{block}.1"), x, [channels; 2]);
+                x = self.b.double(&format!("{block}.0"), x, [channels; 2]);
+                x = self.b.pair(&format!("{block}.1"), x, [channels; 2]);
             } else {
-                x = self.double(&block, x, [channels; 2]);
+                x = self.b.double(&block, x, [channels; 2]);
             }
         }
         x

@@ -1,10 +1,10 @@
 //! A scan on its way to the network, and what the network says on its way back.
 
 use super::Export;
-use super::pipeline::{Invert, Largest, Pipeline};
+use super::pipeline::{Invert, Pipeline};
 use crate::export::{Exported, hand_over, mismatch};
 use crate::model::Card;
-use crate::scan::{Forward, Grid, Reading, Recipe, Undo, WayBack, cut, resampled, turned};
+use crate::scan::{Filtered, Forward, Grid, Overlapping, Reading, Recipe, Undo, WayBack, cut, resampled, turned};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::resample::pad_to_multiple;
@@ -27,7 +27,10 @@ pub struct Case {
     pub(super) affine: Affine,
     pub(super) invert: Invert,
     nearest: bool,
-    pub(super) largest: Option<Largest>,
+    /// What is done to labels before they go the way back, and after.
+    pub(super) filters: Vec<Filtered>,
+    /// How labels are made that may overlap.
+    pub(super) overlapping: Option<Overlapping>,
 }
 
 impl Case {
@@ -47,7 +50,7 @@ impl Case {
     pub(crate) fn of(forward: Forward<'_>, recipe: &Recipe, multiple: Option<[u32; 3]>) -> Result<Self, VolumeError> {
         let unsupported = |text: String| VolumeError::new(VolumeErrorKind::Unsupported, text);
         let back = recipe.way_back().map_err(unsupported)?;
-        let WayBack::Inverse { invert, nearest, largest } = back else {
+        let WayBack::Inverse { invert, nearest, filters, overlapping } = back else {
             return Err(unsupported("the recipe's results are not those of a MONAI bundle".into()));
         };
         let (steps, (axes, affine), file) = (forward.undo.clone(), forward.seen, forward.file);
@@ -57,7 +60,7 @@ impl Case {
             Some(multiple) => pad_to_multiple(&volume, multiple.into(), 0.0),
             None => (volume, Extent::new(0, 0, 0)),
         };
-        Ok(Self { volume, prepared, offset, steps, scan: file.unwrap_or(prepared), axes, affine, invert, nearest, largest })
+        Ok(Self { volume, prepared, offset, steps, scan: file.unwrap_or(prepared), axes, affine, invert, nearest, filters, overlapping })
     }
 
     /// The network's input.
@@ -105,7 +108,7 @@ impl Case {
     /// The case without the voxels of the network's input.
     pub(super) fn without_voxels(&self) -> Self {
         let v = &self.volume;
-        Self { volume: v.regrid(v.extent, v.spacing, Vec::new()), steps: self.steps.clone(), largest: self.largest.clone(), ..*self }
+        Self { volume: v.regrid(v.extent, v.spacing, Vec::new()), steps: self.steps.clone(), filters: self.filters.clone(), ..*self }
     }
 
     /// Labels that go as numbers, from the grid of the input to that of the scan.

@@ -5,19 +5,19 @@ use std::io;
 use std::ops::Range;
 
 use super::Case;
-use super::largest;
+use super::overlapping;
 use super::pipeline::Invert;
 use crate::error::{RunError, RunErrorKind};
 use crate::export::{
     Activation, ClassMaps, ExportBytes, Exported, Layout, PlaneSink, Probabilities, Reduction, ScorePlane, Scores, labels, unreadable,
 };
-use crate::scan::Grid;
+use crate::scan::{Grid, filter};
 use crate::scores::{argmax, softmax};
 use crate::shape::Extent;
 use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
 
 /// The most bytes of classes that are brought back together, unless one class takes more.
-const AT_ONCE: usize = 64 << 20;
+pub(super) const AT_ONCE: usize = 64 << 20;
 
 /// Takes the planes of class scores of a case. Where labels go the way back, they are made of each
 /// plane as it comes; where the scores do, or probabilities are wanted, they wait until all are there.
@@ -39,7 +39,7 @@ impl Export {
     pub fn new(case: &Case, classes: u32, probabilities: bool) -> Self {
         let case = case.without_voxels();
         let [depth, height, width] = sizes(case.prepared.extent);
-        let waits = probabilities || case.inverts_scores();
+        let waits = probabilities || case.inverts_scores() || case.overlapping.is_some();
         let scores = waits.then(|| Scores::new(depth, classes as usize, height * width, false, None));
         Self { case, classes, probabilities, next: 0, labels: Vec::new(), scores }
     }
@@ -52,6 +52,9 @@ impl Export {
         // classes that go back together in up to three copies; label, highest score and sum of a voxel
         let most = self.case.most_voxels().max(scan).max(input);
         let group = (AT_ONCE as u64).max(4 * most).min(4 * most * u64::from(self.classes));
+        if self.case.overlapping.is_some() {
+            return ExportBytes { running: 0, waiting, finishing: overlapping::bytes(self.classes, most, scan.max(input)) };
+        }
         let finishing = if self.case.inverts_scores() || self.probabilities { 3 * group + 14 * scan } else { 3 * 4 * most };
         let labels = if self.case.inverts_scores() { 0 } else { 2 * input };
         ExportBytes { running: labels + 2 * scan, waiting, finishing }
@@ -67,7 +70,7 @@ impl Export {
     /// Labels, and the probabilities where they are wanted. They lie on the scan's grid, or, with
     /// [`Invert::Nothing`], on that of the input without its padding. Where the scan was cropped away,
     /// labels are 0, and so are MONAI's probabilities of all classes; with [`Invert::Saving`] there are
-    /// those of the nearest voxel.
+    /// those of the nearest voxel. Labels that may overlap are masks, a channel each.
     ///
     /// # Errors
     /// When planes are missing, or scores that were spilled cannot be read.
@@ -77,6 +80,10 @@ impl Export {
             let text = format!("{} planes of class scores are there, {depth} are needed", self.next);
             return Err(VolumeError::new(VolumeErrorKind::GridMismatch, text));
         }
+        if let Some(how) = self.case.overlapping {
+            let scores = self.scores.ok_or_else(|| unreadable(&io::ErrorKind::NotFound.into()))?;
+            return overlapping::masks(self.case, self.classes, scores, how, self.probabilities);
+        }
         if self.case.inverts_scores() { self.scores_back() } else { self.labels_back() }
     }
 
@@ -85,13 +92,11 @@ impl Export {
         let scores = scores.ok_or_else(|| unreadable(&io::ErrorKind::NotFound.into()))?;
         let grid = case.scan;
         let (layout, invert) = (layout(&grid, case.axes, case.affine), case.invert);
-        let largest = case.largest.clone();
+        let filters = case.filters.clone();
         let maps = BackMaps { case, classes, scores };
         let voxels = sizes(grid.extent).iter().product();
         let (mut labelled, highest) = labels(&maps, voxels, &Reduction::ArgMax)?;
-        if let Some(parts) = largest.filter(|l| !l.first) {
-            largest::keep(&mut labelled, sizes(grid.extent), &parts);
-        }
+        filter(&filters, false, &mut labelled, sizes(grid.extent));
         let labels = placed(&layout, labelled)?;
         let probabilities = if !probabilities {
             None
@@ -105,11 +110,7 @@ impl Export {
 
     fn labels_back(self) -> Result<Exported, VolumeError> {
         let Self { case, classes, mut labels, scores, .. } = self;
-        let keep = |labels: &mut [u16], extent: Extent, first: bool| {
-            if let Some(parts) = case.largest.as_ref().filter(|l| l.first == first) {
-                largest::keep(labels, sizes(extent), parts);
-            }
-        };
+        let keep = |labels: &mut [u16], extent: Extent, first: bool| filter(&case.filters, first, labels, sizes(extent));
         keep(&mut labels, case.prepared.extent, true);
         let (labels, layout) = if case.invert == Invert::Nothing {
             // MONAI's axes are the fastest first
@@ -133,12 +134,12 @@ impl Export {
 }
 
 /// Where the voxels of a grid lie in a scan with axes in another order.
-fn layout(grid: &Grid, axes: Axes, affine: Affine) -> Layout {
+pub(super) fn layout(grid: &Grid, axes: Axes, affine: Affine) -> Layout {
     let whole = (grid.extent, grid.affine.spacing(), grid.axes);
     Layout::new(whole, ([0; 3], sizes(grid.extent)), (axes, affine))
 }
 
-fn placed(layout: &Layout, labels: Vec<u16>) -> Result<Volume<u16>, VolumeError> {
+pub(super) fn placed(layout: &Layout, labels: Vec<u16>) -> Result<Volume<u16>, VolumeError> {
     let mut scan = vec![0; layout.voxels()];
     for (z, plane) in labels.chunks_exact((layout.size[1] * layout.size[2]).max(1)).enumerate() {
         layout.put(z, plane, &mut scan);
@@ -166,12 +167,15 @@ impl PlaneSink for Export {
             let rows = scores.chunks_exact(h * w).flat_map(|class| class.chunks_exact(w).skip(y).take(height));
             scores = rows.flat_map(|row| &row[x..x + width]).copied().collect();
         }
-        if !self.case.inverts_scores() {
+        if !self.case.inverts_scores() && self.case.overlapping.is_none() {
             self.labels.extend(argmax(&scores, self.classes));
         }
         if let Some(waiting) = &mut self.scores {
-            if self.case.invert != Invert::Logits {
-                softmax(&mut scores, self.classes);
+            match self.case.overlapping {
+                _ if self.case.invert == Invert::Logits => {}
+                None => softmax(&mut scores, self.classes),
+                Some(how) if how.sigmoid => overlapping::sigmoid(&mut scores),
+                Some(_) => {}
             }
             let failed = |e: io::Error| RunError::new(RunErrorKind::Io, format!("class scores that wait: {e}"));
             waiting.put(z, ScorePlane::Single(scores)).map_err(failed)?;
@@ -182,10 +186,10 @@ impl PlaneSink for Export {
 
 /// Scores that wait, on their way to the scan's grid, or with [`Invert::Nothing`] where they are.
 #[derive(Debug)]
-struct BackMaps {
-    case: Case,
-    classes: u32,
-    scores: Scores,
+pub(super) struct BackMaps {
+    pub(super) case: Case,
+    pub(super) classes: u32,
+    pub(super) scores: Scores,
 }
 
 impl ClassMaps for BackMaps {

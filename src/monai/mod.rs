@@ -33,16 +33,16 @@ mod config;
 mod export;
 mod expression;
 mod network;
+mod overlapping;
 mod pipeline;
 mod transforms;
 
 pub use bundle::Bundle;
 pub use case::Case;
 pub use export::Export;
-pub use pipeline::{Invert, Largest, Pipeline, Transform};
+pub use pipeline::{Filter, Invert, Largest, Pipeline, Transform};
 
 use crate::error::{LoadError, LoadErrorKind};
-use crate::scan::largest;
 
 /// What is wrong with a bundle's config.
 fn bad(message: impl Into<String>) -> LoadError {

@@ -7,8 +7,10 @@ use super::transforms::Call;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::model::AdnOrdering;
 
+mod later;
+
 /// MONAI's networks that this version builds.
-const KNOWN: &str = "AttentionUnet, DynUNet, UNet, UNETR and VNet";
+const KNOWN: &str = "AttentionUnet, BasicUNet, DynUNet, SegResNet, SegResNetDS, SwinUNETR, UNet, UNETR and VNet";
 
 /// Arguments that matter to training alone.
 const TRAINING: [&str; 8] =
@@ -16,12 +18,16 @@ const TRAINING: [&str; 8] =
 
 /// Arguments that MONAI takes None for with the effect of a number or flag that is not told, or of false, for each of
 /// the networks; None is refused for others, as MONAI fails with it. Those of norms and activations are read.
-const NULLABLE: [(&str, &[&str]); 5] = [
+const NULLABLE: [(&str, &[&str]); 9] = [
     ("UNETR", &["conv_block", "res_block", "qkv_bias", "save_attn"]),
     ("AttentionUnet", &["dropout"]),
     ("VNet", &["bias", "dropout_prob_down"]),
     ("UNet", &["dropout", "bias", "act", "norm"]),
     ("DynUNet", &["dropout", "filters", "deep_supervision", "res_block", "trans_bias"]),
+    ("BasicUNet", &["act", "norm", "bias", "dropout"]),
+    ("SegResNet", &["dropout_prob", "norm_name"]),
+    ("SegResNetDS", &["blocks_up", "preprocess", "resolution"]),
+    ("SwinUNETR", &["hyena_stages", "use_checkpoint", "use_hyena", "img_size"]),
 ];
 
 /// `{"architecture": .., "config": {..}}`.
@@ -34,6 +40,10 @@ pub(super) fn card(definition: Option<&Value>) -> Result<Map<String, Value>, Loa
         "VNet" => ("VNet", "vnet", vnet),
         "UNet" | "Unet" => ("UNet", "monai_unet", unet),
         "DynUNet" | "DynUnet" | "Dynunet" => ("DynUNet", "plain_conv_unet", dyn_unet),
+        "BasicUNet" | "BasicUnet" | "Basicunet" | "basicunet" => ("BasicUNet", "basic_unet", later::basic_unet),
+        "SegResNet" => ("SegResNet", "seg_res_net", later::seg_res_net),
+        "SegResNetDS" => ("SegResNetDS", "seg_res_net_ds", later::seg_res_net_ds),
+        "SwinUNETR" => ("SwinUNETR", "swin_unetr", later::swin_unetr),
         other => {
             let text = format!("the bundle's network {other} is not supported; of MONAI's this version builds {KNOWN}");
             return Err(LoadError::new(LoadErrorKind::UnknownArchitecture, text));
@@ -117,13 +127,19 @@ fn dims(call: &Call<'_>) -> Result<usize, LoadError> {
 
 fn unetr(call: &Call<'_>) -> Result<Map<String, Value>, LoadError> {
     let read = ["in_channels", "out_channels", "img_size", "feature_size", "hidden_size", "mlp_dim", "num_heads", "proj_type", "pos_embed"];
-    let more = ["norm_name", "conv_block", "res_block", "save_attn"];
-    let fixed = [("spatial_dims", json!(3)), ("qkv_bias", json!(false))];
-    call.only(&[&read[..], &more[..]].concat(), &TRAINING, &fixed)?;
+    let more = ["norm_name", "conv_block", "res_block", "save_attn", "spatial_dims"];
+    call.only(&[&read[..], &more[..]].concat(), &TRAINING, &[("qkv_bias", json!(false))])?;
     only(call, "norm_name", &["instance"], &[("affine", json!(false))])?;
     let mut config = Map::new();
-    let image = call.get("img_size").and_then(|v| each(v, 3)).ok_or_else(|| wrong(call, "img_size"))?;
-    config.insert("image".into(), image);
+    let dims = dims(call)?;
+    let image = call.get("img_size").and_then(|v| each(v, dims)).ok_or_else(|| wrong(call, "img_size"))?;
+    if dims == 2 {
+        let sides = image.as_array().into_iter().flatten().cloned();
+        config.insert("dims".into(), 2.into());
+        config.insert("image".into(), std::iter::once(json!(1)).chain(sides).collect());
+    } else {
+        config.insert("image".into(), image);
+    }
     config.insert("heads".into(), call.get("num_heads").cloned().unwrap_or_else(|| json!(12)));
     for (from, to) in [("feature_size", "feature_size"), ("hidden_size", "hidden"), ("mlp_dim", "mlp")] {
         if let Some(value) = call.get(from) {
@@ -346,7 +362,7 @@ mod tests {
             call
         };
         for (definition, word) in [
-            (json!({"_target_": "SegResNet"}), "SegResNet"),
+            (json!({"_target_": "DiNTS"}), "DiNTS"),
             (json!({"_target_": "UNETR", "img_size": 96, "qkv_bias": true}), "qkv_bias"),
             (json!({"_target_": "UNETR", "img_size": 96, "norm_name": "batch"}), "norm_name"),
             (json!({"_target_": "UNETR", "img_size": [96, 96]}), "img_size"),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::scan::{Invert, Largest};
+pub use crate::scan::{Filter, Invert, Largest};
 
 use crate::scan::{Recipe, Resample, Restore, ResultStep, Step, Values, is_default};
 use crate::volume::Axes;
@@ -21,6 +21,18 @@ pub struct Pipeline {
     /// The largest connected parts alone are kept of labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub largest: Option<Largest>,
+    /// Further transforms of labels, in order, after `largest`, before they go the way back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<Filter>,
+    /// Those on the scan's grid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<Filter>,
+    /// Labels may overlap: a voxel has every label whose score is at least this, in place of the most probable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f32>,
+    /// Whether these scores are sigmoids of logits.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sigmoid: bool,
 }
 
 /// A transform, after MONAI's of about the same name. Axes are D, H, W of the network, in MONAI the first, second and third.
@@ -55,6 +67,26 @@ pub enum Transform {
         #[serde(default, skip_serializing_if = "is_default")]
         k_divisible: [u32; 3],
     },
+    /// The axis whose slices a network of two dimensions sees comes first: `SliceInferer`.
+    Slices {
+        /// The axis, 0 to 2.
+        axis: usize,
+    },
+    /// `SpatialPad`, `DivisiblePad`, and what sliding windows put around a scan that is smaller.
+    Pad {
+        /// The least extent; 0 leaves an axis as it is.
+        #[serde(default, skip_serializing_if = "is_default")]
+        least: [u32; 3],
+        /// The extent becomes a multiple of this; 0 counts as 1.
+        #[serde(default, skip_serializing_if = "is_default")]
+        multiple: [u32; 3],
+        /// Whether all of it lies behind the last voxel, instead of half of it before the first.
+        #[serde(default, skip_serializing_if = "is_default")]
+        end: bool,
+        /// Whether the outermost voxels are repeated, instead of zeros.
+        #[serde(default, skip_serializing_if = "is_default")]
+        replicate: bool,
+    },
     /// `ScaleIntensityRange`: from one range to another.
     ScaleRange {
         /// Least and greatest value of the scan.
@@ -79,6 +111,18 @@ pub enum Transform {
         /// Whether the range is cut by the percentiles as well.
         #[serde(default, skip_serializing_if = "is_default")]
         relative: bool,
+        /// Whether each channel has percentiles of its own.
+        #[serde(default, skip_serializing_if = "is_default")]
+        channel_wise: bool,
+    },
+    /// `ClipIntensityPercentiles`: what is outside is held within.
+    ClipPercentiles {
+        /// Percentile below which values become it; absent: they stay.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        low: Option<f64>,
+        /// Percentile above which they do.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        high: Option<f64>,
         /// Whether each channel has percentiles of its own.
         #[serde(default, skip_serializing_if = "is_default")]
         channel_wise: bool,
@@ -111,8 +155,11 @@ pub enum Transform {
 impl Pipeline {
     /// What is wrong with it, for a network of so many dimensions and input channels.
     pub(crate) fn check(&self, dims: u32, channels: u32) -> Result<(), String> {
-        if dims != 3 {
-            return Err(format!("the network has {dims} dimensions; bundles of three run"));
+        if self.threshold.is_some() && (self.largest.is_some() || !self.before.is_empty() || !self.after.is_empty()) {
+            return Err("parts of labels that may overlap are not kept apart".into());
+        }
+        if self.sigmoid && self.threshold.is_none() {
+            return Err("sigmoid goes with a threshold".into());
         }
         let soft = matches!(self.invert, Invert::Logits | Invert::Probabilities);
         if let Some(largest) = self.largest.as_ref().filter(|l| l.first && soft) {
@@ -127,6 +174,9 @@ impl Pipeline {
         let steps = self.transforms.iter().map(Transform::step);
         let steps = std::iter::once(Step::ReadAsMonai).chain(steps).collect();
         let inverse = || ResultStep::Restore(Restore::Inverse { nearest: self.nearest });
+        if let Some(at) = self.threshold {
+            return Recipe::new(steps, self.overlapping(at));
+        }
         let mut results = match self.invert {
             Invert::Logits => vec![inverse(), ResultStep::ArgMax],
             Invert::Probabilities => vec![ResultStep::Softmax, inverse(), ResultStep::ArgMax],
@@ -142,7 +192,35 @@ impl Pipeline {
                 results.insert(at, keep);
             }
         }
+        self.filter(&mut results);
         Recipe::new(steps, results)
+    }
+}
+
+impl Pipeline {
+    /// Puts the further transforms of labels where they belong.
+    fn filter(&self, results: &mut Vec<ResultStep>) {
+        let restored = |result: &ResultStep| matches!(result, ResultStep::Restore(_));
+        let argmax = results.iter().position(|result| *result == ResultStep::ArgMax).unwrap_or_default();
+        let back = results.iter().skip(argmax).position(restored).map(|at| at + argmax);
+        let at = back.unwrap_or(results.len());
+        let steps = self.before.iter().cloned().map(ResultStep::Filter);
+        results.splice(at..at, steps);
+        results.extend(self.after.iter().cloned().map(ResultStep::Filter));
+    }
+
+    /// The results of labels that may overlap.
+    fn overlapping(&self, at: f32) -> Vec<ResultStep> {
+        let sigmoid = || self.sigmoid.then_some(ResultStep::Sigmoid);
+        let (at, inverse) = (ResultStep::Threshold { at }, ResultStep::Restore(Restore::Inverse { nearest: self.nearest }));
+        let steps = match self.invert {
+            Invert::Logits => [Some(inverse), sigmoid(), Some(at)],
+            Invert::Probabilities => [sigmoid(), Some(inverse), Some(at)],
+            Invert::Labels => [sigmoid(), Some(at), Some(inverse)],
+            Invert::Saving => [sigmoid(), Some(at), Some(ResultStep::Restore(Restore::Save))],
+            Invert::Nothing => [sigmoid(), Some(at), None],
+        };
+        steps.into_iter().flatten().collect()
     }
 }
 
@@ -157,6 +235,13 @@ impl Transform {
             Self::CropForeground { margin, allow_smaller, k_divisible } => {
                 return Step::CropForeground { margin, allow_smaller, k_divisible };
             }
+            Self::Slices { axis } => {
+                let mut order = [0, 1, 2];
+                order[..3.min(axis + 1)].rotate_right(1);
+                return Step::Transpose { order };
+            }
+            Self::Pad { least, multiple, end, replicate } => return Step::Pad { least, multiple, end, replicate },
+            Self::ClipPercentiles { low, high, channel_wise } => Values::ClipPercentiles { low, high, channel_wise },
             Self::ScaleRange { from, to, clip } => Values::ScaleRange { from, to, clip },
             Self::ScalePercentiles { from, to, clip, relative, channel_wise } => {
                 Values::ScalePercentiles { from, to, clip, relative, channel_wise }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::bad;
-use super::pipeline::{Invert, Largest, Pipeline, Transform};
+use super::pipeline::{Filter, Invert, Largest, Pipeline, Transform};
 use crate::error::LoadError;
 
 /// Transforms that change no voxel, and no value as long as they are floats.
@@ -192,8 +192,7 @@ pub(super) fn pipeline(before: Option<&Value>, after: Option<&Value>) -> Result<
     for call in first.iter().filter(|call| call.on(image)) {
         transforms.extend(transform(call, image)?);
     }
-    let (invert, nearest, largest) = inversion(&last, image, before)?;
-    Ok(Pipeline { transforms, invert, nearest, largest })
+    inversion(&last, image, before, transforms)
 }
 
 /// A class's name without the ending of those that work on dictionaries.
@@ -254,6 +253,28 @@ fn transform(call: &Call<'_>, image: &str) -> Result<Option<Transform>, LoadErro
             }
             Transform::CropForeground { margin, allow_smaller: call.flag("allow_smaller")?, k_divisible }
         }
+        "SpatialPad" | "DivisiblePad" => {
+            let key = if name == "SpatialPad" { "spatial_size" } else { "k" };
+            only(&[key, "method", "mode"], &[("value", json!(0)), ("constant_values", json!(0))])?;
+            let size = call.along(key, |v| u32::try_from(v.as_i64()?.max(0)).ok())?.ok_or_else(|| call.wrong(key))?;
+            let end = match call.get("method").map(|v| v.as_str()) {
+                None | Some(Some("symmetric")) => false,
+                Some(Some("end")) => true,
+                Some(_) => return Err(call.wrong("method")),
+            };
+            let replicate = match call.first("mode").map(|v| v.as_str()) {
+                None | Some(Some("constant")) => false,
+                Some(Some("edge" | "replicate")) => true,
+                Some(_) => return Err(call.wrong("mode")),
+            };
+            let (least, multiple) = if name == "SpatialPad" { (size, [0; 3]) } else { ([0; 3], size) };
+            Transform::Pad { least, multiple, end, replicate }
+        }
+        "ClipIntensityPercentiles" => {
+            only(&["lower", "upper", "channel_wise"], &[("sharpness_factor", Value::Null), ("return_clipping_values", json!(false))])?;
+            let (low, high) = (call.number("lower")?, call.number("upper")?);
+            Transform::ClipPercentiles { low, high, channel_wise: call.flag("channel_wise")? }
+        }
         "ScaleIntensityRange" => {
             only(&["a_min", "a_max", "b_min", "b_max", "clip"], &[])?;
             Transform::ScaleRange { from: [call.needed("a_min")?, call.needed("a_max")?], to: target(call)?, clip: call.flag("clip")? }
@@ -306,31 +327,103 @@ fn target(call: &Call<'_>) -> Result<Option<[f64; 2]>, LoadError> {
     }
 }
 
+/// `KeepLargestConnectedComponent` of labels.
+fn largest_part(call: &Call<'_>, first: bool) -> Result<Largest, LoadError> {
+    let fixed = [("is_onehot", json!(false)), ("num_components", json!(1))];
+    call.only(&["applied_labels", "independent", "connectivity"], &["keys", "allow_missing_keys"], &fixed)?;
+    Ok(Largest {
+        labels: applied(call)?,
+        union: call.get("independent").is_some_and(|v| *v == json!(false)),
+        connectivity: connectivity(call, 3)?,
+        first,
+    })
+}
+
+/// `RemoveSmallObjects` or `FillHoles` of labels.
+fn label_filter(call: &Call<'_>) -> Result<Filter, LoadError> {
+    const NEUTRAL: [&str; 2] = ["keys", "allow_missing_keys"];
+    if plain(call.class) == "FillHoles" {
+        call.only(&["applied_labels", "connectivity"], &NEUTRAL, &[])?;
+        return Ok(Filter::FillHoles { labels: applied(call)?, connectivity: connectivity(call, 3)? });
+    }
+    let fixed = [("by_measure", json!(false)), ("pixdim", Value::Null)];
+    call.only(&["min_size", "connectivity", "independent_channels"], &NEUTRAL, &fixed)?;
+    let min_size = call.get("min_size").map_or(Some(64), Value::as_u64).ok_or_else(|| call.wrong("min_size"))?;
+    let union = call.get("independent_channels").is_some_and(|v| *v == json!(false));
+    Ok(Filter::RemoveSmall { min_size, connectivity: connectivity(call, if call.is_null("connectivity") { 3 } else { 1 })?, union })
+}
+
+/// The labels that a transform is applied to; none for all.
+fn applied(call: &Call<'_>) -> Result<Vec<u32>, LoadError> {
+    let labels = match call.get("applied_labels") {
+        None => Some(Vec::new()),
+        Some(Value::Array(list)) => list.iter().map(|v| u32::try_from(v.as_u64()?).ok()).collect(),
+        Some(one) => one.as_u64().and_then(|v| u32::try_from(v).ok()).map(|v| vec![v]),
+    };
+    labels.ok_or_else(|| call.wrong("applied_labels"))
+}
+
+fn connectivity(call: &Call<'_>, absent: u32) -> Result<u32, LoadError> {
+    let told = call.get("connectivity").map_or(Some(absent), |v| u32::try_from(v.as_u64()?).ok());
+    told.filter(|c| (1..=3).contains(c)).ok_or_else(|| call.wrong("connectivity"))
+}
+
+/// What the sliding windows of an inferer put around a scan that is smaller, if it is not zeros.
+pub(super) fn window_padding(inferer: Option<&Value>) -> Result<Option<Transform>, LoadError> {
+    let Some(call) = inferer.and_then(Call::of).filter(|call| call.class.starts_with("SlidingWindowInferer")) else { return Ok(None) };
+    match call.get("padding_mode").map(|v| v.as_str().unwrap_or_default().rsplit('.').next().unwrap_or_default().to_lowercase()).as_deref()
+    {
+        None | Some("constant") => Ok(None),
+        Some("replicate") => {
+            let least = call.along("roi_size", |v| u32::try_from(v.as_i64()?.max(0)).ok())?.ok_or_else(|| call.wrong("roi_size"))?;
+            Ok(Some(Transform::Pad { least, multiple: [0; 3], end: false, replicate: true }))
+        }
+        Some(_) => Err(call.wrong("padding_mode")),
+    }
+}
+
 fn unsupported(key: &str, call: &Call<'_>) -> LoadError {
     bad(format!("the transform {} of the bundle's {key} is not supported", call.class))
 }
 
 /// What goes the way back, whether it is read at the nearest voxel there, and what is kept of labels.
-fn inversion(after: &[Call<'_>], image: &str, before: Option<&Value>) -> Result<(Invert, bool, Option<Largest>), LoadError> {
+fn inversion(after: &[Call<'_>], image: &str, before: Option<&Value>, transforms: Vec<Transform>) -> Result<Pipeline, LoadError> {
     let mut found = None;
     let mut resampled = false;
     let (mut softmax, mut argmax) = (false, false);
-    let mut largest = None;
+    let (mut sigmoid, mut threshold) = (false, None);
+    let (mut largest, mut early, mut late) = (None, Vec::new(), Vec::new());
     for call in after.iter().filter(|call| call.on("pred")) {
         call.decided()?;
         match plain(call.class) {
             "Activations" => {
-                call.only(&["softmax"], &["keys", "allow_missing_keys", "dim"], &[("sigmoid", json!(false)), ("other", Value::Null)])?;
-                softmax |= call.first("softmax") == Some(&json!(true));
+                call.only(&["softmax", "sigmoid"], &["keys", "allow_missing_keys", "dim"], &[("other", Value::Null)])?;
+                softmax |= call.along_keys("softmax") == Some(&json!(true));
+                if call.along_keys("sigmoid") == Some(&json!(true)) {
+                    // of what is compared already, or is a probability, it makes no sense
+                    if softmax || sigmoid || argmax || threshold.is_some() {
+                        return Err(call.wrong("sigmoid"));
+                    }
+                    sigmoid = true;
+                }
             }
             "AsDiscrete" => {
                 let neutral = ["keys", "allow_missing_keys", "n_classes", "num_classes", "dim", "keepdim", "dtype"];
-                call.only(
-                    &["argmax"],
-                    &neutral,
-                    &[("threshold", Value::Null), ("threshold_values", json!(false)), ("to_onehot", Value::Null)],
-                )?;
-                argmax |= call.first("argmax") == Some(&json!(true));
+                call.only(&["argmax", "threshold", "threshold_values", "logit_thresh"], &neutral, &[("to_onehot", Value::Null)])?;
+                argmax |= call.along_keys("argmax") == Some(&json!(true));
+                // a flag and a number before MONAI 0.7
+                let at = match (call.along_keys("threshold").filter(|v| !v.is_null()), call.along_keys("threshold_values")) {
+                    (Some(at), _) => Some(at.as_f64().ok_or_else(|| call.wrong("threshold"))?),
+                    (None, Some(Value::Bool(true))) => Some(call.number("logit_thresh")?.unwrap_or(0.5)),
+                    (None, _) => None,
+                };
+                if at.is_some() && (argmax || softmax || threshold.is_some()) {
+                    return Err(call.wrong("threshold"));
+                }
+                threshold = threshold.or(at);
+                if argmax && sigmoid {
+                    return Err(call.wrong("argmax"));
+                }
             }
             "Invert" => {
                 let neutral = ["keys", "allow_missing_keys", "meta_keys", "orig_meta_keys", "meta_key_postfix", "to_tensor", "device"];
@@ -345,28 +438,29 @@ fn inversion(after: &[Call<'_>], image: &str, before: Option<&Value>) -> Result<
                     continue;
                 }
                 let nearest = call.along_keys("nearest_interp").is_none_or(|v| *v != json!(false));
-                let what = match (argmax, softmax) {
+                if threshold.is_some() && !nearest {
+                    return Err(call.wrong("nearest_interp"));
+                }
+                let what = match (argmax || threshold.is_some(), softmax || sigmoid) {
                     (true, _) => Invert::Labels,
                     (false, true) => Invert::Probabilities,
                     (false, false) => Invert::Logits,
                 };
                 found = Some((what, nearest && what != Invert::Labels));
             }
-            "KeepLargestConnectedComponent" if argmax && largest.is_none() => {
-                let fixed = [("is_onehot", json!(false)), ("num_components", json!(1))];
-                call.only(&["applied_labels", "independent", "connectivity"], &["keys", "allow_missing_keys"], &fixed)?;
-                let labels = match call.get("applied_labels") {
-                    None => Some(Vec::new()),
-                    Some(Value::Array(list)) => list.iter().map(|v| u32::try_from(v.as_u64()?).ok()).collect(),
-                    Some(one) => one.as_u64().and_then(|v| u32::try_from(v).ok()).map(|v| vec![v]),
-                };
-                let connectivity = call.get("connectivity").map_or(Some(3), |v| u32::try_from(v.as_u64()?).ok());
-                largest = Some(Largest {
-                    labels: labels.ok_or_else(|| call.wrong("applied_labels"))?,
-                    union: call.get("independent").is_some_and(|v| *v == json!(false)),
-                    connectivity: connectivity.filter(|c| (1..=3).contains(c)).ok_or_else(|| call.wrong("connectivity"))?,
-                    first: found.is_none(),
-                });
+            "RemoveSmallObjects" | "FillHoles" if argmax => {
+                // labels that go the way back later are those of the network's grid
+                let filters = if found.is_none() { &mut early } else { &mut late };
+                filters.push(label_filter(call)?);
+            }
+            "KeepLargestConnectedComponent" if argmax => {
+                let part = largest_part(call, found.is_none())?;
+                let filters = if found.is_none() { &mut early } else { &mut late };
+                if largest.is_none() && filters.is_empty() {
+                    largest = Some(part);
+                } else {
+                    filters.push(Filter::KeepLargest(part));
+                }
             }
             "SaveImage" => {
                 call.only(&["resample", "mode", "padding_mode"], &SAVE_NEUTRAL, &[("scale", Value::Null)])?;
@@ -383,7 +477,53 @@ fn inversion(after: &[Call<'_>], image: &str, before: Option<&Value>) -> Result<
         }
     }
     let (invert, nearest) = found.unwrap_or((if resampled { Invert::Saving } else { Invert::Nothing }, false));
-    Ok((invert, nearest, largest))
+    if sigmoid && threshold.is_none() {
+        return Err(bad("the bundle's postprocessing has a sigmoid but no AsDiscreted with a threshold, so that it makes no labels"));
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "scores are f32")]
+    let threshold = threshold.map(|at| at as f32);
+    Ok(Pipeline { transforms, invert, nearest, largest, before: early, after: late, threshold, sigmoid })
+}
+
+/// Arguments of sliding windows that change no result.
+const WINDOWS_NEUTRAL: [&str; 8] =
+    ["sw_batch_size", "sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "buffer_steps", "buffer_dim"];
+
+fn windows_fixed() -> [(&'static str, Value); 3] {
+    [("sigma_scale", json!(0.125)), ("cval", json!(0.0)), ("with_coord", json!(false))]
+}
+
+/// The card's `inference` of windows of this extent; none positive: the whole at once.
+fn windows(call: &Call<'_>, roi: &[i64]) -> Result<Value, LoadError> {
+    if roi.iter().all(|&n| n <= 0) {
+        return Ok(json!({"mode": "whole"}));
+    }
+    if roi.iter().any(|&n| n <= 0) {
+        return Err(call.wrong("roi_size"));
+    }
+    let overlap = match call.get("overlap") {
+        None => 0.25,
+        Some(Value::Array(list)) => match &list[..] {
+            [first, rest @ ..] if list.len() == roi.len() && rest.iter().all(|v| v == first) => {
+                first.as_f64().ok_or_else(|| call.wrong("overlap"))?
+            }
+            _ => return Err(call.wrong("overlap")),
+        },
+        Some(one) => one.as_f64().ok_or_else(|| call.wrong("overlap"))?,
+    };
+    let scheme = match call.get("mode").map(|v| v.as_str().unwrap_or_default().to_lowercase()).as_deref() {
+        None | Some("constant" | "blendmode.constant") => "monai",
+        Some("gaussian" | "blendmode.gaussian") => "monai_gaussian",
+        Some(_) => return Err(call.wrong("mode")),
+    };
+    Ok(json!({"mode": "window", "patch": roi, "overlap": overlap, "scheme": scheme}))
+}
+
+/// The axis whose slices the inferer gives to a network of two dimensions; `None` if it gives volumes.
+pub(super) fn slices(inferer: Option<&Value>) -> Result<Option<usize>, LoadError> {
+    let Some(call) = inferer.and_then(Call::of).filter(|call| call.class == "SliceInferer") else { return Ok(None) };
+    let axis = call.get("spatial_dim").map_or(Some(0), Value::as_u64).filter(|axis| *axis < 3);
+    axis.and_then(|axis| usize::try_from(axis).ok()).map(Some).ok_or_else(|| call.wrong("spatial_dim"))
 }
 
 /// The card's `inference`.
@@ -395,31 +535,21 @@ pub(super) fn inference(inferer: Option<&Value>) -> Result<Value, LoadError> {
             Ok(json!({"mode": "whole"}))
         }
         "SlidingWindowInferer" | "SlidingWindowInfererAdapt" => {
-            let neutral =
-                ["sw_batch_size", "sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "buffer_steps", "buffer_dim"];
-            let fixed =
-                [("sigma_scale", json!(0.125)), ("padding_mode", json!("constant")), ("cval", json!(0.0)), ("with_coord", json!(false))];
-            call.only(&["roi_size", "overlap", "mode"], &neutral, &fixed)?;
+            call.only(&["roi_size", "overlap", "mode", "padding_mode"], &WINDOWS_NEUTRAL, &windows_fixed())?;
             let roi = call.along("roi_size", Value::as_i64)?.ok_or_else(|| call.wrong("roi_size"))?;
-            if roi.iter().all(|&n| n <= 0) {
-                return Ok(json!({"mode": "whole"}));
-            }
-            if roi.iter().any(|&n| n <= 0) {
-                return Err(call.wrong("roi_size"));
-            }
-            let overlap = match call.along("overlap", Value::as_f64)? {
-                None => 0.25,
-                Some([a, b, c]) if a == b && b == c => a,
-                Some(_) => return Err(call.wrong("overlap")),
-            };
-            let scheme = match call.get("mode").map(|v| v.as_str().unwrap_or_default().to_lowercase()).as_deref() {
-                None | Some("constant" | "blendmode.constant") => "monai",
-                Some("gaussian" | "blendmode.gaussian") => "monai_gaussian",
-                Some(_) => return Err(call.wrong("mode")),
-            };
-            Ok(json!({"mode": "window", "patch": roi, "overlap": overlap, "scheme": scheme}))
+            windows(&call, &roi)
         }
-        other => Err(bad(format!("the bundle's inferer {other} is not supported; SlidingWindowInferer and SimpleInferer are"))),
+        "SliceInferer" => {
+            let fixed = [&windows_fixed()[..], &[("padding_mode", json!("constant"))]].concat();
+            call.only(&["roi_size", "overlap", "mode", "spatial_dim"], &WINDOWS_NEUTRAL, &fixed)?;
+            slices(inferer)?;
+            let roi = call.get("roi_size").and_then(Value::as_array).filter(|list| list.len() == 2);
+            let roi: Option<Vec<i64>> = roi.and_then(|list| list.iter().map(Value::as_i64).collect());
+            windows(&call, &roi.ok_or_else(|| call.wrong("roi_size"))?)
+        }
+        other => {
+            Err(bad(format!("the bundle's inferer {other} is not supported; SlidingWindowInferer, SliceInferer and SimpleInferer are")))
+        }
     }
 }
 
@@ -469,6 +599,51 @@ mod tests {
         assert_eq!(pipeline(None, Some(&labels))?.invert, Invert::Labels);
         let logits = pipeline(None, Some(&json!([invert])))?;
         assert_eq!((logits.invert, logits.nearest), (Invert::Logits, true));
+        let argmax = json!({"_target_": "AsDiscreted", "keys": "pred", "argmax": true});
+        let small = json!({"_target_": "RemoveSmallObjectsd", "keys": "pred", "min_size": 8});
+        let holes = json!({"_target_": "FillHolesd", "keys": "pred", "applied_labels": 1});
+        let part = json!({"_target_": "KeepLargestConnectedComponentd", "keys": "pred"});
+        let read = pipeline(None, Some(&json!([argmax, small, part, invert, part, holes])))?;
+        let results = serde_json::to_value(read.recipe().results).unwrap_or_default();
+        let largest = json!({"result": "keep_largest", "labels": [], "union": false, "connectivity": 3});
+        let expected = [
+            json!({"result": "arg_max"}),
+            json!({"result": "filter", "filter": "remove_small", "min_size": 8, "connectivity": 1}),
+            json!({"result": "filter", "filter": "keep_largest", "labels": [], "union": false, "connectivity": 3, "first": true}),
+            json!({"result": "restore", "method": "inverse", "nearest": false}),
+            largest,
+            json!({"result": "filter", "filter": "fill_holes", "labels": [1], "connectivity": 3}),
+        ];
+        assert_eq!(results, json!(expected));
+        for (wrong, named) in [
+            (json!({"_target_": "RemoveSmallObjectsd", "keys": "pred", "by_measure": true}), "by_measure"),
+            (json!({"_target_": "RemoveSmallObjectsd", "keys": "pred", "min_size": 0.5}), "min_size"),
+            (json!({"_target_": "FillHolesd", "keys": "pred", "connectivity": 4}), "connectivity"),
+            (json!({"_target_": "FillHolesd", "keys": "pred", "applied_labels": "$x"}), "applied_labels"),
+        ] {
+            let e = pipeline(None, Some(&json!([argmax, wrong]))).map(|_| ()).expect_err("it is not done").to_string();
+            assert!(e.contains(named), "{e} does not name {named}");
+        }
+        let sigmoid = json!({"_target_": "Activationsd", "keys": "pred", "sigmoid": true});
+        let at = json!({"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5});
+        let old = json!({"_target_": "AsDiscreted", "keys": "pred", "threshold_values": true});
+        for (list, invert, sigmoid) in [
+            (json!([sigmoid, invert, at]), Invert::Probabilities, true),
+            (json!([invert, sigmoid, at]), Invert::Logits, true),
+            (json!([sigmoid, old, invert]), Invert::Labels, true),
+            (json!([at]), Invert::Nothing, false),
+        ] {
+            let read = pipeline(None, Some(&list))?;
+            assert_eq!((read.invert, read.sigmoid, read.threshold), (invert, sigmoid, Some(0.5)));
+        }
+        let before = compose(json!([
+            {"_target_": "SpatialPadd", "keys": "image", "spatial_size": [96, 64, -1], "mode": "edge"},
+            {"_target_": "DivisiblePadd", "keys": "image", "k": 32, "method": "end"},
+            {"_target_": "ClipIntensityPercentilesd", "keys": "image", "lower": 1, "upper": null, "channel_wise": true}
+        ]));
+        let expected = json!([{"transform": "pad", "least": [96, 64, 0], "replicate": true},
+            {"transform": "pad", "multiple": [32, 32, 32], "end": true}, {"transform": "clip_percentiles", "low": 1.0, "channel_wise": true}]);
+        assert_eq!(serde_json::to_value(pipeline(Some(&before), None)?.transforms).ok(), Some(expected));
         // MONAI inverts nothing of a key that no transform worked on
         let other = json!([{"_target_": "Invertd", "keys": "pred"}, {"_target_": "SaveImaged", "keys": "pred"}]);
         assert_eq!(pipeline(None, Some(&other))?.invert, Invert::Nothing);
@@ -500,15 +675,26 @@ mod tests {
             (json!({"_target_": "ScaleIntensityd", "keys": "image", "factor": 0.5}), "factor"),
             (json!({"_target_": "NormalizeIntensityd", "keys": "image", "divisor": ["x"]}), "divisor"),
             (json!({"_target_": "CastToTyped", "keys": "image", "dtype": "$np.uint8"}), "dtype"),
+            (json!({"_target_": "SpatialPadd", "keys": "image", "spatial_size": "$x"}), "spatial_size"),
+            (json!({"_target_": "SpatialPadd", "keys": "image", "spatial_size": 8, "mode": "reflect"}), "mode"),
+            (json!({"_target_": "DivisiblePadd", "keys": "image", "k": 8, "method": "begin"}), "method"),
+            (json!({"_target_": "DivisiblePadd", "keys": "image", "k": 8, "value": 1}), "value"),
+            (
+                json!({"_target_": "ClipIntensityPercentilesd", "keys": "image", "lower": 1, "upper": 99, "sharpness_factor": 10}),
+                "sharpness",
+            ),
             (json!("$transforms()"), "Python"),
         ] {
             let e = before(transform);
             assert!(e.contains(named), "{e} does not name {named}");
         }
         for (transform, named) in [
-            (json!({"_target_": "Activationsd", "keys": "pred", "sigmoid": true}), "sigmoid"),
-            (json!({"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}), "threshold"),
+            (json!({"_target_": "Activationsd", "keys": "pred", "sigmoid": true}), "no AsDiscreted with a threshold"),
+            (json!({"_target_": "Activationsd", "keys": "pred", "sigmoid": true, "softmax": true}), "sigmoid"),
+            (json!({"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5, "argmax": true}), "threshold"),
+            (json!({"_target_": "AsDiscreted", "keys": "pred", "threshold": "$x"}), "threshold"),
             (json!({"_target_": "KeepLargestConnectedComponentd", "keys": "pred"}), "KeepLargestConnectedComponentd"),
+            (json!({"_target_": "RemoveSmallObjectsd", "keys": "pred"}), "RemoveSmallObjectsd"),
             (json!({"_target_": "Invertd", "keys": "pred", "_disabled_": "$not @invert"}), "_disabled_"),
             (json!({"_target_": "Invertd", "keys": "pred", "post_func": "$lambda x: x > 0"}), "post_func"),
             (json!({"_target_": "Invertd", "keys": "pred", "transform": {"_target_": "Compose", "transforms": []}}), "transform"),
@@ -536,12 +722,25 @@ mod tests {
         assert_eq!(read(told)?, json!({"mode": "window", "patch": [96, 64, 32], "overlap": 0.5, "scheme": "monai_gaussian"}));
         assert_eq!(read(sliding(json!({"roi_size": [-1, -1, -1]})))?, json!({"mode": "whole"}));
         assert_eq!(read(json!({"_target_": "monai.inferers.SimpleInferer"}))?, json!({"mode": "whole"}));
+        let sliced = json!({"_target_": "SliceInferer", "roi_size": [16, 24], "spatial_dim": 2, "overlap": 0.5});
+        assert_eq!(slices(Some(&sliced))?, Some(2));
+        assert_eq!(read(sliced)?, json!({"mode": "window", "patch": [16, 24], "overlap": 0.5, "scheme": "monai"}));
+        for (axis, order) in [(0, [0, 1, 2]), (1, [1, 0, 2]), (2, [2, 0, 1])] {
+            let pipeline = Pipeline { transforms: vec![Transform::Slices { axis }], ..pipeline(None, None)? };
+            assert_eq!(pipeline.recipe().steps.last(), Some(&crate::scan::Step::Transpose { order }));
+        }
+        let padding = |mode: &str| window_padding(Some(&sliding(json!({"padding_mode": mode}))));
+        assert_eq!(padding("constant")?, None);
+        assert_eq!(padding("replicate")?, Some(Transform::Pad { least: [96; 3], multiple: [0; 3], end: false, replicate: true }));
+        assert!(padding("reflect").is_err_and(|e| e.to_string().contains("padding_mode")));
         for (wrong, named) in [
             (sliding(json!({"roi_size": [96, 96, -1]})), "roi_size"),
             (sliding(json!({"overlap": [0.5, 0.5, 0.25]})), "overlap"),
             (sliding(json!({"mode": "other"})), "mode"),
             (sliding(json!({"sigma_scale": 0.25})), "sigma_scale"),
-            (json!({"_target_": "SliceInferer"}), "SliceInferer"),
+            (json!({"_target_": "SliceInferer", "roi_size": 16}), "roi_size"),
+            (json!({"_target_": "SliceInferer", "roi_size": [16, 16], "spatial_dim": 3}), "spatial_dim"),
+            (json!({"_target_": "PatchInferer"}), "PatchInferer"),
             (json!("$inferer()"), "inferer"),
         ] {
             let e = read(wrong).expect_err("it is not done").to_string();

@@ -168,8 +168,8 @@ fn recomputing(request: &Request<'_>, base: &Form, schedules: &[Arc<Schedule>]) 
     };
     let order = waiting(streamed, &uses(streamed));
     let mut forms: Vec<Arc<Form>> = Vec::new();
-    for count in RECOMPUTED.into_iter().filter(|&n| n <= order.len()) {
-        let Some(r) = recompute(streamed, &order[..count]) else { continue };
+    for (count, nearer) in RECOMPUTED.into_iter().filter(|&n| n <= order.len()).flat_map(|n| [(n, false), (n, true)]) {
+        let Some(r) = recompute(streamed, &order[..count], nearer) else { continue };
         if forms.iter().any(|f| f.net.graph == r.graph) {
             continue;
         }

@@ -12,8 +12,9 @@ use crate::graph::{Graph, NodeId, Op};
 /// A wait of fewer tasks than this share of all does not make a reader late.
 const LATE_SHARE: usize = 16;
 
-/// A value this many times smaller than the recomputed one is kept, not computed anew.
-const MUCH_SMALLER: u64 = 3;
+/// A value this many times smaller than the recomputed one is kept, not computed anew: usually, and where the sources of
+/// the value that waits least are to be nearer.
+const SMALLER: [u64; 2] = [3, 2];
 
 /// Readers of a node's value in the order in which they come, cut where the value waits long.
 fn phases(s: &Schedule, node: NodeId, readers: &[NodeId]) -> Vec<Vec<NodeId>> {
@@ -41,14 +42,14 @@ pub(super) struct Recomputing {
     pub origins: Vec<NodeId>,
 }
 
-/// Nodes to compute anew for a copy of `node`: it and its ancestors but what is much smaller, what is kept, and barriers.
-fn cone(net: &Network, node: NodeId) -> BTreeSet<NodeId> {
-    let floor = bytes(net, node) / MUCH_SMALLER;
+/// Nodes to compute anew for a copy of `node`: it and its ancestors but those so many times smaller, which are kept, and barriers.
+fn cone(net: &Network, node: NodeId, smaller: u64) -> BTreeSet<NodeId> {
+    let floor = bytes(net, node) / smaller;
     let mut cone = BTreeSet::new();
     let mut stack = vec![node];
     while let Some(id) = stack.pop() {
         let barrier = net.reaches(id).iter().any(|reach| reach.is_barrier());
-        let small = bytes(net, id) < floor && !net.is_input(id);
+        let small = bytes(net, id) <= floor && !net.is_input(id);
         if (id == node || !(barrier || small)) && cone.insert(id) {
             stack.extend(&net.node(id).inputs);
         }
@@ -60,8 +61,9 @@ fn bytes(net: &Network, id: NodeId) -> u64 {
     net.plane_bytes(id) * u64::from(net.planes(id))
 }
 
-/// The graph in which late readers of `values` read copies; `None` when no reader is late.
-pub(super) fn recompute(s: &Schedule, values: &[NodeId]) -> Option<Recomputing> {
+/// The graph in which late readers of `values` read copies; `None` when no reader is late. Copies are made from the input or
+/// from what is much smaller; those of the last value, if it is to be `nearer`, from what has half its bytes.
+pub(super) fn recompute(s: &Schedule, values: &[NodeId], nearer: bool) -> Option<Recomputing> {
     let net = &*s.net;
     let consumers = net.graph.consumers();
     // for each late reader of a value, the number of the copy that it reads
@@ -78,7 +80,8 @@ pub(super) fn recompute(s: &Schedule, values: &[NodeId]) -> Option<Recomputing> 
     if count == 0 {
         return None;
     }
-    let mut b = Builder { net, graph: Graph::default(), origins: Vec::new(), copies: &copies, made: BTreeMap::new() };
+    let near = values.last().copied().filter(|_| nearer);
+    let mut b = Builder { net, graph: Graph::default(), origins: Vec::new(), copies: &copies, near, made: BTreeMap::new() };
     for id in net.graph.ids() {
         b.copy(id, None);
     }
@@ -90,6 +93,8 @@ struct Builder<'a> {
     graph: Graph,
     origins: Vec<NodeId>,
     copies: &'a BTreeMap<(NodeId, NodeId), usize>,
+    /// The value whose copies are made from what has half its bytes.
+    near: Option<NodeId>,
     /// New node of each original (`None`) and of each node of a numbered copy.
     made: BTreeMap<(NodeId, Option<usize>), NodeId>,
 }
@@ -129,7 +134,7 @@ impl Builder<'_> {
     /// The copy `number` of a value, with its cone before it.
     fn copy_of(&mut self, value: NodeId, number: usize) -> NodeId {
         // originals outside of the cone come first, then the cone in topological order
-        let cone = cone(self.net, value);
+        let cone = cone(self.net, value, SMALLER[usize::from(self.near == Some(value))]);
         let outside: BTreeSet<NodeId> =
             cone.iter().flat_map(|&id| self.net.node(id).inputs.clone()).filter(|i| !cone.contains(i)).collect();
         for id in outside {

@@ -130,6 +130,7 @@ impl<'a> Forward<'a> {
             Step::CropForeground { margin, allow_smaller, k_divisible } => {
                 self.crop_foreground(*margin, *allow_smaller, *k_divisible)?;
             }
+            Step::Pad { least, multiple, end, replicate } => self.pad(*least, *multiple, *end, *replicate)?,
             Step::Resample(Resample::HalfPixel { mm }) => self.resample_linear(*mm)?,
             Step::Resample(Resample::Spline { mm, orders }) => self.resample_splines(mm, *orders)?,
             Step::Resample(Resample::Grid { mm, nearest, align_corners }) => {
@@ -219,6 +220,30 @@ impl<'a> Forward<'a> {
         Ok(())
     }
 
+    fn pad(&mut self, least: [u32; 3], multiple: [u32; 3], end: bool, replicate: bool) -> Result<(), VolumeError> {
+        let before = self.volume.extent;
+        let n = before.axes();
+        let [mut start, mut size] = [[0; 3]; 2];
+        for axis in 0..3 {
+            let whole = u64::from(n[axis].max(least[axis])).next_multiple_of(multiple[axis].max(1).into());
+            let more = i64::try_from(whole).unwrap_or(i64::MAX) - i64::from(n[axis]);
+            start[axis] = if end { 0 } else { -(more / 2) };
+            size[axis] = i64::from(n[axis]) + more;
+        }
+        if size == n.map(i64::from) {
+            return Ok(());
+        }
+        let spacing = self.volume.spacing;
+        plausible(size.map(|n| n as f64), spacing, spacing, self.bytes())?;
+        let mut padded = cut(&self.volume, start, size)?;
+        if replicate {
+            repeat_edges(&mut padded, start.map(|n| -n), before);
+        }
+        self.set(padded);
+        self.undo.push(Undo::Cut { before, start });
+        Ok(())
+    }
+
     /// Bytes that so many voxels of the network's input take on the host, there and back.
     fn bytes(&self) -> impl Fn(f64) -> f64 + use<> {
         let channels = f64::from(self.volume.channels);
@@ -293,6 +318,21 @@ impl Step {
     /// Whether it asks where the body is.
     pub(super) fn asks_for_body(&self) -> bool {
         matches!(self, Self::ScaleChannels { channels, .. } if channels.iter().any(Scaling::masked))
+    }
+}
+
+/// Gives voxels around a box, which begins at `first`, the value of the nearest in it.
+fn repeat_edges(volume: &mut Volume<f32>, first: [i64; 3], inner: Extent) {
+    let ([_, height, width], inner) = (sizes(volume.extent), sizes(inner));
+    let first = first.map(|n| usize::try_from(n).unwrap_or(0));
+    let nearest = |axis: usize, i: usize| i.clamp(first[axis], first[axis] + inner[axis] - 1);
+    let voxels = sizes(volume.extent).iter().product::<usize>().max(1);
+    for channel in volume.data.chunks_exact_mut(voxels) {
+        for at in 0..voxels {
+            let [z, y, x] = [at / (height * width), at / width % height, at % width];
+            let from = (nearest(0, z) * height + nearest(1, y)) * width + nearest(2, x);
+            channel[at] = channel[from];
+        }
     }
 }
 

@@ -43,22 +43,29 @@ pub(crate) fn keep(labels: &mut [u16], n: [usize; 3], largest: &Largest) {
     }
 }
 
-/// The largest part of a mask; of several equally large the last in storage order. Voxels are
-/// neighbours if they differ by 1 along at most so many axes.
+/// The largest part of a mask; of several equally large the last in storage order.
 fn part(mask: &[bool], n: [usize; 3], connectivity: u32) -> Vec<bool> {
+    let (number, sizes) = parts(mask, n, connectivity);
+    let best = (1..).zip(&sizes).max_by_key(|(_, size)| **size).map_or(0, |(best, _)| best);
+    number.iter().map(|&number| number != 0 && number == best).collect()
+}
+
+/// The number of the part of a mask that each voxel is in, from 1 on in storage order, 0 outside, and the voxels of each part. Voxels
+/// are neighbours if they differ by 1 along at most so many axes.
+pub(super) fn parts(mask: &[bool], n: [usize; 3], connectivity: u32) -> (Vec<u32>, Vec<u64>) {
     let steps: Vec<[isize; 3]> = (0..27)
         .map(|i: isize| [i / 9 - 1, i / 3 % 3 - 1, i % 3 - 1])
         .filter(|step| (1..=connectivity as usize).contains(&step.iter().filter(|s| **s != 0).count()))
         .collect();
     let mut number = vec![0u32; mask.len()];
-    let (mut count, mut best, mut most) = (0, 0, 0);
+    let (mut count, mut sizes) = (0, Vec::new());
     let mut stack = Vec::new();
     for start in 0..mask.len() {
         if !mask[start] || number[start] != 0 {
             continue;
         }
         count += 1;
-        let mut size = 0usize;
+        let mut size = 0;
         number[start] = count;
         stack.push(start);
         while let Some(at) = stack.pop() {
@@ -74,11 +81,9 @@ fn part(mask: &[bool], n: [usize; 3], connectivity: u32) -> Vec<bool> {
                 }
             }
         }
-        if size >= most {
-            (best, most) = (count, size);
-        }
+        sizes.push(size);
     }
-    number.iter().map(|&number| number != 0 && number == best).collect()
+    (number, sizes)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Scans on their way to a network and back.
 
 pub(crate) mod crop;
+mod filters;
 mod forward;
 mod grid_sample;
 pub(crate) mod largest;
@@ -17,19 +18,21 @@ use std::borrow::Cow;
 use crate::volume::{Affine, Axes, Volume, VolumeError};
 use crate::warning::Warning;
 
+pub use filters::Filter;
+pub(crate) use filters::{Filtered, apply as filter};
 pub(crate) use forward::{Forward, Grid, Needs, Undo, cut, resampled, turned};
 pub(crate) use grid_sample::Reading;
 pub use largest::Largest;
 pub use reader::Reader;
 pub use recipe::{Invert, Recipe, Resample, Restore, ResultStep, Step};
-pub(crate) use recipe::{WayBack, is_default};
+pub(crate) use recipe::{Overlapping, WayBack, is_default};
 pub use scaling::Scaling;
 pub use splines::{Interpolation, Resampling};
 pub use values::Values;
 
 /// A scan to segment: its voxels, and what its file says of where they lie.
 ///
-/// Made of a [`Volume`] or of a [`crate::volume::nifti::Scan`] by `From`, without copying a voxel.
+/// Made of a [`Volume`] or of a [`crate::volume::file::Scan`] by `From`, without copying a voxel.
 #[derive(Clone, Debug)]
 pub struct Scan<'a> {
     /// The voxels `[C][D][H][W]`, with their grid.

@@ -86,7 +86,7 @@ mod tests {
         let spacing = [5.0, 4.0, 3.0];
         let image = Volume::new(1, Extent::new(1, 1, 1), spacing, axes.parse()?, vec![0.0])?;
         let affine = Affine::orthogonal(spacing, axes.parse()?);
-        Ok(nifti::Scan { header, image: image.with_affine(affine), warnings: Vec::new() })
+        Ok(nifti::Scan::new(header, image.with_affine(affine)))
     }
 
     #[test]

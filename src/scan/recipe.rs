@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::filters::{Filter, Filtered};
 use super::largest::Largest;
 use super::reader::Reader;
 use super::scaling::Scaling;
@@ -74,6 +75,21 @@ pub enum Step {
         #[serde(default, skip_serializing_if = "is_default")]
         k_divisible: [u32; 3],
     },
+    /// Puts voxels around, as MONAI's `SpatialPad` and `DivisiblePad`, or as its sliding windows where the scan is smaller.
+    Pad {
+        /// The least extent; 0 leaves an axis as it is.
+        #[serde(default, skip_serializing_if = "is_default")]
+        least: [u32; 3],
+        /// The extent becomes a multiple of this; 0 counts as 1.
+        #[serde(default, skip_serializing_if = "is_default")]
+        multiple: [u32; 3],
+        /// Whether all of it lies behind the last voxel, instead of half of it before the first.
+        #[serde(default, skip_serializing_if = "is_default")]
+        end: bool,
+        /// Whether the outermost voxels are repeated, instead of zeros.
+        #[serde(default, skip_serializing_if = "is_default")]
+        replicate: bool,
+    },
     /// Resamples to a spacing.
     Resample(Resample),
     /// Scales the values of every channel by its own statistics, or by a window.
@@ -129,6 +145,8 @@ pub enum ResultStep {
     },
     /// Makes probabilities of logits.
     Softmax,
+    /// Makes a probability of each logit by itself, of labels that may overlap.
+    Sigmoid,
     /// Takes the class with the highest score.
     ArgMax,
     /// Writes nnU-Net's regions, which may lie within each other: each channel whose sigmoid is above
@@ -136,6 +154,11 @@ pub enum ResultStep {
     Regions {
         /// The label of each channel.
         labels: Vec<u16>,
+    },
+    /// Gives a voxel every label whose score is at least this.
+    Threshold {
+        /// The score.
+        at: f32,
     },
     /// Keeps the largest connected parts of labels alone, as MONAI's
     /// `KeepLargestConnectedComponent`.
@@ -149,6 +172,8 @@ pub enum ResultStep {
         /// Along how many axes neighbours may differ by one voxel: 1 to 3.
         connectivity: u32,
     },
+    /// Removes small parts of labels, or fills holes, as MONAI does.
+    Filter(Filter),
     /// Brings scores or labels back to the scan's grid.
     Restore(Restore),
 }
@@ -202,7 +227,15 @@ pub(crate) enum WayBack {
     /// Scores by splines, averaged over folds.
     Spline { orders: Resampling, half: bool, regions: Option<Vec<u16>> },
     /// As a MONAI bundle has it.
-    Inverse { invert: Invert, nearest: bool, largest: Option<Largest> },
+    Inverse { invert: Invert, nearest: bool, filters: Vec<Filtered>, overlapping: Option<Overlapping> },
+}
+
+/// Labels that may overlap: those whose score is at least a threshold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Overlapping {
+    /// Whether scores are sigmoids of logits.
+    pub(crate) sigmoid: bool,
+    pub(crate) at: f32,
 }
 
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -244,15 +277,22 @@ impl Recipe {
             }
             _ => {}
         }
-        let mut largest = None;
+        let mut filters = Vec::new();
         let mut order = Vec::new();
         for result in &self.results {
             match result {
-                R::KeepLargest { labels, union, connectivity } if largest.is_none() && order.contains(&&R::ArgMax) => {
+                R::KeepLargest { .. } | R::Filter(_) if order.contains(&&R::ArgMax) => {
                     let first = !order.iter().any(|r| matches!(r, R::Restore(_)));
-                    largest = Some(Largest { labels: labels.clone(), union: *union, connectivity: *connectivity, first });
+                    let filter = match result {
+                        R::KeepLargest { labels, union, connectivity } => {
+                            Filter::KeepLargest(Largest { labels: labels.clone(), union: *union, connectivity: *connectivity, first })
+                        }
+                        R::Filter(filter) => filter.clone(),
+                        _ => return Err(none()),
+                    };
+                    filters.push(Filtered { filter, first });
                 }
-                R::KeepLargest { .. } => return Err(none()),
+                R::KeepLargest { .. } | R::Filter(_) => return Err(none()),
                 other => order.push(other),
             }
         }
@@ -262,9 +302,29 @@ impl Recipe {
             [R::ArgMax, R::Restore(Restore::Inverse { nearest })] => (Invert::Labels, *nearest),
             [R::ArgMax, R::Restore(Restore::Save)] => (Invert::Saving, false),
             [R::ArgMax] => (Invert::Nothing, false),
-            _ => return Err(none()),
+            _ if !filters.is_empty() => return Err(none()),
+            other => return Self::overlapping(other).ok_or_else(none),
         };
-        Ok(WayBack::Inverse { invert, nearest, largest })
+        Ok(WayBack::Inverse { invert, nearest, filters, overlapping: None })
+    }
+
+    /// The way back of labels that may overlap.
+    fn overlapping(results: &[&ResultStep]) -> Option<WayBack> {
+        use ResultStep as R;
+        let sigmoid = results.iter().any(|result| matches!(result, R::Sigmoid));
+        let (invert, nearest, at) = match *results {
+            [R::Restore(Restore::Inverse { nearest }), R::Threshold { at }] => (Invert::Logits, *nearest, *at),
+            [R::Restore(Restore::Inverse { nearest }), R::Sigmoid, R::Threshold { at }] => (Invert::Logits, *nearest, *at),
+            [R::Sigmoid, R::Restore(Restore::Inverse { nearest }), R::Threshold { at }] => (Invert::Probabilities, *nearest, *at),
+            [R::Threshold { at }, R::Restore(Restore::Inverse { .. })] => (Invert::Labels, false, *at),
+            [R::Sigmoid, R::Threshold { at }, R::Restore(Restore::Inverse { .. })] => (Invert::Labels, false, *at),
+            [R::Threshold { at }, R::Restore(Restore::Save)] => (Invert::Saving, false, *at),
+            [R::Sigmoid, R::Threshold { at }, R::Restore(Restore::Save)] => (Invert::Saving, false, *at),
+            [R::Threshold { at }] | [R::Sigmoid, R::Threshold { at }] => (Invert::Nothing, false, *at),
+            _ => return None,
+        };
+        let overlapping = Some(Overlapping { sigmoid, at });
+        at.is_finite().then_some(WayBack::Inverse { invert, nearest, filters: Vec::new(), overlapping })
     }
 
     /// What is wrong with it, for a network of so many dimensions and input channels.
@@ -273,16 +333,17 @@ impl Recipe {
             return Err(format!("version {} is not supported; {VERSION} is", self.version));
         }
         let back = self.way_back()?;
-        if let WayBack::Inverse { largest: Some(largest), .. } = &back
-            && !(1..=3).contains(&largest.connectivity)
+        if let WayBack::Inverse { filters, .. } = &back
+            && let Some(Filtered { filter, .. }) = filters.iter().find(|f| !(1..=3).contains(&f.filter.connectivity()))
         {
-            return Err(format!("{largest:?} is no way to keep parts of labels"));
+            return Err(format!("{filter:?} is no way to keep parts of labels"));
         }
         for (i, step) in self.steps.iter().enumerate() {
             let fits = match (&back, step) {
                 (WayBack::Inverse { .. }, Step::ReadAsMonai) => i == 0,
                 (_, Step::ReadAsMonai) => false,
-                (WayBack::Direct, Step::CropNonzero | Step::CropForeground { .. }) => false,
+                (WayBack::Direct, Step::CropNonzero | Step::CropForeground { .. } | Step::Pad { .. }) => false,
+                (WayBack::Spline { .. }, Step::Pad { .. }) => false,
                 (WayBack::Direct, Step::Resample(r)) => matches!(r, Resample::HalfPixel { .. }),
                 (WayBack::Spline { .. }, Step::CropForeground { .. }) => false,
                 (WayBack::Spline { .. }, Step::Resample(r)) => matches!(r, Resample::Spline { .. }),
@@ -386,10 +447,16 @@ mod tests {
         let monai = json!({"version": 1,
             "steps": [{"step": "read_as_monai"}, {"step": "resample", "method": "grid", "mm": [1.5, 0.0, 2.0], "nearest": true},
                 {"step": "crop_foreground", "margin": [1, 1, 1]},
+                {"step": "pad", "least": [32, 0, 32], "multiple": [16, 16, 16], "end": true, "replicate": true},
+                {"step": "scale_values", "transform": "clip_percentiles", "low": 0.5, "high": null},
                 {"step": "scale_values", "transform": "scale_min_max", "to": [0.0, 1.0]}],
             "results": [{"result": "softmax"}, {"result": "restore", "method": "inverse", "nearest": false}, {"result": "arg_max"},
-                {"result": "keep_largest", "labels": [1], "union": false, "connectivity": 3}]});
-        for value in [own, nnunet, monai] {
+                {"result": "keep_largest", "labels": [1], "union": false, "connectivity": 3},
+                {"result": "filter", "filter": "remove_small", "min_size": 64, "connectivity": 1},
+                {"result": "filter", "filter": "fill_holes", "labels": [1, 2], "connectivity": 3}]});
+        let overlapping = json!({"version": 1, "steps": [{"step": "pad", "multiple": [8, 8, 8]}],
+            "results": [{"result": "sigmoid"}, {"result": "threshold", "at": 0.5}, {"result": "restore", "method": "save"}]});
+        for value in [own, nnunet, monai, overlapping] {
             let recipe = read(value.clone())?;
             assert_eq!(serde_json::to_value(&recipe).map_err(|e| e.to_string())?, value);
         }
@@ -409,10 +476,27 @@ mod tests {
             (vec![R::ArgMax, R::Restore(Restore::Save), keep()], Invert::Saving, Some(false)),
             (vec![R::ArgMax, keep()], Invert::Nothing, Some(true)),
         ] {
-            let WayBack::Inverse { invert: found, largest, .. } = back(results)? else { return Err("another".into()) };
-            assert_eq!((found, largest.map(|l| l.first)), (invert, first));
+            let WayBack::Inverse { invert: found, filters, .. } = back(results)? else { return Err("another".into()) };
+            assert_eq!((found, filters.first().map(|f| f.first)), (invert, first));
         }
-        for wrong in [vec![], vec![R::Softmax], vec![keep(), R::ArgMax], vec![R::ArgMax, keep(), keep()], vec![R::ArgMax, R::ArgMax]] {
+        let at = || R::Threshold { at: 0.5 };
+        for (results, invert, sigmoid) in [
+            (vec![inverse(false), at()], Invert::Logits, false),
+            (vec![inverse(false), R::Sigmoid, at()], Invert::Logits, true),
+            (vec![R::Sigmoid, inverse(true), at()], Invert::Probabilities, true),
+            (vec![R::Sigmoid, at(), inverse(true)], Invert::Labels, true),
+            (vec![at(), inverse(true)], Invert::Labels, false),
+            (vec![R::Sigmoid, at(), R::Restore(Restore::Save)], Invert::Saving, true),
+            (vec![at(), R::Restore(Restore::Save)], Invert::Saving, false),
+            (vec![R::Sigmoid, at()], Invert::Nothing, true),
+        ] {
+            let WayBack::Inverse { invert: found, overlapping, .. } = back(results)? else { return Err("another".into()) };
+            assert_eq!((found, overlapping), (invert, Some(Overlapping { sigmoid, at: 0.5 })));
+        }
+        for wrong in [vec![R::Sigmoid], vec![at(), keep()], vec![R::Threshold { at: f32::NAN }], vec![R::Softmax, at()]] {
+            assert!(back(wrong).is_err_and(|e| e.contains("in no order")));
+        }
+        for wrong in [vec![], vec![R::Softmax], vec![keep(), R::ArgMax], vec![R::ArgMax, R::ArgMax]] {
             assert!(back(wrong).is_err_and(|e| e.contains("in no order")));
         }
         Ok(())
@@ -452,6 +536,10 @@ mod tests {
         let keep = json!([{"result": "arg_max"}, {"result": "keep_largest", "connectivity": 4}]);
         bad(with(json!([]), keep), "no way to keep parts");
         let values = json!({"step": "scale_values", "transform": "scale_percentiles", "from": [0.0, 101.0]});
+        bad(with(json!([values]), inverse.clone()), "is no transform");
+        let values = json!({"step": "scale_values", "transform": "clip_percentiles", "low": 60.0, "high": 40.0});
         bad(with(json!([values]), inverse), "is no transform");
+        let pad = json!({"step": "pad", "least": [8, 8, 8], "replicate": true});
+        bad(with(json!([pad]), json!([{"result": "arg_max"}, {"result": "restore", "method": "half_pixel"}])), "do not undo");
     }
 }

@@ -36,6 +36,16 @@ pub enum Values {
         #[serde(default, skip_serializing_if = "is_default")]
         channel_wise: bool,
     },
+    /// `ClipIntensityPercentiles`: what is outside is held within.
+    ClipPercentiles {
+        /// Percentile below which values become it; `None` leaves them.
+        low: Option<f64>,
+        /// Percentile above which they do.
+        high: Option<f64>,
+        /// Whether each channel has percentiles of its own.
+        #[serde(default, skip_serializing_if = "is_default")]
+        channel_wise: bool,
+    },
     /// `ScaleIntensity`: the least and the greatest value of all become these.
     ScaleMinMax {
         /// What they become.
@@ -71,6 +81,10 @@ impl Values {
                 let percentiles = from.iter().all(|p| (0.0..=100.0).contains(p));
                 percentiles && finite(&to.unwrap_or_default()) && (to.is_some() || !relative)
             }
+            Self::ClipPercentiles { low, high, .. } => {
+                let (low, high) = (low.unwrap_or(0.0), high.unwrap_or(100.0));
+                (0.0..=100.0).contains(&low) && (low..=100.0).contains(&high)
+            }
             Self::ScaleMinMax { to, .. } => finite(to),
             Self::Normalize { channel_wise, subtrahend, divisor, .. } => {
                 let count = if *channel_wise { channels as usize } else { 1 };
@@ -94,6 +108,14 @@ pub(super) fn apply(transform: &Values, data: &mut [f32], voxels: usize) {
                 let cut = |[low, high]: [f64; 2]| from.map(|p| (high - low) * (p / 100.0) + low);
                 let to = if *relative { to.map(cut) } else { *to };
                 range(part, from.map(|p| percentile(&sorted, p)), to, *clip);
+            }
+        }
+        Values::ClipPercentiles { low, high, channel_wise } => {
+            for part in data.chunks_mut(part(*channel_wise)) {
+                let mut sorted: Vec<f32> = part.to_vec();
+                sorted.sort_unstable_by(f32::total_cmp);
+                let [low, high] = [low.unwrap_or(0.0), high.unwrap_or(100.0)].map(|p| narrow(percentile(&sorted, p)));
+                part.iter_mut().for_each(|v| *v = v.max(low).min(high));
             }
         }
         Values::ScaleMinMax { to, channel_wise } => {

@@ -190,7 +190,7 @@ impl Segmenter {
         warnings
     }
 
-    /// Segments a scan: a [`crate::volume::nifti::Scan`], or voxels of one's own as a
+    /// Segments a scan: a [`crate::volume::file::Scan`], or voxels of one's own as a
     /// [`crate::volume::Volume`].
     ///
     /// # Errors

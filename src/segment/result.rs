@@ -5,7 +5,7 @@ use crate::host_budget::HostPlan;
 use crate::model::Card;
 use crate::segment::RunReport;
 use crate::shape::Extent;
-use crate::volume::Volume;
+use crate::volume::{Legend, Volume};
 use crate::volume_tokens::Seen;
 use crate::warning::Warning;
 
@@ -14,7 +14,7 @@ use crate::warning::Warning;
 #[non_exhaustive]
 pub struct Segmentation {
     /// The class of each voxel, on the scan's grid unless [`crate::Segmenter::keeps_grid`] says
-    /// otherwise.
+    /// otherwise. Of labels that may overlap ([`Card::labels_overlap`]) a mask each, `[C][D][H][W]`.
     pub labels: Volume<u16>,
     /// Voxels and millilitres of every class but the background, in the order of the classes.
     pub volumes: Vec<LabelVolume>,
@@ -27,6 +27,15 @@ pub struct Segmentation {
     pub warnings: Vec<Warning>,
     /// How the scan was segmented.
     pub report: SegmentReport,
+}
+
+impl Segmentation {
+    /// Names and colours of the classes, to write label maps with.
+    #[must_use]
+    pub fn legend(&self) -> Legend {
+        let named = |v: &LabelVolume| Some((u16::try_from(v.class).ok()?, v.name.clone()));
+        Legend::new(self.volumes.iter().filter_map(named))
+    }
 }
 
 /// The size of a class.
@@ -105,6 +114,9 @@ impl From<&crate::Windows> for WindowsReport {
 
 /// Voxels and millilitres of every class of a card but the background.
 pub(super) fn volumes(card: &Card, labels: &Volume<u16>) -> Vec<LabelVolume> {
+    if card.labels_overlap() {
+        return overlapping(card, labels);
+    }
     let values = card.label_values();
     let mut counts = vec![0u64; values.last().map_or(0, |&last| last as usize + 1)];
     for &label in &labels.data {
@@ -119,6 +131,18 @@ pub(super) fn volumes(card: &Card, labels: &Volume<u16>) -> Vec<LabelVolume> {
         LabelVolume { class, name: card.label_name(class), voxels, ml: voxels as f64 * ml }
     };
     values.into_iter().map(volume).collect()
+}
+
+/// Those of masks, of the first class too.
+fn overlapping(card: &Card, masks: &Volume<u16>) -> Vec<LabelVolume> {
+    let (ml, voxels) = (masks.voxel_ml(), masks.extent.voxels());
+    let masks = masks.data.chunks_exact(usize::try_from(voxels).unwrap_or(usize::MAX).max(1));
+    let volume = |(class, mask): (u32, &[u16])| {
+        let voxels = mask.iter().map(|&on| u64::from(on)).sum::<u64>();
+        #[expect(clippy::cast_precision_loss, reason = "a volume for people")]
+        LabelVolume { class, name: card.label_name(class), voxels, ml: voxels as f64 * ml }
+    };
+    (0u32..).zip(masks).map(volume).collect()
 }
 
 /// The voxel at the centre of mass of labels over `extent`, else its middle.

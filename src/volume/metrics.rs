@@ -1,8 +1,10 @@
-//! Agreement of two label volumes: Dice, and the 95th percentile of the surface distance (HD95).
+//! Agreement of two label volumes: Dice, the 95th percentile of the surface distance (HD95), surface Dice at a tolerance (NSD), and
+//! volumes.
 //!
 //! HD95 follows MedPy's `hd95`: a surface is an object minus its erosion with the 6-neighbourhood (what lies outside
 //! the volume counts as background), the distances from each surface to the other are pooled, and their 95th percentile
-//! is taken with linear interpolation. Distances are exact, in millimetres, under any affine: where
+//! is taken with linear interpolation. NSD is the share of these distances that are at most the tolerance, as MONAI's
+//! `compute_surface_dice` counts surface voxels (Nikolov et al., arXiv 1809.04430, weigh surface elements by their area). Distances are exact, in millimetres, under any affine: where
 //! the axes are at right angles by a distance transform (Felzenszwalb and Huttenlocher, "Distance
 //! transforms of sampled functions", 2012), on sheared grids by a search in a tree of the surface's
 //! points in the patient.
@@ -23,19 +25,51 @@ pub struct LabelScore {
     pub dice: Option<f64>,
     /// The 95th percentile of the surface distances in millimetres; `None` if either is empty.
     pub hd95_mm: Option<f64>,
+    /// The share of surface voxels of both sides that lie within the tolerance of the other surface, from 0 to 1; `None` if both
+    /// are empty, 0 if one is.
+    pub nsd: Option<f64>,
     /// How many voxels the prediction gives the label.
     pub voxels_prediction: u64,
     /// How many voxels the reference gives the label.
     pub voxels_reference: u64,
+    /// The label's volume in the prediction in millilitres, by the determinant of its affine.
+    pub ml_prediction: f64,
+    /// The label's volume in the reference in millilitres.
+    pub ml_reference: f64,
 }
 
-/// Scores every label above 0 that occurs in either volume, in rising order.
+impl LabelScore {
+    /// The volume of the prediction less that of the reference in millilitres.
+    #[must_use]
+    pub fn difference_ml(&self) -> f64 {
+        self.ml_prediction - self.ml_reference
+    }
+
+    /// The same as a share of the reference's volume; `None` if that is empty.
+    #[must_use]
+    pub fn difference(&self) -> Option<f64> {
+        (self.voxels_reference > 0).then(|| self.difference_ml() / self.ml_reference)
+    }
+}
+
+/// The tolerance of surface Dice in millimetres where none is given.
+pub const TOLERANCE_MM: f64 = 1.0;
+
+/// [`evaluate_at`] with a tolerance of [`TOLERANCE_MM`].
+///
+/// # Errors
+/// As [`evaluate_at`].
+pub fn evaluate(prediction: &Volume<u16>, reference: &Volume<u16>) -> Result<Vec<LabelScore>, VolumeError> {
+    evaluate_at(prediction, reference, TOLERANCE_MM)
+}
+
+/// Scores every label above 0 that occurs in either volume, in rising order; surface Dice is that at a tolerance in millimetres.
 ///
 /// An axis of a single voxel (a 2D image) has no neighbours to erode along.
 ///
 /// # Errors
 /// [`VolumeErrorKind::GridMismatch`] if the two differ in extent, axes or spacing, or have several channels.
-pub fn evaluate(prediction: &Volume<u16>, reference: &Volume<u16>) -> Result<Vec<LabelScore>, VolumeError> {
+pub fn evaluate_at(prediction: &Volume<u16>, reference: &Volume<u16>, tolerance_mm: f64) -> Result<Vec<LabelScore>, VolumeError> {
     same_grid(prediction, "prediction", reference, "reference")?;
     if prediction.channels != 1 || reference.channels != 1 {
         return Err(VolumeError::new(
@@ -48,18 +82,23 @@ pub fn evaluate(prediction: &Volume<u16>, reference: &Volume<u16>) -> Result<Vec
         .into_iter()
         .map(|(label, count)| {
             let both_empty = count.prediction + count.reference == 0;
-            let hd95_mm = (count.prediction > 0 && count.reference > 0).then(|| {
+            let surfaces = (count.prediction > 0 && count.reference > 0).then(|| {
                 let p = count.cut(&prediction.data, n, label);
                 let r = count.cut(&reference.data, n, label);
                 let solid = [0, 1, 2].map(|axis| n[axis] > 1);
-                hd95(&p, &r, count.box_sizes(), reference.affine(), solid)
+                let mut all = distances(&p, &r, count.box_sizes(), reference.affine(), solid);
+                let within = all.iter().filter(|d| **d <= tolerance_mm).count() as f64 / all.len() as f64;
+                (percentile(&mut all, 0.95), within)
             });
             LabelScore {
                 label,
                 dice: (!both_empty).then(|| 2.0 * count.shared as f64 / (count.prediction + count.reference) as f64),
-                hd95_mm,
+                hd95_mm: surfaces.map(|(hd95, _)| hd95),
+                nsd: (!both_empty).then(|| surfaces.map_or(0.0, |(_, within)| within)),
                 voxels_prediction: count.prediction,
                 voxels_reference: count.reference,
+                ml_prediction: count.prediction as f64 * prediction.voxel_ml(),
+                ml_reference: count.reference as f64 * reference.voxel_ml(),
             }
         })
         .collect())
@@ -72,7 +111,9 @@ pub struct Summary {
     pub dice: Option<f64>,
     /// The mean HD95 in mm over the labels that both sides have; `None` if there are none.
     pub hd95_mm: Option<f64>,
-    /// How many labels the mean Dice is of.
+    /// The mean surface Dice; `None` without a label. A label that one side lacks counts as 0.
+    pub nsd: Option<f64>,
+    /// How many labels the mean Dice is of, and the mean surface Dice.
     pub dice_labels: usize,
     /// How many labels the mean HD95 is of: those that both sides have.
     pub hd95_labels: usize,
@@ -88,11 +129,13 @@ impl Summary {
     pub fn of(scores: &[LabelScore]) -> Self {
         let dice: Vec<f64> = scores.iter().filter_map(|s| s.dice).collect();
         let hd95: Vec<f64> = scores.iter().filter_map(|s| s.hd95_mm).collect();
+        let nsd: Vec<f64> = scores.iter().filter_map(|s| s.nsd).collect();
         let mean = |v: &[f64]| (!v.is_empty()).then(|| v.iter().sum::<f64>() / v.len() as f64);
         let lacking = |side: fn(&LabelScore) -> u64| scores.iter().filter(|s| side(s) == 0).map(|s| s.label).collect();
         Self {
             dice: mean(&dice),
             hd95_mm: mean(&hd95),
+            nsd: mean(&nsd),
             dice_labels: dice.len(),
             hd95_labels: hd95.len(),
             missed: lacking(|s| s.voxels_prediction),
@@ -165,7 +208,8 @@ fn tally(prediction: &Volume<u16>, reference: &Volume<u16>) -> BTreeMap<u16, Tal
 /// thousandth of a voxel.
 const SHEAR_TOLERANCE: f64 = 5e-5;
 
-fn hd95(p: &[bool], r: &[bool], n: [usize; 3], affine: &Affine, solid: [bool; 3]) -> f64 {
+/// The distances in mm of the surface voxels of each side to the surface of the other.
+fn distances(p: &[bool], r: &[bool], n: [usize; 3], affine: &Affine, solid: [bool; 3]) -> Vec<f64> {
     let (p, r) = (surface(p, n, solid), surface(r, n, solid));
     let mut distances = Vec::new();
     for (from, to) in [(&p, &r), (&r, &p)] {
@@ -176,7 +220,7 @@ fn hd95(p: &[bool], r: &[bool], n: [usize; 3], affine: &Affine, solid: [bool; 3]
             distances.extend(from.iter().zip(&squared).filter(|(on, _)| **on).map(|(_, d)| d.sqrt()));
         }
     }
-    percentile(&mut distances, 0.95)
+    distances
 }
 
 /// The distance in mm of every marked voxel of `from` to the nearest one of `to`, which has some,
@@ -401,7 +445,35 @@ mod tests {
         assert_eq!((summary.dice_labels, summary.hd95_labels), (3, 1));
         assert_eq!((summary.missed, summary.false_labels), (vec![5], vec![2]));
         assert_eq!((summary.dice, summary.hd95_mm), (Some(1.0 / 3.0), Some(0.0)));
-        assert_eq!(Summary::of(&[]).dice, None);
+        assert_eq!((summary.nsd, Summary::of(&[]).dice), (Some(1.0 / 3.0), None));
+        Ok(())
+    }
+
+    #[test]
+    fn surface_dice_is_monais() -> Result<(), VolumeError> {
+        // compute_surface_dice of MONAI 1.6.1 on the masks of distances_follow_the_true_axes; see tests/vectors/make_metrics.py
+        let (mut p, mut r) = (vec![0; 12 * 14 * 16], vec![0; 12 * 14 * 16]);
+        for (d, h, w) in (0..12).flat_map(|d| (0..14).flat_map(move |h| (0..16).map(move |w| (d, h, w)))) {
+            let i = (d * 14 + h) * 16 + w;
+            p[i] = u16::from((2..8).contains(&d) && (3..9).contains(&h) && (4..11).contains(&w));
+            r[i] = u16::from((4..11).contains(&d) && (3..11).contains(&h) && (2..9).contains(&w));
+        }
+        let e = Extent::new(12, 14, 16);
+        let (p, r) = (labels(e, [3.0, 1.0, 1.0], p)?, labels(e, [3.0, 1.0, 1.0], r)?);
+        for (tolerance, expected) in [
+            (0.0, 0.17391304671764374),
+            (1.0, 0.30676329135894775),
+            (2.5, 0.5700483322143555),
+            (3.0, 0.6425120830535889),
+            (6.5, 0.8623188138008118),
+        ] {
+            let score = evaluate_at(&p, &r, tolerance)?[0];
+            let nsd = score.nsd.ok_or_else(|| VolumeError::new(VolumeErrorKind::Format, "no surface"))?;
+            assert!((nsd - expected).abs() < 1e-6, "{tolerance}: {nsd}");
+            // 252 and 392 voxels of 3 mm3
+            assert!((score.ml_prediction - 0.756).abs() < 1e-12 && (score.ml_reference - 1.176).abs() < 1e-12, "{score:?}");
+            assert!(score.difference().is_some_and(|d| (d + 140.0 / 392.0).abs() < 1e-12), "{score:?}");
+        }
         Ok(())
     }
 

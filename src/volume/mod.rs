@@ -5,8 +5,11 @@
 
 pub mod affine;
 pub(crate) mod closest;
+#[cfg(feature = "nifti")]
+pub mod file;
 pub mod intensity;
 pub(crate) mod interpolate;
+pub mod legend;
 pub mod metrics;
 #[cfg(feature = "nifti")]
 pub mod nifti;
@@ -15,6 +18,7 @@ pub mod orient;
 pub mod picture;
 pub mod resample;
 pub mod spline;
+pub mod statistics;
 
 use std::error::Error;
 use std::fmt;
@@ -23,8 +27,10 @@ use std::{io, path::Path};
 
 pub use affine::Affine;
 pub use intensity::Intensity;
-pub use metrics::{LabelScore, Summary, evaluate};
+pub use legend::{Class, Legend};
+pub use metrics::{LabelScore, Summary, TOLERANCE_MM, evaluate, evaluate_at};
 pub use orient::{Axes, Direction, reorient};
+pub use statistics::{Intensities, LabelStatistics, statistics, statistics_csv, statistics_table};
 
 use crate::error::clip;
 use crate::shape::Extent;
@@ -163,12 +169,15 @@ pub(crate) fn sizes(extent: Extent) -> [usize; 3] {
 }
 
 /// Lets `write` make a file called `temporary` in a folder of its own beside `path`, then moves it to `path`: the file
-/// appears whole or not at all. `write` returns I/O errors as they are; they are told here.
+/// appears whole or not at all. A link is followed, if it leads to a file. `write` returns I/O errors as they are; they are
+/// told here.
 ///
 /// # Errors
 /// When the folder is missing or the file cannot be written.
 #[cfg(any(feature = "nifti", feature = "cli"))]
 pub fn write_whole(path: &Path, temporary: &str, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), VolumeError> {
+    let followed = if path.is_symlink() { path.canonicalize().ok() } else { None };
+    let path = followed.as_deref().unwrap_or(path);
     let parent = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -266,6 +275,19 @@ mod tests {
         assert_eq!(kind(Volume::new(2, extent, [1.0; 3], axes, vec![0; 47])), Some(VolumeErrorKind::GridMismatch));
         assert_eq!(kind(Volume::new(1, Extent::new(0, 3, 4), [1.0; 3], axes, vec![])), Some(VolumeErrorKind::GridMismatch));
         assert_eq!(kind(Volume::new(1, extent, [1.0, 0.0, 1.0], axes, vec![0; 24])), Some(VolumeErrorKind::Format));
+        Ok(())
+    }
+
+    #[cfg(all(unix, feature = "nifti"))]
+    #[test]
+    fn links_are_followed() -> Result<(), Box<dyn Error>> {
+        let folder = tempfile::tempdir()?;
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::fs::write(&file, "old")?;
+        std::os::unix::fs::symlink("file", &link)?;
+        write_whole(&link, "new", |path| std::fs::write(path, "new"))?;
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read_to_string(&file)?, "new");
         Ok(())
     }
 

@@ -128,6 +128,11 @@ impl Desk {
         self.path("out", name)
     }
 
+    /// Path of an input that is not there yet; of all inputs without a name.
+    pub(crate) fn at(&self, name: &str) -> String {
+        self.path("in", name)
+    }
+
     /// Path of an input that holds `bytes`.
     pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> String {
         let path = self.path("in", name);

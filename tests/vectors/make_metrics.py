@@ -1,6 +1,6 @@
-"""The HD95 figures of src/volume/metrics.rs: two boxes on a straight and on a sheared grid.
+"""The HD95 and NSD figures of src/volume/metrics.rs: two boxes on a straight and on a sheared grid.
 
-python tests/vectors/make_metrics.py (numpy, scipy)
+python tests/vectors/make_metrics.py (numpy, scipy, torch, monai==1.6.1)
 """
 import numpy as np
 from scipy import ndimage
@@ -23,3 +23,15 @@ def hd95(steps):
 
 print("STRAIGHT", repr(hd95([[0, 0, 3], [0, 1, 0], [1, 0, 0]])))
 print("TILTED  ", repr(hd95([[0, 1.5, 3], [0, 1, 0], [1, 0, 0]])))
+
+# surface Dice, of MONAI 1.6.1
+import torch  # noqa: E402
+from monai.metrics import compute_surface_dice  # noqa: E402
+
+
+def channels(mask):
+    return torch.from_numpy(np.stack([~mask, mask])[None].astype(np.float32))
+
+
+for tolerance in (0.0, 1.0, 2.5, 3.0, 6.5):
+    print("NSD", tolerance, compute_surface_dice(channels(p), channels(r), [tolerance], spacing=(3.0, 1.0, 1.0)).item())

@@ -49,7 +49,7 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
     if a.weights.is_some() {
         return Err(Failure::usage("--weights: the checkpoints of a folder hold one network each"));
     }
-    if Bundle::is_one(&a.source) {
+    if Bundle::locate(&a.source)?.is_some() {
         if a.fold.is_some() {
             return Err(Failure::usage("--fold: a MONAI bundle has no folds"));
         }
@@ -95,7 +95,7 @@ fn over(carried: &Carried, mut given: Map<String, Value>) -> Result<Map<String, 
 
 /// The network of the source.
 fn read(a: &args::Convert) -> Result<Model, Failure> {
-    if a.source.is_dir() {
+    if a.source.is_dir() || Bundle::locate(&a.source)?.is_some() {
         return folder(a);
     }
     for (option, told) in [("--fold", a.fold.is_some()), ("--checkpoint", a.checkpoint.is_some())] {

@@ -12,7 +12,7 @@ use crate::args;
 use crate::device::Opened;
 use crate::fail::Failure;
 use crate::output::{say, say_json};
-use crate::segment::{Outputs, volumes};
+use crate::outputs::{Outputs, volumes};
 
 const MODEL: &[u8] = include_bytes!("../../../weights/hippocampus_u_transformer.safetensors");
 
@@ -73,9 +73,10 @@ fn one(a: &args::Demo, device: &Opened, segmenter: &mut Segmenter, bundled: &Bun
     let load = started.elapsed();
     let file = |name: &str| a.out.join(format!("{}{name}", bundled.prefix));
     let (labels, overlay, attention) = (file("labels.nii.gz"), file("overlay.png"), file("attention.png"));
-    let outputs = Outputs { labels: Some(&labels), overlay: Some(&overlay), attention: Some(&attention), probabilities: None };
+    let outputs =
+        Outputs { labels: Some(labels.clone()), overlay: Some(overlay.clone()), attention: Some(attention.clone()), ..Outputs::default() };
     let result = device.watch(&a.run, |how| segmenter.segment_blocking(&scan, how))?;
-    outputs.write(&scan, &result, false)?;
+    outputs.write(&scan, &result, segmenter)?;
     let took = device.took(&a.run, result.report.run.clone(), load);
     let total = started.elapsed();
 

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use crate::args::Run;
 use crate::compiled::Kept;
 use crate::fail::Failure;
-use crate::output::{note, progress_bar, say_waiting, seconds};
+use crate::output::{be_quiet, note, progress_bar, say_waiting, seconds};
 use crate::profile::{Ceilings, Told};
+use crate::slicer;
 use crate::tune::Tuning;
 
 /// The device of a command.
@@ -68,9 +69,19 @@ impl Opened {
             let _ = ctrlc::set_handler(move || raise.raise());
             cancel
         });
+        if args.quiet {
+            be_quiet();
+        }
         let bar = progress_bar();
+        let (lines, mut tenth) = (args.verbose && bar.is_hidden(), 0);
         let mut show = |p: Progress| {
             say_waiting();
+            slicer::progress(p.done, p.total);
+            let now = 10 * p.done / p.total.max(1);
+            if lines && now > tenth {
+                tenth = now;
+                note(&format!("organum: {} % of the run", 10 * now));
+            }
             bar.set_length(p.total);
             bar.set_position(p.done);
         };

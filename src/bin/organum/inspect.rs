@@ -1,6 +1,7 @@
 //! `organum inspect`: what a model file, a checkpoint or a folder holds.
 
 use organum::model::{Checkpoint, CheckpointFormat, Weights};
+use organum::monai::Bundle;
 use organum::{Model, format_bytes};
 use serde_json::{Map, Value, json};
 
@@ -65,7 +66,7 @@ fn unrecognised(checkpoint: &Checkpoint, found: Value, why: &str, json: bool) ->
 
 /// `organum inspect`.
 pub(crate) fn run(a: &args::Inspect) -> Result<(), Failure> {
-    if a.model.is_dir() {
+    if a.model.is_dir() || Bundle::locate(&a.model)?.is_some() {
         let model = models::network(&a.model, a.allow_non_finite)?;
         let tensors = model.weights().list().len();
         let found = json!({"format": "folder", "wrapper": [], "prefix": "", "tensors": tensors, "card": true});

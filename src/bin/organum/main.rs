@@ -1,21 +1,26 @@
 //! The command line `organum`; it parses, calls the library and prints.
 
 mod args;
+mod batch;
 mod bench;
 mod compiled;
 mod convert;
 mod demo;
 mod device;
+mod evaluate;
 mod fail;
+mod habits;
 mod infer;
 mod info;
 mod inspect;
 mod models;
 mod output;
+mod outputs;
 mod plan;
 mod plot;
 mod profile;
 mod segment;
+mod slicer;
 mod tune;
 
 use std::process::ExitCode;
@@ -25,18 +30,28 @@ use clap::Parser;
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let arguments = slicer::arguments(std::env::args_os());
+    if slicer::asked(&arguments) {
+        output::say(&slicer::description());
+        return ExitCode::SUCCESS;
+    }
+    let cli = Cli::parse_from(arguments);
     let done = match &cli.command {
         Command::Demo(a) => demo::run(a),
         Command::Segment(a) => segment::run(a),
+        Command::Stats(a) => outputs::stats(a),
+        Command::Picture(a) => habits::picture(a),
         Command::Infer(a) => infer::run(a),
         Command::Plan(a) => plan::run(a),
         Command::Inspect(a) => inspect::run(a),
         Command::Convert(a) => convert::run(a),
         Command::Devices(a) => info::devices(a),
-        Command::Evaluate(a) => info::evaluate(a),
+        Command::Evaluate(a) => evaluate::run(a),
         Command::Bench(a) => bench::run(a),
         Command::Tune(a) => tune::run(a),
+        Command::Doctor(a) => habits::doctor(a),
+        Command::Completions(a) => habits::completions(a),
+        Command::Man(a) => habits::man(a),
     };
     match done {
         Ok(()) => {

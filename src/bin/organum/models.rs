@@ -10,7 +10,7 @@ use crate::fail::Failure;
 
 /// The networks that `--model` and its options name.
 pub(crate) fn open(path: &Path, options: &LoadOptions) -> Result<Networks, Failure> {
-    if !path.is_dir() || Bundle::is_one(path) {
+    if !path.is_dir() || Bundle::locate(path)?.is_some() {
         let told = [("--fold", !options.folds.is_empty(), "folds"), ("--checkpoint", options.checkpoint.is_some(), "checkpoints")];
         if let Some((option, _, what)) = told.into_iter().find(|(_, told, _)| *told) {
             let text = format!("{option}: a model file or a MONAI bundle has no {what}; folders of nnU-Net models have");
@@ -34,7 +34,7 @@ pub(crate) fn options(folds: &[String], checkpoint: Option<&str>, allow_non_fini
 /// The network alone: of an nnU-Net folder that of the first fold, of a file what its card or its
 /// tensors tell.
 pub(crate) fn network(path: &Path, allow_non_finite: bool) -> Result<Model, Failure> {
-    if path.is_dir() {
+    if path.is_dir() || Bundle::locate(path)?.is_some() {
         return Ok(open(path, &options(&[], None, allow_non_finite))?.first);
     }
     Ok(Checkpoint::open(path)?.allow_non_finite(allow_non_finite).into_model(None)?)

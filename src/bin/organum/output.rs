@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -28,13 +29,23 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// Whether nothing but errors is to be said on stderr.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Says no more notes, warnings and progress.
+pub(crate) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
 /// Lines that wait until something runs, or is done: a command that is refused says why, and no more.
 static WAITING: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Says the lines that wait.
 pub(crate) fn say_waiting() {
     let lines = WAITING.lock().map_or_else(|_| Vec::new(), |mut lines| std::mem::take(&mut *lines));
-    lines.iter().for_each(|line| note(line));
+    if !QUIET.load(Ordering::Relaxed) {
+        lines.iter().for_each(|line| note(line));
+    }
 }
 
 /// The warnings of a command: told on stderr before something runs and at the end, and listed in its
@@ -83,7 +94,7 @@ pub(crate) fn seconds(d: Duration) -> Value {
 
 /// A bar on a terminal, nothing elsewhere.
 pub(crate) fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !std::io::stderr().is_terminal() || QUIET.load(Ordering::Relaxed) {
         return ProgressBar::hidden();
     }
     let style =

@@ -1,62 +1,20 @@
-//! `organum segment`, and what of it the demo shares.
+//! `organum segment`: one scan; `batch.rs` has many.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use organum::model::Mode;
-use organum::segment::LabelVolume;
-use organum::volume::{VolumeError, nifti, picture};
+use organum::volume::file::{self, ReadOptions, Scan};
 use organum::{Segmentation, Segmenter};
 use serde_json::{Map, Value, json};
 
 use crate::args;
-use crate::device::Opened;
+use crate::batch;
+use crate::device::{Opened, Took};
 use crate::fail::Failure;
 use crate::models;
-use crate::output::{Warnings, need_different, need_folder, say, say_json};
-
-/// The files of a result.
-#[derive(Default)]
-pub(crate) struct Outputs<'a> {
-    pub(crate) labels: Option<&'a Path>,
-    pub(crate) overlay: Option<&'a Path>,
-    pub(crate) probabilities: Option<&'a Path>,
-    pub(crate) attention: Option<&'a Path>,
-}
-
-impl Outputs<'_> {
-    /// Writes a result. Its grid is the scan's, or one of its own.
-    pub(crate) fn write(&self, scan: &nifti::Scan, result: &Segmentation, own_grid: bool) -> Result<(), Failure> {
-        let failed = |e: VolumeError| Failure::writing(&e);
-        let own = own_grid.then(|| nifti::header_on(&scan.header, &result.labels));
-        let header = own.as_ref().unwrap_or(&scan.header);
-        if let Some(path) = self.labels {
-            nifti::write_labels(path, header, &result.labels).map_err(failed)?;
-        }
-        if let (Some(path), Some(maps)) = (self.probabilities, &result.probabilities) {
-            nifti::write_probabilities(path, header, maps).map_err(failed)?;
-        }
-        if let Some(path) = self.overlay {
-            picture::overlay(&scan.image, &result.labels)?.save(path).map_err(failed)?;
-        }
-        if let (Some(path), Some(a)) = (self.attention, &result.attention) {
-            picture::attention(&a.image, &a.maps, a.at)?.save(path).map_err(failed)?;
-        }
-        Ok(())
-    }
-}
-
-/// `{name: {"voxels", "ml"}}` of every class but the background.
-pub(crate) fn volumes(result: &Segmentation) -> Map<String, Value> {
-    let volume = |v: &LabelVolume| (v.name.clone(), json!({"voxels": v.voxels, "ml": v.ml}));
-    result.volumes.iter().map(volume).collect()
-}
-
-/// Volumes as lines.
-fn table(volumes: &[LabelVolume]) -> String {
-    let line = |v: &LabelVolume| format!("{:<28} {:>9.3} ml {:>10} voxels", v.name, v.ml, v.voxels);
-    volumes.iter().map(line).collect::<Vec<_>>().join("\n")
-}
+use crate::output::{Warnings, need_different, say, say_json};
+use crate::outputs::{Outputs, table, volumes};
 
 /// Further keys of the JSON: windows or slices, folds, and which volume tokens a window saw.
 fn further(result: &Segmentation) -> Map<String, Value> {
@@ -83,93 +41,137 @@ fn further(result: &Segmentation) -> Map<String, Value> {
     keys
 }
 
+/// What is opened once for all scans.
+pub(crate) struct Opening<'a> {
+    a: &'a args::Segment,
+    pub(crate) device: Opened,
+    pub(crate) segmenter: Segmenter,
+}
+
+/// A scan that was segmented and written.
+pub(crate) struct Done {
+    result: Segmentation,
+    took: Took,
+    warnings: Warnings,
+    started: Instant,
+}
+
+impl<'a> Opening<'a> {
+    /// Opens model and device. `keep` keeps the session for the next scan of the same extent.
+    pub(crate) fn new(a: &'a args::Segment, networks: organum::Networks, output: &Path, keep: bool) -> Result<Self, Failure> {
+        let device = Opened::new(&a.run)?;
+        let mut options = Opened::options(&a.run);
+        options.mode = a.mode.map(Mode::from);
+        (options.probabilities, options.attention) = (a.probabilities.is_some(), a.attention.is_some());
+        options.raw_voxels = a.raw;
+        (options.overlap, options.step, options.unmirrored) = (a.overlap, a.step_size, a.no_mirror);
+        options.close_session &= !keep;
+        a.host.bound(&mut options, output);
+        let segmenter = Segmenter::new(networks, device.device.clone(), options)?;
+        if a.overlay.is_some() && !segmenter.keeps_grid() {
+            let text = "--overlay: the bundle inverts nothing, its labels lie on another grid than the scan";
+            return Err(Failure::usage(text));
+        }
+        let format = file::LabelFormat::of(output).ok();
+        if segmenter.model().card().labels_overlap() {
+            let one_a_voxel = [("--overlay", &a.overlay), ("--statistics", &a.statistics), ("--masks", &a.masks)];
+            let other = format.is_some_and(|format| format != file::LabelFormat::Nifti);
+            let named = one_a_voxel.into_iter().find(|(_, path)| path.is_some()).map(|(option, _)| option);
+            if let Some(option) = named.or(other.then_some("--output")) {
+                let text = "the model's labels overlap; a mask of each comes in one file of four dimensions, .nii or .nii.gz";
+                return Err(Failure::usage(format!("{option}: {text}")));
+            }
+        }
+        let dicom = format == Some(file::LabelFormat::Dicom);
+        if dicom && !segmenter.keeps_grid() {
+            let text = "--output: the bundle inverts nothing, its labels do not lie on the images of a DICOM series";
+            return Err(Failure::usage(text));
+        }
+        Ok(Self { a, device, segmenter })
+    }
+
+    /// Segments a scan that was read from `started` on, and writes the result.
+    pub(crate) fn one(&mut self, mut scan: Scan, outputs: &Outputs, started: Instant) -> Result<Done, Failure> {
+        let mut warnings = Warnings::new(self.a.strict);
+        let before = self.segmenter.check(&scan)?;
+        warnings.add(&before)?;
+        let load: Duration = started.elapsed();
+        let mut prepared = self.segmenter.prepare(&scan)?;
+        if !outputs.need_scan() {
+            scan.image.data = Vec::new();
+            prepared = prepared.without_scan();
+        }
+        let segmenter = &mut self.segmenter;
+        let result = self.device.watch(&self.a.run, |how| segmenter.segment_prepared_blocking(prepared, how))?;
+        warnings.add(&result.warnings[before.len()..])?;
+        outputs.write(&scan, &result, &self.segmenter)?;
+        let took = self.device.took(&self.a.run, result.report.run.clone(), load);
+        Ok(Done { result, took, warnings, started })
+    }
+}
+
+impl Done {
+    /// The JSON of a scan.
+    pub(crate) fn json(&self) -> Value {
+        let mut report = self.took.json(self.started.elapsed());
+        report["labels"] = Value::Object(volumes(&self.result));
+        report["warnings"] = self.warnings.json();
+        for (key, value) in further(&self.result) {
+            report[key] = value;
+        }
+        report
+    }
+}
+
+/// How the model is loaded.
+pub(crate) fn loading(a: &args::Segment) -> organum::LoadOptions {
+    let mut load = models::options(&a.fold, a.checkpoint.as_deref(), a.run.allow_non_finite);
+    load.weights.clone_from(&a.weights);
+    load
+}
+
+/// How scans are read.
+pub(crate) fn reading(a: &args::Segment) -> ReadOptions {
+    let mut reading = ReadOptions::default();
+    reading.series.clone_from(&a.series);
+    reading
+}
+
 /// `organum segment`.
 pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     let started = Instant::now();
-    for path in [Some(&a.output), a.probabilities.as_ref()].into_iter().flatten() {
-        let name = path.to_string_lossy();
-        if !(name.ends_with(".nii") || name.ends_with(".nii.gz")) {
-            return Err(Failure::usage(format!("{name} must end in .nii or .nii.gz")));
-        }
+    if let Some(pattern) = batch::pattern(&a.output) {
+        return batch::run(a, &pattern);
     }
-    let attention = a.attention.as_ref().map(|folder| folder.join("attention.png"));
-    let outputs = Outputs {
-        labels: Some(&a.output),
-        overlay: a.overlay.as_deref(),
-        probabilities: a.probabilities.as_deref(),
-        attention: attention.as_deref(),
-    };
-    let named: Vec<(&str, &Path)> = [
-        ("--output", outputs.labels),
-        ("--probabilities", outputs.probabilities),
-        ("--overlay", outputs.overlay),
-        ("--attention", outputs.attention),
-    ]
-    .into_iter()
-    .filter_map(|(option, path)| Some((option, path?)))
-    .collect();
-    // the folder of --attention is made
-    named.iter().filter(|o| o.0 != "--attention").try_for_each(|(_, path)| need_folder(path))?;
-    let mut load = models::options(&a.fold, a.checkpoint.as_deref(), a.run.allow_non_finite);
-    load.weights.clone_from(&a.weights);
-    let networks = models::open(&a.model, &load)?;
-    let inputs = channel_files(&a.input, networks.first.card().in_channels());
-    let read: Vec<&Path> = inputs.iter().chain([&a.model]).map(PathBuf::as_path).collect();
-    need_different(&named, &read)?;
-
-    let device = Opened::new(&a.run)?;
-    let mut options = Opened::options(&a.run);
-    options.mode = a.mode.map(Mode::from);
-    (options.probabilities, options.attention) = (a.probabilities.is_some(), a.attention.is_some());
-    options.raw_voxels = a.raw;
-    (options.overlap, options.step, options.unmirrored) = (a.overlap, a.step_size, a.no_mirror);
-    a.host.bound(&mut options, &a.output);
-    let mut segmenter = Segmenter::new(networks, device.device.clone(), options)?;
-    if a.overlay.is_some() && !segmenter.keeps_grid() {
-        let text = "--overlay: the bundle inverts nothing, its labels lie on another grid than the scan";
+    if a.resume || a.shard.is_some() || a.manifest.is_some() {
+        let text = "--resume, --shard and --manifest are for many scans: --output must be a folder, or have {case} in its name";
         return Err(Failure::usage(text));
     }
-    let mut scan = nifti::read_channels(&inputs)?;
-    let mut warnings = Warnings::new(a.strict);
-    let before = segmenter.check(&scan)?;
-    warnings.add(&before)?;
-    if let Some(folder) = &a.attention {
-        let failed = |e| Failure::usage(format!("cannot create {}: {e}", folder.display()));
-        std::fs::create_dir_all(folder).map_err(failed)?;
-    }
-    let load = started.elapsed();
-    let mut prepared = segmenter.prepare(&scan)?;
-    if a.overlay.is_none() {
-        scan.image.data = Vec::new();
-        prepared = prepared.without_scan();
-    }
-    let result = device.watch(&a.run, |how| segmenter.segment_prepared_blocking(prepared, how))?;
-    warnings.add(&result.warnings[before.len()..])?;
-    outputs.write(&scan, &result, !segmenter.keeps_grid())?;
-    let took = device.took(&a.run, result.report.run.clone(), load);
+    let outputs = Outputs::of(a, &a.output, None);
+    outputs.check()?;
+    let networks = models::open(&a.model, &loading(a))?;
+    let inputs = channel_files(a.inputs(), networks.first.card().in_channels());
+    let read: Vec<&Path> = inputs.iter().chain([&a.model]).map(PathBuf::as_path).collect();
+    need_different(&outputs.named(), &read)?;
+    let mut opening = Opening::new(a, networks, &a.output, false)?;
+    let scan = file::read_all(&inputs, &reading(a)).map_err(|e| batch::explain(e, a))?;
+    let done = opening.one(scan, &outputs, started)?;
     if a.run.json {
-        let mut report = took.json(started.elapsed());
-        report["labels"] = Value::Object(volumes(&result));
-        report["warnings"] = warnings.json();
-        for (key, value) in further(&result) {
-            report[key] = value;
-        }
-        say_json(&report);
+        say_json(&done.json());
     } else {
-        say(&table(&result.volumes));
-        say(&took.summary(started.elapsed()));
+        say(&table(&done.result.volumes));
+        say(&done.took.summary(started.elapsed()));
     }
     Ok(())
 }
 
 /// The files of a scan: those given; where the only one ends in `_0000`, as nnU-Net names channels,
 /// and the model needs several, it and those that follow.
-fn channel_files(given: &[PathBuf], channels: u32) -> Vec<PathBuf> {
+pub(crate) fn channel_files(given: &[PathBuf], channels: u32) -> Vec<PathBuf> {
     let [only] = given else { return given.to_vec() };
     let name = only.file_name().unwrap_or_default().to_string_lossy();
-    let endings = ["_0000.nii.gz", "_0000.nii"];
-    match endings.iter().find_map(|ending| Some((name.strip_suffix(ending)?, &ending[5..]))) {
-        Some((case, ending)) if channels > 1 => (0..channels).map(|c| only.with_file_name(format!("{case}_{c:04}{ending}"))).collect(),
+    match name.rsplit_once("_0000.") {
+        Some((case, ending)) if channels > 1 => (0..channels).map(|c| only.with_file_name(format!("{case}_{c:04}.{ending}"))).collect(),
         _ => given.to_vec(),
     }
 }

@@ -39,7 +39,7 @@ impl Stage {
             bias_rows: self.window.map(|n| 2 * n - 1).iter().product(),
         };
         let bias = RelativeBias { table: name("bias_table"), index: name("index") };
-        WindowAttention { shape, bias: Some(bias), padding: Some(format!("{module}.bias")) }
+        WindowAttention { shape, bias: Some(bias), padding: Some(format!("{module}.bias")), clipped: false }
     }
 
     /// Attention between whole maps of a fused projection.

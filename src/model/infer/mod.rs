@@ -5,6 +5,7 @@
 
 mod conv;
 mod dialect;
+mod monai;
 mod token;
 
 use std::collections::HashMap;
@@ -126,7 +127,7 @@ impl<'a> Shapes<'a> {
 /// What recognises an architecture by the tensors that it alone has.
 type Rule = fn(&Shapes<'_>) -> Option<Guess>;
 
-const RULES: [Rule; 16] = [
+const RULES: [Rule; 20] = [
     conv::u_transformer,
     conv::plain_conv_unet,
     conv::residual_encoder_unet,
@@ -135,6 +136,10 @@ const RULES: [Rule; 16] = [
     conv::attention_unet,
     conv::vnet,
     conv::monai_unet,
+    monai::basic_unet,
+    monai::seg_res_net,
+    monai::seg_res_net_ds,
+    monai::swin_unetr,
     token::nnformer,
     token::glam_nnformer,
     token::fine,

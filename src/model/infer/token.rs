@@ -69,10 +69,14 @@ pub(super) fn unetr(s: &Shapes<'_>) -> Option<Guess> {
     let (patches, hidden) = (s.dim(positions, 1)?, s.dim(positions, 2)?);
     let first = "encoder1.layer.conv1.conv.weight";
     let perceptron = s.has("vit.patch_embedding.patch_embeddings.1.weight");
-    let config = json!({"in_channels": s.dim(first, 1)?, "classes": s.dim("out.conv.conv.weight", 0)?, "feature_size": s.dim(first, 0)?,
-        "hidden": hidden, "mlp": s.dim("vit.blocks.0.mlp.linear1.weight", 0)?, "projection": if perceptron { "perceptron" } else { "conv" },
+    let dims = s.kernel(first)?.len();
+    let config = json!({"dims": dims, "in_channels": s.dim(first, 1)?, "classes": s.dim("out.conv.conv.weight", 0)?,
+        "feature_size": s.dim(first, 0)?, "hidden": hidden, "mlp": s.dim("vit.blocks.0.mlp.linear1.weight", 0)?, "projection": if perceptron { "perceptron" } else { "conv" },
         "conv_block": s.has("encoder2.blocks.0.1.conv1.conv.weight"), "res_block": s.has("decoder2.conv_block.conv3.conv.weight")});
-    let image = format!("the extent D, H, W that it was trained on, {patches} patches of 16x16x16, as [d, h, w]");
+    let image = match dims {
+        2 => format!("the extent of the planes that it was trained on, {patches} patches of 16x16, as [1, h, w]"),
+        _ => format!("the extent D, H, W that it was trained on, {patches} patches of 16x16x16, as [d, h, w]"),
+    };
     // a norm with parameters or statistics has tensors, which this network lacks
     let norm = "\"instance\", MONAI's default, without parameters; no other norm is supported";
     Some(Guess::new("unetr", config).asks("image", image).asks_heads(hidden).asks("norm", norm))

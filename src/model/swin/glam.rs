@@ -187,7 +187,7 @@ impl GlamSwinUnetConfig {
         let name = |tensor: &str| format!("{attn}.relative_position_{tensor}");
         let bias = Some(RelativeBias { table: name("bias_table"), index: name("index") });
         let padding = Some(format!("{attn}.proj_kv.bias"));
-        let y = b.graph.add(attn.clone(), Op::WindowAttention(WindowAttention { shape: windows, bias, padding }), &[q, kv]);
+        let y = b.graph.add(attn.clone(), Op::WindowAttention(WindowAttention { shape: windows, bias, padding, clipped: false }), &[q, kv]);
         let (proj, weight) = (format!("{attn}.proj"), self.cross_attention_weight);
         let y = b.linear_scaled(proj.clone(), &proj, y, [c, fine], weight);
         let y = b.add(format!("{block}.attended"), y, shortcut);

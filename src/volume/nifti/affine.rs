@@ -8,6 +8,42 @@ use crate::volume::closest::{self, Matrix, column, cross, norms};
 use crate::volume::orient::Direction;
 use crate::warning::{Warning, WarningKind};
 
+/// What a header of NIfTI-1 or 2 says of its geometry, in f64.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Fields {
+    /// The number of dimensions, and their sizes.
+    pub(super) dim: [i64; 8],
+    pub(super) pixdim: [f64; 8],
+    pub(super) qform_code: i32,
+    pub(super) sform_code: i32,
+    pub(super) quaternion: [f64; 3],
+    pub(super) offset: [f64; 3],
+    pub(super) srow: [[f64; 4]; 3],
+    pub(super) units: u8,
+}
+
+impl From<&NiftiHeader> for Fields {
+    fn from(h: &NiftiHeader) -> Self {
+        Self {
+            dim: h.dim.map(i64::from),
+            pixdim: h.pixdim.map(f64::from),
+            qform_code: h.qform_code.into(),
+            sform_code: h.sform_code.into(),
+            quaternion: [h.quatern_b, h.quatern_c, h.quatern_d].map(f64::from),
+            offset: [h.quatern_x, h.quatern_y, h.quatern_z].map(f64::from),
+            srow: [h.srow_x, h.srow_y, h.srow_z].map(|row| row.map(f64::from)),
+            units: h.xyzt_units,
+        }
+    }
+}
+
+impl Fields {
+    /// The number of dimensions.
+    pub(super) fn rank(&self) -> usize {
+        usize::try_from(self.dim[0]).unwrap_or(0)
+    }
+}
+
 /// The geometry of a file along its axes i, j, k.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Geometry {
@@ -30,13 +66,14 @@ const CORNER_TOLERANCE: f64 = 1e-2;
 ///
 /// The sform counts if its code is above 0, else the qform if its code is, else the grid spacing alone with i running
 /// to the left. All numbers are nibabel's to the last bit (on x86), and the directions those of its `io_orientation`.
-pub(super) fn geometry(header: &NiftiHeader) -> Option<Geometry> {
+pub(super) fn geometry(header: impl Into<Fields>) -> Option<Geometry> {
+    let header = &header.into();
     let form = form(header);
     placed(header, linear(header, form), origin(header, form))
 }
 
 /// The geometry of a grid with these columns and this origin in the header's unit.
-fn placed(header: &NiftiHeader, mut matrix: Matrix, origin: [f64; 3]) -> Option<Geometry> {
+fn placed(header: &Fields, mut matrix: Matrix, origin: [f64; 3]) -> Option<Geometry> {
     let mut spacing = norms(&matrix);
     // A single slice may come without a normal; any will do.
     if (header.dim[0] < 3 || header.dim[3] == 1) && spacing[2] == 0.0 {
@@ -57,8 +94,8 @@ fn placed(header: &NiftiHeader, mut matrix: Matrix, origin: [f64; 3]) -> Option<
 }
 
 /// The header's unit of length in millimetres; none stands for millimetres.
-pub(super) fn unit(header: &NiftiHeader) -> f64 {
-    match header.xyzt_units & 7 {
+pub(super) fn unit(header: &Fields) -> f64 {
+    match header.units & 7 {
         1 => 1e3,
         3 => 1e-3,
         _ => 1.0,
@@ -68,8 +105,8 @@ pub(super) fn unit(header: &NiftiHeader) -> f64 {
 /// The geometry that MONAI's reader gives a file, where it is another than [`geometry`]: where the
 /// spacing of the sform is not the pixdim, to one part in 10^5, the qform in numbers of f32
 /// (MONAI's `rectify_header_sform_qform`), whatever its code.
-pub(super) fn rectified(header: &NiftiHeader) -> Option<Geometry> {
-    let rank = usize::from(header.dim[0]);
+pub(super) fn rectified(header: &Fields) -> Option<Geometry> {
+    let rank = header.rank();
     if form(header) != Form::Sform || rank >= 5 {
         return None;
     }
@@ -107,7 +144,7 @@ enum Form {
 }
 
 /// The form that counts.
-fn form(header: &NiftiHeader) -> Form {
+fn form(header: &Fields) -> Form {
     match (header.sform_code > 0, header.qform_code > 0) {
         (true, _) => Form::Sform,
         (false, true) => Form::Qform,
@@ -115,26 +152,31 @@ fn form(header: &NiftiHeader) -> Form {
     }
 }
 
-fn origin(header: &NiftiHeader, form: Form) -> [f64; 3] {
+fn origin(header: &Fields, form: Form) -> [f64; 3] {
     match form {
-        Form::Sform => [header.srow_x, header.srow_y, header.srow_z].map(|row| f64::from(row[3])),
-        Form::Qform => [header.quatern_x, header.quatern_y, header.quatern_z].map(f64::from),
+        Form::Sform => header.srow.map(|row| row[3]),
+        Form::Qform => header.offset,
         // as nibabel: the centre of the volume lies at 0
         Form::Neither => {
-            let half = |i: usize| 0.5 * (f64::from(header.dim[i].max(1)) - 1.0) * zoom(header, i);
+            let half = |i: usize| 0.5 * (extent(header, i) - 1.0) * zoom(header, i);
             [half(1), -half(2), -half(3)]
         }
     }
 }
 
-fn zoom(header: &NiftiHeader, i: usize) -> f64 {
-    f64::from(header.pixdim[i]).abs()
+fn zoom(header: &Fields, i: usize) -> f64 {
+    header.pixdim[i].abs()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "larger extents are refused")]
+fn extent(header: &Fields, i: usize) -> f64 {
+    header.dim[i].max(1) as f64
 }
 
 /// Warnings of a header that says where its voxels lie twice in different ways, or not at all.
 ///
 /// `geometry` is what was read of it.
-pub(super) fn contradictions(header: &NiftiHeader, geometry: &Geometry, file: &str) -> Vec<Warning> {
+pub(super) fn contradictions(header: &Fields, geometry: &Geometry, file: &str) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |text: String| warnings.push(Warning::new(WarningKind::Geometry, text));
     let show = |s: [f64; 3]| format!("{:.4}x{:.4}x{:.4} mm", s[0], s[1], s[2]);
@@ -158,7 +200,7 @@ pub(super) fn contradictions(header: &NiftiHeader, geometry: &Geometry, file: &s
             steps: [0, 1, 2].map(|axis| column(&other, axis).map(|x| x * scale)),
             origin: origin(header, Form::Qform).map(|x| x * scale),
         };
-        let extent = [1, 2, 3].map(|i| if i <= used { u32::from(header.dim[i].max(1)) } else { 1 });
+        let extent = [1, 2, 3].map(|i| if i <= used { u32::try_from(header.dim[i].max(1)).unwrap_or(u32::MAX) } else { 1 });
         let apart = geometry.affine.distance(&qform, extent);
         let least = geometry.spacing.iter().copied().fold(f64::INFINITY, f64::min);
         if apart.is_nan() || apart > CORNER_TOLERANCE * least {
@@ -191,15 +233,14 @@ fn point(p: [f64; 3]) -> String {
     format!("({:.2}, {:.2}, {:.2})", p[0], p[1], p[2])
 }
 
-fn linear(header: &NiftiHeader, form: Form) -> Matrix {
+fn linear(header: &Fields, form: Form) -> Matrix {
     if form == Form::Sform {
-        return [header.srow_x, header.srow_y, header.srow_z].map(|row| [f64::from(row[0]), f64::from(row[1]), f64::from(row[2])]);
+        return header.srow.map(|row| [row[0], row[1], row[2]]);
     }
     let zooms = [1, 2, 3].map(|i| zoom(header, i));
     if form == Form::Qform {
         let handedness = if header.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
-        let vector = [header.quatern_b, header.quatern_c, header.quatern_d].map(f64::from);
-        return rotation(vector, [zooms[0], zooms[1], zooms[2] * handedness]);
+        return rotation(header.quaternion, [zooms[0], zooms[1], zooms[2] * handedness]);
     }
     [[-zooms[0], 0.0, 0.0], [0.0, zooms[1], 0.0], [0.0, 0.0, zooms[2]]]
 }

@@ -11,6 +11,10 @@ use flate2::write::GzEncoder;
 use super::file::{EXTENDER_BYTES, HEADER_BYTES};
 use crate::volume::{VolumeError, VolumeErrorKind, write_whole};
 
+/// `NIFTI_ECODE_IGNORE`, which TotalSegmentator gives its names of labels: of code 30, which is that of
+/// such XML, nibabel 5.4 does not hand out the text.
+const CODE: i32 = 0;
+
 /// A type of voxels that is written.
 pub(super) trait Voxel: Copy {
     /// The code of the type in a header.
@@ -63,6 +67,7 @@ pub(super) fn store<T: Voxel>(
     path: &Path,
     header: &NiftiHeader,
     shape: &[usize],
+    extension: &str,
     write: impl FnOnce(&mut Voxels<'_>) -> io::Result<()>,
 ) -> Result<(), VolumeError> {
     let name = path.display();
@@ -74,7 +79,7 @@ pub(super) fn store<T: Voxel>(
             format!("cannot write {name}: give it a name that ends in .nii or .nii.gz"),
         ));
     }
-    let header = encoded::<T>(header, shape);
+    let header = encoded::<T>(header, shape, extension);
     let all = |to: &mut dyn Write| -> io::Result<()> {
         to.write_all(&header)?;
         let mut voxels = Voxels { to, left: shape.iter().product() };
@@ -93,9 +98,10 @@ pub(super) fn store<T: Voxel>(
     })
 }
 
-/// A header's bytes for voxels of type `T` and such a shape, and the flag that says that no extension
-/// follows.
-fn encoded<T: Voxel>(header: &NiftiHeader, shape: &[usize]) -> Vec<u8> {
+/// A header's bytes for voxels of type `T` and such a shape, and after them an extension of text, or the
+/// flag that says that none follows.
+fn encoded<T: Voxel>(header: &NiftiHeader, shape: &[usize], extension: &str) -> Vec<u8> {
+    let blocks = if extension.is_empty() { 0 } else { (extension.len() + 8).div_ceil(16) };
     let mut bytes = Vec::new();
     macro_rules! put {
         ($($value:expr),*) => {$( bytes.extend_from_slice(&$value.to_le_bytes()); )*};
@@ -119,7 +125,7 @@ fn encoded<T: Voxel>(header: &NiftiHeader, shape: &[usize]) -> Vec<u8> {
     h.pixdim.iter().for_each(|f| {
         put!(f);
     });
-    put!((HEADER_BYTES + EXTENDER_BYTES) as f32, 1f32, 0f32, h.slice_end, h.slice_code, h.xyzt_units);
+    put!((HEADER_BYTES + EXTENDER_BYTES + 16 * blocks as u64) as f32, 1f32, 0f32, h.slice_end, h.slice_code, h.xyzt_units);
     put!(h.cal_max, h.cal_min, h.slice_duration, h.toffset, h.glmax, h.glmin);
     let description = bytes.len();
     bytes.extend(h.descrip.iter().take(80));
@@ -132,6 +138,13 @@ fn encoded<T: Voxel>(header: &NiftiHeader, shape: &[usize]) -> Vec<u8> {
     });
     bytes.extend_from_slice(&h.intent_name);
     bytes.extend_from_slice(b"n+1\0");
-    bytes.extend_from_slice(&0u32.to_le_bytes());
+    bytes.extend_from_slice(&[u8::from(blocks > 0), 0, 0, 0]);
+    if blocks > 0 {
+        let end = bytes.len() + 16 * blocks;
+        bytes.extend_from_slice(&i32::try_from(16 * blocks).unwrap_or(i32::MAX).to_le_bytes());
+        bytes.extend_from_slice(&CODE.to_le_bytes());
+        bytes.extend_from_slice(extension.as_bytes());
+        bytes.resize(end, b' ');
+    }
     bytes
 }

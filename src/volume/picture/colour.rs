@@ -3,22 +3,6 @@
 /// Red, green, blue.
 pub(super) type Rgb = [u8; 3];
 
-/// Distinct on grey and from each other; neighbours in the list differ most.
-const LABELS: [Rgb; 12] = [
-    [255, 92, 71],
-    [64, 190, 255],
-    [255, 212, 59],
-    [118, 219, 84],
-    [200, 120, 255],
-    [255, 150, 40],
-    [0, 214, 180],
-    [255, 121, 200],
-    [150, 165, 255],
-    [205, 165, 80],
-    [190, 245, 150],
-    [240, 170, 160],
-];
-
 /// Viridis at even steps: lightness rises evenly, and it reads the same with a colour vision deficiency.
 const VIRIDIS: [Rgb; 9] = [
     [68, 1, 84],
@@ -32,9 +16,9 @@ const VIRIDIS: [Rgb; 9] = [
     [253, 231, 37],
 ];
 
-/// The colour of a label above 0; the palette repeats after twelve.
+/// The colour of a label above 0.
 pub(super) fn of_label(label: u16) -> Rgb {
-    LABELS[usize::from(label.saturating_sub(1)) % LABELS.len()]
+    crate::volume::legend::colour(label)
 }
 
 /// The colour of a value from 0 to 1, viridis-like.
@@ -77,15 +61,5 @@ mod tests {
             0.2126 * r + 0.7152 * g + 0.0722 * b
         };
         assert!((0..100u8).all(|i| lightness(f32::from(i) / 100.0) < lightness(f32::from(i + 1) / 100.0)));
-    }
-
-    #[test]
-    fn labels_have_colours_of_their_own() {
-        for a in 1..=12 {
-            for b in 1..a {
-                assert_ne!(of_label(a), of_label(b));
-            }
-        }
-        assert_eq!(of_label(13), of_label(1));
     }
 }

@@ -1,15 +1,19 @@
 //! Arguments.
 
+mod habits;
 mod host;
 mod models;
+mod segment;
 mod values;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use habits::{Completions, Doctor, Man, Picture};
 pub(crate) use host::Host;
 pub(crate) use models::{Bench, Convert, Devices, Evaluate, Inspect, Plan, Tune};
+pub(crate) use segment::{Segment, Stats};
 pub(crate) use values::Precision;
 use values::{ceilings, size};
 
@@ -25,8 +29,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Segments the bundled scans with the bundled model and compares with the bundled labels
     Demo(Demo),
-    /// Segments a scan
-    Segment(Segment),
+    /// Segments a scan, or many
+    Segment(Box<Segment>),
+    /// Measures the labels of a map: volumes, places, and values of a scan in them
+    Stats(Stats),
+    /// Draws a scan with its labels: three planes through their middle
+    Picture(Picture),
     /// Runs the network alone, on arrays
     Infer(Infer),
     /// Shows what a run needs, without a device
@@ -37,18 +45,24 @@ pub(crate) enum Command {
     Convert(Convert),
     /// Lists the devices
     Devices(Devices),
-    /// Dice and HD95 of each label
+    /// Dice, HD95, surface Dice and volumes of each label
     Evaluate(Evaluate),
     /// Times the kernels at the shapes of real networks
     Bench(Bench),
     /// Measures what the device can do and writes it to a file for `--tuning`
     Tune(Tune),
+    /// Tells what organum finds on this machine, and what to install
+    Doctor(Doctor),
+    /// Prints a script that completes commands and options in a shell
+    Completions(Completions),
+    /// Writes manual pages
+    Man(Man),
 }
 
 /// Where and in how much memory to run.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Most device bytes of the run: a number, or with a suffix KiB MiB GiB kB MB GB. Not given: half of the available
+    /// Most device bytes of the run: a number, or with a suffix K M G (of 1024), kB MB GB (of 1000). Not given: half of the available
     /// memory on a software adapter, an integrated GPU or `cpu`; on other GPUs what they have memory for
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) memory: Option<u64>,
@@ -77,6 +91,12 @@ pub(crate) struct Run {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    /// No progress, warnings or notes on stderr; errors stay
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Also where stderr is no terminal, tell the progress in lines
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -108,73 +128,15 @@ pub(crate) struct Demo {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Segment {
-    /// NIfTI file, .nii or .nii.gz; several in the order of the model's channels, or the first, CASE_0000.nii.gz, alone
-    #[arg(required = true)]
-    pub(crate) input: Vec<PathBuf>,
-    /// Model file, the folder of an nnU-Net model (all its folds, averaged), or a MONAI bundle
-    #[arg(long)]
-    pub(crate) model: PathBuf,
-    /// The folds to take of an nnU-Net folder, averaged: numbers, or `all`. Not given: those there are
-    #[arg(long, value_name = "K,..", value_delimiter = ',')]
-    pub(crate) fold: Vec<String>,
-    /// The checkpoint to take of each fold: `final`, `best`, `latest`, or a file's name. Not given: that
-    /// of the whole training
-    #[arg(long, value_name = "NAME")]
-    pub(crate) checkpoint: Option<String>,
-    /// The key of a checkpoint's outermost dict, or the begin of its tensors' names, under which the
-    /// network is, where there are several: `ema`, `teacher`
-    #[arg(long, value_name = "KEY")]
-    pub(crate) weights: Option<String>,
-    /// Share of a window that its neighbour overlaps, from 0 to below 1. Not given: as the model has it
-    #[arg(long, value_name = "X")]
-    pub(crate) overlap: Option<f64>,
-    /// Distance of neighbouring windows as a share of a window, above 0 to 1, nnU-Net's step_size; what
-    /// --overlap leaves of 1
-    #[arg(long, value_name = "X", conflicts_with = "overlap")]
-    pub(crate) step_size: Option<f64>,
-    /// Leave out the mirror images of windows that the model asks for, nnU-Net's --disable_tta
-    #[arg(long)]
-    pub(crate) no_mirror: bool,
-    /// Label map to write, on the input's grid
-    #[arg(long)]
-    pub(crate) output: PathBuf,
-    /// The whole volume at once, windows of the card's patch, or, for 2D networks, slices zoomed to it and back; absent: as the card
-    /// says, else as the network was published or its extents tell
-    #[arg(long, value_enum)]
-    pub(crate) mode: Option<Mode>,
-    /// Also write a picture of three planes with the labels
-    #[arg(long, value_name = "P.png")]
-    pub(crate) overlay: Option<PathBuf>,
-    /// Also write the probabilities of all classes, 4D
-    #[arg(long, value_name = "P.nii.gz")]
-    pub(crate) probabilities: Option<PathBuf>,
-    /// Also write a picture of the attention gates into this folder
-    #[arg(long, value_name = "DIR")]
-    pub(crate) attention: Option<PathBuf>,
-    /// Give the scan's voxels to the network as they are where the model does not say how scans are
-    /// prepared
-    #[arg(long)]
-    pub(crate) raw: bool,
-    /// End with exit code 3, and write nothing, where there would be a warning
-    #[arg(long)]
-    pub(crate) strict: bool,
-    #[command(flatten)]
-    pub(crate) host: Host,
-    #[command(flatten)]
-    pub(crate) run: Run,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct Infer {
     /// Model file, or a folder of nnU-Net's (its first fold) or MONAI's
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) model: PathBuf,
     /// .npy of (1,C,[D,]H,W) f32, or a safetensors file holding `input`
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) input: PathBuf,
     /// .npy to write: logits (1,K,[D,]H,W) f32
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) output: PathBuf,
     /// Position of the crop in the volume (architectures with volume tokens)
     #[arg(long, value_name = "z,y,x")]

@@ -10,7 +10,7 @@ use super::{Host, Precision};
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
     /// Model file, a folder of nnU-Net's or MONAI's, or a card alone (.json)
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) model: PathBuf,
     /// Extent of the input, DxHxW (1xHxW or HxW for an image)
     #[arg(long, value_parser = extent)]
@@ -52,7 +52,7 @@ pub(crate) struct Convert {
     /// MONAI bundle
     pub(crate) source: PathBuf,
     /// Model file to write: .safetensors
-    #[arg(long, value_name = "M.safetensors")]
+    #[arg(short, long, value_name = "M.safetensors")]
     pub(crate) output: PathBuf,
     /// The network, where the names of the tensors do not tell it
     #[arg(long, value_name = "A")]
@@ -103,10 +103,16 @@ pub(crate) struct Devices {
 
 #[derive(Debug, Args)]
 pub(crate) struct Evaluate {
-    /// Label map to judge
+    /// Label map to judge, or a folder of them
     pub(crate) prediction: PathBuf,
-    /// Label map to judge by
+    /// Label map to judge by, or a folder of them, which are compared by name
     pub(crate) reference: PathBuf,
+    /// Distance in mm within which a surface counts as met
+    #[arg(long, value_name = "MM", default_value_t = organum::volume::TOLERANCE_MM)]
+    pub(crate) tolerance: f64,
+    /// Also write a table, a line for each label of each case
+    #[arg(long, value_name = "FILE.csv")]
+    pub(crate) csv: Option<PathBuf>,
     /// End with exit code 3 where there would be a warning
     #[arg(long)]
     pub(crate) strict: bool,

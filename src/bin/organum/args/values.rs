@@ -23,21 +23,21 @@ impl From<Precision> for Elem {
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
-    let unit: u64 = match suffix.trim() {
-        "" | "B" => 1,
-        "kB" | "KB" => 1000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        other => return Err(format!("unknown suffix {other:?}; use KiB MiB GiB kB MB GB")),
+    let unit: u64 = match suffix.trim().to_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "k" | "ki" | "kib" => 1 << 10,
+        "m" | "mi" | "mib" => 1 << 20,
+        "g" | "gi" | "gib" => 1 << 30,
+        other => return Err(format!("unknown suffix {other:?}; use KiB MiB GiB (or K M G) or kB MB GB")),
     };
     if let Ok(n) = number.parse::<u64>() {
         return n.checked_mul(unit).ok_or_else(|| "too large".into());
     }
     let bytes = number.parse::<f64>().ok().map(|n| n * unit as f64).filter(|n| n.is_finite());
-    let bytes = bytes.ok_or("not a size: a number, or with a suffix KiB MiB GiB kB MB GB")?;
+    let bytes = bytes.ok_or("not a size: a number, or with a suffix KiB MiB GiB or kB MB GB")?;
     // 2^64
     if bytes >= 18_446_744_073_709_551_616.0 {
         return Err("too large".into());
@@ -55,6 +55,12 @@ pub(super) fn ceilings(text: &str) -> Result<[f64; 2], String> {
     let number = |part: &str| part.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
     let both = text.split_once(',').and_then(|(flops, bytes)| Some([number(flops)?, number(bytes)?]));
     both.ok_or_else(|| "not two numbers above 0 like 8000,300".into())
+}
+
+/// `i/n` to two numbers from 1 on.
+pub(super) fn shard(text: &str) -> Result<[usize; 2], String> {
+    let both = text.split_once('/').and_then(|(i, n)| Some([i.parse().ok()?, n.parse().ok()?]));
+    both.filter(|[i, n]| (1..=*n).contains(i)).ok_or_else(|| "not a shard: two whole numbers like 2/8".into())
 }
 
 /// `DxHxW` to an extent.
@@ -76,6 +82,9 @@ mod tests {
         assert_eq!(size("1048576"), Ok(1 << 20));
         assert_eq!(size("24MiB"), Ok(24 << 20));
         assert_eq!(size("1.5GB"), Ok(1_500_000_000));
+        for same in ["64M", "64m", "64Mi", "64mib", "64 MiB"] {
+            assert_eq!(size(same), Ok(64 << 20), "{same}");
+        }
         assert!(size("12 parsecs").is_err());
         assert!(size("").is_err());
         assert!(size("99999999999GiB").is_err());
@@ -88,6 +97,14 @@ mod tests {
         assert_eq!(ceilings("8e3, 300.5"), Ok([8000.0, 300.5]));
         for wrong in ["", "1", "1,", "1,0", "-1,2", "1,2,3", "nan,1", "inf,1"] {
             assert!(ceilings(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shards() {
+        assert_eq!(shard("2/8"), Ok([2, 8]));
+        for wrong in ["0/2", "3/2", "1", "1/", "a/b", "-1/2"] {
+            assert!(shard(wrong).is_err(), "{wrong}");
         }
     }
 

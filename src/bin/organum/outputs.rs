@@ -1,0 +1,183 @@
+//! The files of a result, and what is told of it.
+
+use std::path::{Path, PathBuf};
+
+use organum::segment::LabelVolume;
+use organum::volume::file::{self, LabelFormat};
+use organum::volume::{LabelStatistics, VolumeError, nifti, picture, statistics, statistics_csv, statistics_table, write_whole};
+use organum::{Segmentation, Segmenter};
+use serde_json::{Map, Value, json};
+
+use crate::args;
+use crate::fail::Failure;
+use crate::output::need_folder;
+
+/// The files of a result.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outputs {
+    pub(crate) labels: Option<PathBuf>,
+    pub(crate) overlay: Option<PathBuf>,
+    pub(crate) probabilities: Option<PathBuf>,
+    /// A picture in a folder that is made.
+    pub(crate) attention: Option<PathBuf>,
+    /// A folder that is made.
+    pub(crate) masks: Option<PathBuf>,
+    pub(crate) table: Option<PathBuf>,
+    pub(crate) statistics: Option<PathBuf>,
+}
+
+impl Outputs {
+    /// What the options name, with `{case}` replaced.
+    pub(crate) fn of(a: &args::Segment, labels: &Path, case: Option<&str>) -> Self {
+        let named = |path: &Path| match case {
+            Some(case) => PathBuf::from(path.to_string_lossy().replace("{case}", case)),
+            None => path.to_path_buf(),
+        };
+        let option = |path: &Option<PathBuf>| path.as_deref().map(named);
+        Self {
+            labels: Some(named(labels)),
+            overlay: option(&a.overlay),
+            probabilities: option(&a.probabilities),
+            attention: option(&a.attention).map(|folder| folder.join("attention.png")),
+            masks: option(&a.masks),
+            table: option(&a.label_table),
+            statistics: option(&a.statistics),
+        }
+    }
+
+    /// The options, and the files that they name.
+    pub(crate) fn named(&self) -> Vec<(&'static str, &Path)> {
+        let all = [
+            ("--output", &self.labels),
+            ("--probabilities", &self.probabilities),
+            ("--overlay", &self.overlay),
+            ("--label-table", &self.table),
+            ("--statistics", &self.statistics),
+            ("--attention", &self.attention),
+            ("--masks", &self.masks),
+        ];
+        all.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?))).collect()
+    }
+
+    /// Refuses names whose endings no format has, and folders that are not there; those of
+    /// `--attention` and `--masks` are made.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let usage = |e: VolumeError| Failure::usage(e.to_string());
+        self.labels.as_deref().map_or(Ok(()), |path| LabelFormat::of(path).map(|_| ()).map_err(usage))?;
+        let endings: [(&Option<PathBuf>, &[&str]); 3] = [
+            (&self.probabilities, &[".nii", ".nii.gz"]),
+            (&self.table, &[".txt", ".label", ".ctbl"]),
+            (&self.statistics, &[".json", ".csv"]),
+        ];
+        for (path, endings) in endings {
+            let Some(name) = path.as_ref().map(|path| path.to_string_lossy()) else { continue };
+            if !endings.iter().any(|ending| name.to_lowercase().ends_with(ending)) {
+                return Err(Failure::usage(format!("{name} must end in {}", endings.join(" or "))));
+            }
+        }
+        self.named().iter().filter(|o| !matches!(o.0, "--attention" | "--masks")).try_for_each(|(_, path)| need_folder(path))
+    }
+
+    /// Whether the voxels of the scan are needed after the network ran.
+    pub(crate) fn need_scan(&self) -> bool {
+        self.overlay.is_some() || self.statistics.is_some()
+    }
+
+    /// Writes a result, its labels last.
+    pub(crate) fn write(&self, scan: &file::Scan, result: &Segmentation, segmenter: &Segmenter) -> Result<(), Failure> {
+        let failed = |e: VolumeError| Failure::writing(&e);
+        let own_grid = !segmenter.keeps_grid();
+        let own = own_grid.then(|| nifti::header_on(&scan.header, &result.labels));
+        let header = own.as_ref().unwrap_or(&scan.header);
+        let legend = result.legend();
+        if let (Some(path), Some(maps)) = (&self.probabilities, &result.probabilities) {
+            nifti::write_probabilities(path, header, maps).map_err(failed)?;
+        }
+        if let Some(path) = &self.overlay {
+            picture::overlay(&scan.image, &result.labels)?.save(path).map_err(failed)?;
+        }
+        if let (Some(path), Some(a)) = (&self.attention, &result.attention) {
+            make(path.parent().unwrap_or(Path::new(".")))?;
+            picture::attention(&a.image, &a.maps, a.at)?.save(path).map_err(failed)?;
+        }
+        if let Some(path) = &self.table {
+            let slicer = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("ctbl"));
+            let text = if slicer { legend.slicer() } else { legend.itk_snap() };
+            write_text(path, &text)?;
+        }
+        if let Some(path) = &self.statistics {
+            let measured = statistics(&result.labels, &legend, (!own_grid).then_some(&scan.image))?;
+            write_statistics(path, &measured)?;
+        }
+        if let Some(folder) = &self.masks {
+            make(folder)?;
+            file::write_masks(folder, ".nii.gz", header, &result.labels, &legend).map_err(failed)?;
+        }
+        match &self.labels {
+            Some(path) if LabelFormat::of(path).is_ok_and(|format| format == LabelFormat::Dicom) => {
+                file::write_segmentation(path, scan, &result.labels, &legend).map_err(failed)
+            }
+            Some(path) => file::write_labels(path, header, &result.labels, &legend).map_err(failed),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Makes a folder, if it is not there.
+pub(crate) fn make(folder: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder).map_err(|e| Failure::usage(format!("cannot create {}: {e}", folder.display())))
+}
+
+/// Writes text, whole or not at all.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), Failure> {
+    write_whole(path, "text", |file| std::fs::write(file, text)).map_err(|e| Failure::writing(&e))
+}
+
+/// Writes statistics as JSON or CSV, by the ending of the name.
+pub(crate) fn write_statistics(path: &Path, measured: &[LabelStatistics]) -> Result<(), Failure> {
+    let csv = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"));
+    let json = || format!("{:#}\n", json!({ "labels": measured }));
+    write_text(path, &if csv { statistics_csv(measured) } else { json() })
+}
+
+/// `{name: {"number", "voxels", "ml"}}` of every class but the background.
+pub(crate) fn volumes(result: &Segmentation) -> Map<String, Value> {
+    let volume = |v: &LabelVolume| (v.name.clone(), json!({"number": v.class, "voxels": v.voxels, "ml": v.ml}));
+    result.volumes.iter().map(volume).collect()
+}
+
+/// Volumes as lines, in the order of the labels.
+pub(crate) fn table(volumes: &[LabelVolume]) -> String {
+    let line = |v: &LabelVolume| format!("{:>5}  {:<28} {:>9.3} ml {:>10} voxels", v.class, v.name, v.ml, v.voxels);
+    volumes.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// `organum stats`.
+pub(crate) fn stats(a: &args::Stats) -> Result<(), Failure> {
+    let mut warnings = crate::output::Warnings::new(a.strict);
+    let read = file::read_labels(&a.labels)?;
+    warnings.add(&read.warnings)?;
+    let scan = a.scan.as_ref().map(file::read).transpose()?;
+    if let Some(scan) = &scan {
+        warnings.add(&scan.warnings)?;
+    }
+    let legend = match &a.model {
+        Some(path) => {
+            let model = crate::models::open(path, &crate::models::options(&[], None, true))?.first;
+            let classes = 1..=u16::try_from(model.card().classes()).unwrap_or(u16::MAX).saturating_sub(1);
+            organum::volume::Legend::new(classes.map(|class| (class, model.card().label_name(class.into()))))
+        }
+        None => read.legend,
+    };
+    let measured = statistics(&read.labels, &legend, scan.as_ref().map(|scan| &scan.image))?;
+    if let Some(path) = &a.output {
+        need_folder(path)?;
+        write_statistics(path, &measured)?;
+    }
+    if a.json {
+        crate::output::say_json(&json!({"labels": measured, "warnings": warnings.json()}));
+    } else {
+        crate::output::say(&statistics_table(&measured));
+    }
+    Ok(())
+}
