@@ -18,6 +18,7 @@ mod conv;
 mod isa;
 mod math;
 mod norms;
+mod points;
 mod product;
 mod rows;
 mod transpose;
