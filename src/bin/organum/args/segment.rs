@@ -39,7 +39,7 @@ pub(crate) struct Segment {
     #[arg(long, value_name = "X", conflicts_with = "overlap")]
     pub(crate) step_size: Option<f64>,
     /// Leave out the mirror images of windows that the model asks for, nnU-Net's --disable_tta
-    #[arg(long)]
+    #[arg(long, aliases = ["disable-tta", "disable_tta"])]
     pub(crate) no_mirror: bool,
     /// UID of the DICOM series to take, where there are several
     #[arg(long, value_name = "UID")]
