@@ -141,13 +141,13 @@ fn a_folder_counts_before_what_its_checkpoint_carries() {
     plans["configurations"]["3d_fullres"]["batch_size"] = json!(7);
     fs::write(folder.join("plans.json"), plans.to_string()).expect("written");
     assert_eq!(segmented(&desk, &file, std::slice::from_ref(&scan), &[]).1, "");
-    // plans of regions are refused with the name of the label, wherever they are read of
+    // plans of regions without their order are refused, wherever they are read of
     let mut dataset: Value = serde_json::from_slice(&fs::read(case.join("model/dataset.json")).expect("read")).expect("JSON");
     dataset["labels"]["organ"] = json!([1, 2]);
     fs::write(folder.join("dataset.json"), dataset.to_string()).expect("written");
     let args = ["segment", &scan, "--model", &file, "--output", &labels];
-    desk.fails(4, &["organ", "is a region"], &args);
-    desk.fails(4, &["organ", "is a region"], &[&args[..], &["--raw"]].concat());
+    desk.fails(4, &["labels are regions", "regions_class_order"], &args);
+    desk.fails(4, &["labels are regions", "regions_class_order"], &[&args[..], &["--raw"]].concat());
     // unless a card says how scans are prepared
     let card = desk.file("card.json", br#"{"input": {"intensity": {"scheme": "zscore"}}}"#);
     let model = desk.out("model.safetensors");

@@ -8,7 +8,6 @@ use crate::scan::{Forward, Recipe, Resample, Scan, Step, Undo, WayBack};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::orient::View;
-use crate::volume::spline::{self, Order};
 use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, sizes};
 
 /// A scan as nnU-Net gives it to the network, and what brings logits back to the scan's grid.
@@ -95,7 +94,9 @@ impl Case {
                     Axes::new(order.map(|axis| directions[axis])).ok()
                 }
                 Step::Resample(Resample::Spline { mm, orders }) => {
-                    (to, resampling) = resampled(*orders, mm, spacing, size);
+                    let mut target = spacing;
+                    target[3 - mm.len()..].copy_from_slice(mm);
+                    (to, resampling) = orders.takes(spacing, target, size);
                     continue;
                 }
                 _ => continue,
@@ -142,17 +143,6 @@ impl Case {
         let Exported { labels, probabilities } = export.finish()?;
         Ok((labels, probabilities.map(|p| p.to_volume()).transpose()?))
     }
-}
-
-/// The size that the resampling of a recipe gives a scan, and the bytes that it takes meanwhile.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate of a count; what is absurd is refused elsewhere")]
-fn resampled(orders: Resampling, mm: &[f64], spacing: [f64; 3], size: [usize; 3]) -> ([usize; 3], u64) {
-    let mut target = spacing;
-    target[3 - mm.len()..].copy_from_slice(mm);
-    // no axis of a scan that is not refused is longer
-    let to = orders.shape(spacing, target, size).map(|n| n.min(131_072.0) as usize);
-    let axis = orders.axis(spacing, target).map(|axis| (axis, Order::Linear));
-    (to, if to == size { 0 } else { spline::resized_bytes(size, to, axis) })
 }
 
 #[cfg(test)]

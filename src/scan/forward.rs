@@ -272,11 +272,14 @@ impl<'a> Forward<'a> {
         Ok(())
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     fn resample_splines(&mut self, mm: &[f64], orders: Resampling) -> Result<(), VolumeError> {
         let (before, spacing, size) = (Grid::of(&self.volume), self.spacing, sizes(self.volume.extent));
         let mut target = spacing;
         target[3 - mm.len()..].copy_from_slice(mm);
-        let shape = plausible(orders.shape(spacing, target, size), spacing, target, self.bytes())?;
+        // the input, and one channel on its way to it
+        let (kept, meanwhile) = (self.bytes(), orders.takes(spacing, target, size).1 as f64);
+        let shape = plausible(orders.shape(spacing, target, size), spacing, target, |n| kept(n) + meanwhile)?;
         let shapes = [size, sizes(shape)];
         let axis = orders.axis(spacing, target);
         let voxels = size.iter().product::<usize>().max(1);

@@ -97,6 +97,15 @@ impl Resampling {
         })
     }
 
+    /// The shape that a scan gets, and the bytes that resampling a channel to it takes meanwhile.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate of a count")]
+    pub(crate) fn takes(&self, spacing: [f64; 3], target: [f64; 3], size: [usize; 3]) -> ([usize; 3], u64) {
+        // no axis of a scan that is not refused is longer
+        let to = self.shape(spacing, target, size).map(|n| n.min(131_072.0) as usize);
+        let axis = self.axis(spacing, target).map(|axis| (axis, Order::Linear));
+        (to, if to == size { 0 } else { spline::resized_bytes(size, to, axis) })
+    }
+
     /// Resamples one channel to shape `to`, `axis` by itself.
     pub(crate) fn apply(&self, values: &[f32], [from, to]: [[usize; 3]; 2], axis: Option<usize>) -> Vec<f32> {
         if from == to {
@@ -148,6 +157,17 @@ pub(crate) fn resized(mask: &[bool], shapes: [[usize; 3]; 2], axis: Option<usize
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn resampling_tells_what_it_takes_before_it_does() {
+        let cubic = Resampling { order: 3, ..Resampling::default() };
+        // a header in the wrong unit: 2 billion voxels, f64 on their way
+        let (to, bytes) = cubic.takes([240.0, 28.0, 30.0], [5.0, 0.8, 0.8], [14, 51, 46]);
+        assert_eq!(to, [672, 1785, 1725]);
+        assert!(bytes >= 8 * 672 * 1785 * 1725 / 2, "{bytes}");
+        assert_eq!(cubic.takes([1.0; 3], [1.0; 3], [14, 51, 46]), ([14, 51, 46], 0));
+        assert!(cubic.takes([1e300; 3], [1.0; 3], [14, 51, 46]).1 > 1 << 50);
+    }
 
     #[test]
     fn thick_slices_are_resampled_apart() {
