@@ -3,8 +3,8 @@
 //! A process each, as drivers keep what they compiled:
 //!
 //! `cargo bench --bench executor -- demo|nnformer|small [--device D] [--runs N] [--keep FILE]`
-//! With `--keep` compiled pipelines are taken from the file, if it is there, and written to it. `--device cpu` is the
-//! host, which has neither.
+//! With `--keep` compiled pipelines are taken from the file, if it is there, and written to it.
+//! `--device cpu` is the host, which has neither.
 #![allow(clippy::print_stdout, reason = "a program")]
 
 use std::time::Instant;

@@ -1,8 +1,8 @@
 //! Segments a file with whatever model there is and writes the labels beside it:
 //! `cargo run --release --example segment_file -- MODEL SCAN LABELS.nii.gz`.
 //!
-//! MODEL is a model file, a PyTorch checkpoint, an nnU-Net folder or a MONAI bundle; SCAN a NIfTI, NRRD,
-//! MetaImage or MGH file, or with the feature `dicom` a DICOM folder.
+//! MODEL is a model file, a PyTorch checkpoint, an nnU-Net folder or a MONAI bundle; SCAN a NIfTI,
+//! NRRD, MetaImage or MGH file, or with the feature `dicom` a DICOM folder.
 #![allow(clippy::print_stdout, reason = "an example says what it did")]
 
 use std::error::Error;

@@ -31,8 +31,8 @@ impl From<&Engine> for Device {
 
 impl Device {
     /// Opens a device by name: `cpu` is the host, `reference` the twins, `gpu` a hardware adapter,
-    /// anything else an adapter as [`Engine::request`] finds it. Without a name it is a hardware adapter if there is one,
-    /// else the host, which is faster than a software adapter.
+    /// anything else an adapter as [`Engine::request`] finds it. Without a name it is a hardware
+    /// adapter if there is one, else the host, which is faster than a software adapter.
     ///
     /// # Errors
     /// When no adapter matches, or it gives no device.

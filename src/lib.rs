@@ -28,7 +28,8 @@
 //!   for callers without an executor. [`RunOptions`] carry progress and a [`Cancel`].
 //! - [`Device`] is where it runs: the host, or an [`Engine`] on a wgpu device, yours ([`Engine::new`]) or one that is
 //!   requested. Nothing is global, no callback is installed, nothing is printed.
-//! - [`volume::Volume`] holds voxels with their grid; [`volume::file`] reads NIfTI, NRRD, MetaImage, MGH and DICOM files,
+//! - [`volume::Volume`] holds voxels with their grid; [`volume::file`] reads NIfTI, NRRD,
+//!   MetaImage, MGH and DICOM files,
 //!   [`volume::nifti`] writes files. Voxels of your own are
 //!   segmented like those of a file.
 //! - Errors are [`SegmentError`], which holds the error of the stage that failed.

@@ -26,14 +26,14 @@ pub struct Networks {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LoadOptions {
-    /// The folds to take of an nnU-Net folder, averaged: numbers, or `all`. None for those that there
-    /// are.
+    /// The folds to take of an nnU-Net folder, averaged: numbers, or `all`. None for those that
+    /// there are.
     pub folds: Vec<String>,
     /// The checkpoint to take of each fold: `final`, `best`, `latest`, or a file's name. `None` for
     /// that of the whole training; of v1 the best one where there is no such.
     pub checkpoint: Option<String>,
-    /// The key of a checkpoint's outermost dict, or the begin of its tensors' names, under which the
-    /// network is: where a checkpoint holds several, as `ema` or `teacher`.
+    /// The key of a checkpoint's outermost dict, or the begin of its tensors' names, under which
+    /// the network is: where a checkpoint holds several, as `ema` or `teacher`.
     pub weights: Option<String>,
     /// Whether weights may be NaN or infinite.
     pub allow_non_finite: bool,
@@ -47,8 +47,8 @@ impl LoadOptions {
         self
     }
 
-    /// With this checkpoint of each fold of an nnU-Net folder: `final`, `best`, `latest`, or a file's
-    /// name.
+    /// With this checkpoint of each fold of an nnU-Net folder: `final`, `best`, `latest`, or a
+    /// file's name.
     #[must_use]
     pub fn with_checkpoint(mut self, name: impl Into<String>) -> Self {
         self.checkpoint = Some(name.into());
@@ -70,7 +70,7 @@ impl LoadOptions {
     }
 }
 
-/// What is to be said of the tensors beside a network.
+/// A warning that names the tensors beside a network.
 #[must_use]
 pub fn aside(checkpoint: &Checkpoint) -> Option<Warning> {
     const MOST: usize = 6;
@@ -129,9 +129,9 @@ impl From<Model> for Networks {
 }
 
 impl Networks {
-    /// Opens a model file, a PyTorch checkpoint, a MONAI bundle ([`Bundle::locate`]), or an nnU-Net folder: all its folds,
-    /// or those told. A checkpoint without a card has the pipeline that it carries or lies in
-    /// ([`Carried`]).
+    /// Opens a model file, a PyTorch checkpoint, a MONAI bundle ([`Bundle::locate`]), or an nnU-Net
+    /// folder: all its folds, or those told. A checkpoint without a card has the pipeline that it
+    /// carries or lies in ([`Carried`]).
     ///
     /// # Errors
     /// When the model cannot be loaded, or folds or a checkpoint are told of what has none.

@@ -61,15 +61,15 @@ pub(crate) fn decode(bytes: &[u8], elem: Elem) -> Vec<f32> {
     }
 }
 
-/// Voxels whose channels are turned together: they stay in the first cache, and each channel is read or written
-/// in whole lines, enough of them to be worth a look at the page table.
+/// Voxels whose channels are turned together: they stay in the first cache, and each channel is
+/// read or written in whole lines, enough of them to be worth a look at the page table.
 const BLOCK: usize = 64;
 
 /// Voxels of a task, where a plane has more.
 const TASK: usize = 1 << 14;
 
-/// Writes planes of the input as the device stores them for a network of so many channels to `words`, which holds
-/// just these; one channel is repeated to all of them.
+/// Writes planes of the input as the device stores them for a network of so many channels to
+/// `words`, which holds just these; one channel is repeated to all of them.
 pub(crate) fn pack_planes(input: &Input<'_>, channels: u32, planes: Range<u32>, elem: Elem, words: &mut [u32]) {
     match elem {
         Elem::F32 => gather(input, channels, planes, bytemuck::cast_slice_mut(words), |v| v),

@@ -1,5 +1,5 @@
-//! What a clinic hands in and takes out: formats, statistics, many scans, as the program's users
-//! meet them.
+//! Files that a clinic hands in and takes out: formats, statistics, many scans, as the program's
+//! users meet them.
 #![allow(clippy::cast_possible_truncation, reason = "labels of known size")]
 
 #[path = "support/desk.rs"]

@@ -36,7 +36,8 @@ struct Case {
     output: Vec<f64>,
 }
 
-/// Numbers of -1 to 1, from a hash of the name and the place: those of `tests/vectors/make_swin_unetr.py`.
+/// Numbers of -1 to 1, from a hash of the name and the place: those of
+/// `tests/vectors/make_swin_unetr.py`.
 fn formula(name: &str, n: usize) -> impl Iterator<Item = f64> {
     let hash = name.bytes().fold(2_166_136_261_u32, |h, byte| (h ^ u32::from(byte)).wrapping_mul(16_777_619));
     (0..n as u32).map(move |i| {

@@ -1,5 +1,6 @@
-//! nnU-Net v2 models of every kind against the labels of nnunetv2 2.8.1: `tests/vectors/nnunet_kinds`, made by
-//! `tests/make_nnunet_kinds.py`. And which folds, checkpoints and windows are asked for.
+//! nnU-Net v2 models of every kind against the labels of nnunetv2 2.8.1:
+//! `tests/vectors/nnunet_kinds`, made by `tests/make_nnunet_kinds.py`. And which folds, checkpoints
+//! and windows are asked for.
 #![allow(clippy::print_stdout, reason = "tests, which tell what they measure")]
 
 use std::fs;
@@ -206,8 +207,9 @@ fn windows_that_cannot_be_are_refused() {
 
 #[test]
 fn torch_resampling_keeps_its_bits() {
-    // torch.nn.functional.interpolate of torch 2.15 on a CPU, made by make_nnunet_kinds.py's cases `torch*`: prepared scans differ
-    // from scipy's splines, so that a case resampled by them has other labels
+    // torch.nn.functional.interpolate of torch 2.15 on a CPU, made by make_nnunet_kinds.py's cases
+    // `torch*`: prepared scans differ from scipy's splines, so that a case resampled by them has
+    // other labels
     let out = tempfile::tempdir().expect("a folder");
     let model = copied("torch_regions", out.path());
     let file = model.join("plans.json");

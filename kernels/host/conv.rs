@@ -185,7 +185,8 @@ fn block([planes, rows, columns]: [usize; 3], at_once: usize, len: impl Fn(Block
 /// Output planes that a task computes one after the other at most.
 const CHAIN: usize = 8;
 
-/// A task: rows of the output from `y` on, of one block of planes after the other from plane `z` on.
+/// A task: rows of the output from `y` on, of one block of planes after the other from plane `z`
+/// on.
 struct Task<'a, 'g> {
     geometry: &'g Geometry<'a>,
     block: Block,
@@ -205,7 +206,8 @@ impl Work for Task<'_, '_> {
         let most = self.out.iter().map(SlabMut::len).max().unwrap_or(0) / (width * g.out_stride);
         let mut begins = Vec::with_capacity(most * self.block.columns);
         let mut runs = Vec::with_capacity(g.kernel.iter().product());
-        // the source planes that the panel holds for the columns from 0 on: the next block reads most of them again
+        // the source planes that the panel holds for the columns from 0 on: the next block reads
+        // most of them again
         let mut filled = 0..0;
         for (i, mut out) in self.out.into_iter().enumerate() {
             let z = first + i * self.block.planes;
@@ -262,8 +264,9 @@ impl Work for Task<'_, '_> {
 }
 
 impl Geometry<'_> {
-    /// The stretches of a panel that a voxel sums over: neighbouring taps of a row are one, unless the taps are apart. `rows`
-    /// tells the number of the first row of a plane, given how many planes it lies behind the first that is read.
+    /// The stretches of a panel that a voxel sums over: neighbouring taps of a row are one, unless
+    /// the taps are apart. `rows` tells the number of the first row of a plane, given how many
+    /// planes it lies behind the first that is read.
     fn runs(&self, rows: impl Fn(usize) -> usize, line: usize, runs: &mut Vec<Run>) {
         runs.clear();
         let [kd, kh, kw] = self.kernel;

@@ -13,7 +13,8 @@ use crate::kernels::head_argmax::HeadArgmax;
 use crate::kernels::{Activation, ConvShape};
 use crate::shape::{Elem, Extent};
 
-/// Voxels of a task of a pointwise convolution of so many voxels and channels: a multiple of the tile's.
+/// Voxels of a task of a pointwise convolution of so many voxels and channels: a multiple of the
+/// tile's.
 fn chunk(voxels: usize, channels: usize) -> usize {
     let most = (PANEL / channels.max(1) / 12).max(1) * 12;
     voxels.div_ceil(tasks_wanted(voxels)).next_multiple_of(12).min(most)

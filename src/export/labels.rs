@@ -155,7 +155,8 @@ impl Rows<'_> {
         // a score between two bounds is rounded to one between the rounded bounds; its own rounding in
         // f64 is far below a step of f32
         let [down, up] = [f32::next_down, f32::next_up].map(|step| move |x: f32| if HALF { rounded(step(x).into()) } else { x });
-        // sums in f32 may lie beyond the bounds by their rounding, six times half a step and that of weights
+        // sums in f32 may lie beyond the bounds by their rounding, six times half a step and that
+        // of weights
         let beyond = |x: f32| if resize.single { x.abs() * 1e-6 } else { 0.0 };
         let mut highs = Vec::with_capacity(*classes);
         let mut best = [0.0f32; TILE[0] * TILE[1]];

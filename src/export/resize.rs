@@ -2,8 +2,8 @@
 //! at a time.
 //!
 //! The sums are those of [`spline::resize`] and [`spline::resize_slices`]: along one axis after the
-//! other, in f64, in the same order; or those of [`interpolate::resize`], in f32. A voxel thus has the
-//! same bits as in a whole array.
+//! other, in f64, in the same order; or those of [`interpolate::resize`], in f32. A voxel thus has
+//! the same bits as in a whole array.
 
 use std::ops::Range;
 
@@ -115,8 +115,8 @@ impl Resize {
         Some(Self { from, to, taps: [taps(0)?, taps(1)?, taps(2)?], sequence, single: false })
     }
 
-    /// As PyTorch interpolates by `order`, and after that along the `axis` that is resampled by itself by
-    /// an order of its own.
+    /// As PyTorch interpolates by `order`, and after that along the `axis` that is resampled by
+    /// itself by an order of its own.
     pub(crate) fn torch(from: [usize; 3], to: [usize; 3], order: Order, axis: Option<(usize, Order)>) -> Self {
         let mut orders = [order; 3];
         let mut sequence = [2, 1, 0];

@@ -86,9 +86,10 @@ pub struct WindowAttention {
     /// The bias tensor of the projection that made keys and values: what padding becomes, as maps are padded with zeros
     /// before it. `None`: padding has keys and values of zeros.
     pub padding: Option<String>,
-    /// Along an axis of no more voxels than a window has, there is one window of the map's extent, which is not shifted; of the
-    /// index by relative position the first rows and columns are taken, as many as the window has voxels (`get_window_size` of
-    /// MONAI). [`super::pass::settle`] makes it so.
+    /// Along an axis of no more voxels than a window has, there is one window of the map's extent,
+    /// which is not shifted; of the index by relative position the first rows and columns are
+    /// taken, as many as the window has voxels (`get_window_size` of MONAI).
+    /// [`super::pass::settle`] makes it so.
     pub clipped: bool,
 }
 

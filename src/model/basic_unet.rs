@@ -1,7 +1,8 @@
 //! The architecture `basic_unet`: MONAI's U-Net of four poolings, in 2D and 3D.
 //!
-//! Source: Falk et al., "U-Net: Deep Learning for Cell Counting, Detection, and Morphometry" (Nature Methods 16, 2019), as
-//! `BasicUNet` of MONAI 1.6.1 computes it; node names are that module's paths.
+//! Source: Falk et al., "U-Net: Deep Learning for Cell Counting, Detection, and Morphometry"
+//! (Nature Methods 16, 2019), as `BasicUNet` of MONAI 1.6.1 computes it; node names are that
+//! module's paths.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,7 @@ use crate::graph::{Fit, NodeId, Op, Resize};
 /// Poolings.
 const POOLINGS: usize = 4;
 
-/// How a map comes to twice the extent.
+/// The upsampling to twice the extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BasicUpsampling {
@@ -26,8 +27,8 @@ pub enum BasicUpsampling {
     Linear,
 }
 
-/// Arguments of MONAI's `BasicUNet`, as in the card. It takes any extent from 16 voxels on: where a pooling drops an odd voxel, the
-/// last is repeated on the way up.
+/// Arguments of MONAI's `BasicUNet`, as in the card. It takes any extent from 16 voxels on: where a
+/// pooling drops an odd voxel, the last is repeated on the way up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BasicUnetConfig {
@@ -39,9 +40,9 @@ pub struct BasicUnetConfig {
     pub classes: u32,
     /// Channels of the five levels, and those of the last convolutions on the way up.
     pub features: [u32; 6],
-    /// What normalises.
+    /// The norm.
     pub norm: MonaiNorm,
-    /// What follows.
+    /// The activation after it.
     #[serde(deserialize_with = "MonaiActivation::or_none")]
     pub activation: MonaiActivation,
     /// The slope of a leaky ReLU.
@@ -50,7 +51,7 @@ pub struct BasicUnetConfig {
     /// Whether convolutions before norms have a bias.
     #[serde(default = "yes")]
     pub bias: bool,
-    /// How a map comes to twice the extent.
+    /// The upsampling to twice the extent.
     #[serde(default)]
     pub upsampling: BasicUpsampling,
 }

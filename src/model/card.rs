@@ -433,7 +433,8 @@ impl Card {
         Needs { channels: self.in_channels(), grey: self.takes(1), names: &self.input.channels, scores, restored }
     }
 
-    /// Whether a voxel may have several labels: results are a mask of each class then, the first included.
+    /// Whether a voxel may have several labels: results are a mask of each class then, the first
+    /// included.
     #[must_use]
     pub fn labels_overlap(&self) -> bool {
         matches!(self.way_back(), WayBack::Inverse { overlapping: Some(_), .. })

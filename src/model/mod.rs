@@ -380,7 +380,8 @@ impl Model {
     }
 }
 
-/// The first rows and columns of a square index, as many as a window has voxels; all of it where it has no more.
+/// The first rows and columns of a square index, as many as a window has voxels; all of it where it
+/// has no more.
 fn corner(index: &[f64], window: [u32; 3]) -> Vec<f64> {
     let (n, side) = (window.iter().map(|&n| n as usize).product::<usize>(), index.len().isqrt());
     if n >= side || side * side != index.len() {

@@ -6,7 +6,7 @@ use super::layers::Layers;
 use crate::graph::{Conv, ConvTranspose, NodeId, Op};
 use crate::kernels::Activation;
 
-/// What normalises in MONAI's networks; eps is 1e-5.
+/// A norm of MONAI's networks; eps is 1e-5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MonaiNorm {
@@ -23,7 +23,7 @@ pub enum MonaiNorm {
 }
 
 impl MonaiNorm {
-    /// What is wrong with it for maps of these channels, if anything is.
+    /// Checks it for maps of these channels; the error says what is wrong.
     pub(super) fn check(self, channels: &[u32]) -> Result<(), String> {
         match self {
             Self::Group(groups) => match channels.iter().find(|c| groups == 0 || !c.is_multiple_of(groups)) {
@@ -46,7 +46,7 @@ impl MonaiNorm {
     }
 }
 
-/// What follows norms.
+/// An activation of MONAI's networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MonaiActivation {
@@ -67,7 +67,8 @@ impl MonaiActivation {
         Ok(Option::deserialize(from)?.unwrap_or(Self::None))
     }
 
-    /// The activation as a node, with the slope of `slopes` if it is learned, else that of a leaky one.
+    /// The activation as a node, with the slope of `slopes` if it is learned, else that of a leaky
+    /// one.
     pub(super) fn add(self, l: &mut Layers, name: &str, slopes: String, x: NodeId, slope: f32) -> NodeId {
         match self {
             Self::Prelu => l.graph.add(name, Op::PRelu { module: slopes, channels: 1 }, &[x]),
@@ -126,7 +127,8 @@ impl UnetrBlocks {
         self.l.activation(name, x, Activation::LeakyRelu { slope: SLOPE })
     }
 
-    /// Two convolutions, as a residual block or not. The residual is projected where the width changes.
+    /// Two convolutions, as a residual block or not. The residual is projected where the width
+    /// changes.
     pub(super) fn pair(&mut self, module: &str, x: NodeId, c: [u32; 2]) -> NodeId {
         let y = self.conv(&format!("{module}.conv1"), x, c, 3, false);
         let y = self.norm.add(&mut self.l, &format!("{module}.norm1"), y, c[1]);

@@ -1,7 +1,9 @@
-//! The architectures `seg_res_net` and `seg_res_net_ds`: MONAI's networks of residual blocks whose norms come first, in 2D and 3D.
+//! The architectures `seg_res_net` and `seg_res_net_ds`: MONAI's networks of residual blocks whose
+//! norms come first, in 2D and 3D.
 //!
-//! Source: Myronenko, "3D MRI brain tumor segmentation using autoencoder regularization" (arXiv 1810.11654), as `SegResNet` and
-//! `SegResNetDS` of MONAI 1.6.1 compute it; node names are those modules' paths. Of the second only the finest head is computed.
+//! Source: Myronenko, "3D MRI brain tumor segmentation using autoencoder regularization" (arXiv
+//! 1810.11654), as `SegResNet` and `SegResNetDS` of MONAI 1.6.1 compute it; node names are those
+//! modules' paths. Of the second only the finest head is computed.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +15,7 @@ use super::weights::Tolerance;
 use crate::graph::{ConvTranspose, NodeId, Op, Resize, Size};
 use crate::kernels::Interpolation;
 
-/// How a map comes to twice the extent.
+/// The upsampling to twice the extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SegResNetUpsampling {
@@ -23,7 +25,8 @@ pub enum SegResNetUpsampling {
     Deconv,
 }
 
-/// Arguments of MONAI's `SegResNet`, as in the card. Extents are multiples of 2 to the number of levels less one.
+/// Arguments of MONAI's `SegResNet`, as in the card. Extents are multiples of 2 to the number of
+/// levels less one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegResNetConfig {
@@ -39,19 +42,20 @@ pub struct SegResNetConfig {
     pub blocks_down: Vec<u32>,
     /// Those on the way up, the deepest first; one number less.
     pub blocks_up: Vec<u32>,
-    /// What normalises.
+    /// The norm.
     pub norm: MonaiNorm,
-    /// What follows; no PReLU.
+    /// The activation after it; no PReLU.
     #[serde(default = "relu")]
     pub activation: MonaiActivation,
     /// The slope of a leaky ReLU.
     #[serde(default = "slope", skip_serializing_if = "is_slope")]
     pub slope: f32,
-    /// How a map comes to twice the extent.
+    /// The upsampling to twice the extent.
     pub upsampling: SegResNetUpsampling,
 }
 
-/// Arguments of MONAI's `SegResNetDS`, as in the card. Extents are multiples of all strides together.
+/// Arguments of MONAI's `SegResNetDS`, as in the card. Extents are multiples of all strides
+/// together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegResNetDsConfig {
@@ -67,17 +71,18 @@ pub struct SegResNetDsConfig {
     pub blocks_down: Vec<u32>,
     /// Those on the way up, the deepest first; one number less.
     pub blocks_up: Vec<u32>,
-    /// What normalises.
+    /// The norm.
     pub norm: MonaiNorm,
-    /// What follows; no PReLU.
+    /// The activation after it; no PReLU.
     #[serde(default = "relu")]
     pub activation: MonaiActivation,
     /// The slope of a leaky ReLU.
     #[serde(default = "slope", skip_serializing_if = "is_slope")]
     pub slope: f32,
-    /// How a map comes to the extent of the level above.
+    /// The upsampling to the extent of the level above.
     pub upsampling: SegResNetUpsampling,
-    /// Voxel size along \[D,\] H, W, by which fine axes are halved before coarse ones; none: all axes alike.
+    /// Voxel size along \[D,\] H, W, by which fine axes are halved before coarse ones; none: all
+    /// axes alike.
     #[serde(default, skip_serializing_if = "is_default")]
     pub resolution: Vec<f64>,
 }
@@ -95,13 +100,13 @@ pub(super) fn is_slope(slope: &f32) -> bool {
     *slope == SLOPE
 }
 
-/// What both have.
+/// Layers of both networks.
 struct Builder {
     l: Layers,
     norm: MonaiNorm,
     activation: MonaiActivation,
     slope: f32,
-    /// What follows a convolution's module.
+    /// The path of a convolution's tensors within its module.
     inner: &'static str,
 }
 
@@ -131,7 +136,7 @@ impl Builder {
     }
 }
 
-/// What is wrong with the numbers of a config, if anything is.
+/// Checks the numbers of a config; the error says what is wrong.
 fn check(
     dims: u32,
     [inputs, classes, filters]: [u32; 3],
@@ -291,7 +296,8 @@ mod tests {
 
     #[test]
     fn the_published_configurations() {
-        // measured on the reference: 4,702,227, 18,799,401 and, without heads of training, 87,163,694 parameters
+        // measured on the reference: 4,702,227, 18,799,401 and, without heads of training,
+        // 87,163,694 parameters
         let zoo = r#""dims":3,"blocks_down":[1,2,2,4],"blocks_up":[1,1,1],"norm":{"group":8},"upsampling":"linear""#;
         let brats = format!(r#"{zoo},"in_channels":4,"classes":3,"init_filters":16"#);
         published("seg_res_net", &brats, Extent::new(240, 240, 160), 4.70, 1300.9, [2_600_000_000, 1_300_000_000]);

@@ -1,9 +1,10 @@
-//! The architecture `swin_unetr`: a Swin transformer over patches of the volume, and a convolutional decoder of its stages, in 2D
-//! and 3D.
+//! The architecture `swin_unetr`: a Swin transformer over patches of the volume, and a
+//! convolutional decoder of its stages, in 2D and 3D.
 //!
-//! Source: Hatamizadeh et al., "Swin UNETR" (arXiv 2201.01266), and He et al., "SwinUNETR-V2" (MICCAI 2023), as `SwinUNETR` of MONAI
-//! 1.6.1 computes it; node names are that module's paths. Windows are no larger than the map: the network takes every extent that
-//! is a multiple of 32, as the reference does.
+//! Source: Hatamizadeh et al., "Swin UNETR" (arXiv 2201.01266), and He et al., "SwinUNETR-V2"
+//! (MICCAI 2023), as `SwinUNETR` of MONAI 1.6.1 computes it; node names are that module's paths.
+//! Windows are no larger than the map: the network takes every extent that is a multiple of 32, as
+//! the reference does.
 
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +59,8 @@ pub struct SwinUnetrConfig {
     pub in_channels: u32,
     /// Classes, or labels that may overlap.
     pub classes: u32,
-    /// Channels of a token of the first stage, and at full resolution; each further stage has twice as many.
+    /// Channels of a token of the first stage, and at full resolution; each further stage has twice
+    /// as many.
     pub feature_size: u32,
     /// Blocks of each stage.
     #[serde(default = "depths")]
@@ -74,7 +76,7 @@ pub struct SwinUnetrConfig {
     /// Whether the projection to queries, keys and values has a bias.
     #[serde(default = "yes")]
     pub qkv_bias: bool,
-    /// What normalises the convolutions of the decoder.
+    /// The norm of the decoder's convolutions.
     pub norm: MonaiNorm,
     /// Whether the decoder sees normed stages.
     #[serde(default = "yes")]
@@ -82,7 +84,7 @@ pub struct SwinUnetrConfig {
     /// Whether patches are normed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub patch_norm: bool,
-    /// How patches are merged.
+    /// The order in which patches are merged.
     #[serde(default)]
     pub merging: SwinMerging,
     /// Whether a residual block of convolutions begins each stage: the second version.
@@ -172,7 +174,8 @@ impl Builder<'_> {
         self.b.conv("out.conv", x, [f, c.classes], 1, true);
     }
 
-    /// What the decoder sees of the transformer: the patches, and the result of each stage.
+    /// The maps of the transformer that the decoder reads: the patches, and the result of each
+    /// stage.
     fn transformer(&mut self) -> [NodeId; 5] {
         let c = self.config;
         let (module, kernel) = ("swinViT.patch_embed", self.b.l.cube(PATCH));
@@ -224,7 +227,8 @@ impl Builder<'_> {
         blocks::linear(&mut self.b.l.graph, module, module, x, c, bias)
     }
 
-    /// The blocks of a stage, every second shifted by half a window, and the merging of patches after them.
+    /// The blocks of a stage, every second shifted by half a window, and the merging of patches
+    /// after them.
     fn stage(&mut self, module: &str, mut x: NodeId, stage: usize) -> NodeId {
         let (c, width, hidden) = (self.config, self.config.channels(stage), self.config.hidden(stage));
         let window = along(&c.window);

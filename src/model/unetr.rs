@@ -42,7 +42,8 @@ pub enum UnetrProjection {
 pub struct UnetrConfig {
     /// 2 (each plane is an image) or 3.
     pub dims: u32,
-    /// The only extent that the network takes along D, H, W: positions are learned. Of two dimensions D is 1.
+    /// The only extent that the network takes along D, H, W: positions are learned. Of two
+    /// dimensions D is 1.
     pub image: [u32; 3],
     /// Input channels.
     pub in_channels: u32,

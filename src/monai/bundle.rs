@@ -35,8 +35,8 @@ impl Bundle {
         path.join("configs").is_dir()
     }
 
-    /// The bundle that a path means: a bundle, its folder `configs` or `models`, its inference config, or a folder that holds a
-    /// single bundle. `None` where it is none of these.
+    /// The bundle that a path means: a bundle, its folder `configs` or `models`, its inference
+    /// config, or a folder that holds a single bundle. `None` where it is none of these.
     ///
     /// # Errors
     /// When a folder holds several bundles; the message names them.
@@ -170,7 +170,8 @@ impl Bundle {
         network::card(definition.as_ref())
     }
 
-    /// Whether the network merges patches in the order that MONAI had before 1.5, when weights were trained with it.
+    /// Whether the network merges patches in the order that MONAI had before 1.5, when weights were
+    /// trained with it.
     fn merged_otherwise(&self, card: &Map<String, Value>) -> Result<bool, LoadError> {
         let config = &card["config"];
         let changed = card["architecture"] == "swin_unetr" && config["merging"] == "merging" && config["dims"] == 3;

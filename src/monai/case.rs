@@ -27,9 +27,9 @@ pub struct Case {
     pub(super) affine: Affine,
     pub(super) invert: Invert,
     nearest: bool,
-    /// What is done to labels before they go the way back, and after.
+    /// Transforms of labels, before they go the way back and after.
     pub(super) filters: Vec<Filtered>,
-    /// How labels are made that may overlap.
+    /// The threshold of labels that may overlap.
     pub(super) overlapping: Option<Overlapping>,
 }
 

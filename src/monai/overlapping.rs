@@ -1,4 +1,5 @@
-//! Labels that may overlap: a mask of each, `[C][D][H][W]`, 1 where its score is at least a threshold.
+//! Labels that may overlap: a mask of each, `[C][D][H][W]`, 1 where its score is at least a
+//! threshold.
 
 use std::io;
 
@@ -9,7 +10,7 @@ use crate::export::{Activation, ClassMaps, Exported, Probabilities, Scores};
 use crate::scan::Overlapping;
 use crate::volume::{Axes, Volume, VolumeError, reorient, sizes};
 
-/// What a score becomes before it is compared.
+/// The function of a score before it is compared.
 fn activation(case: &Case, how: Overlapping) -> Activation {
     // where scores are kept as logits, they are sigmoids only after the way back
     if how.sigmoid && case.invert == Invert::Logits { Activation::Sigmoid } else { Activation::None }
@@ -72,7 +73,8 @@ fn above_half(mask: &[f32]) -> Vec<u16> {
     mask.iter().map(|&v| u16::from(v >= 0.5)).collect()
 }
 
-/// The most host bytes of masks beside the scores: all of them, and three copies of a class on its way.
+/// The most host bytes of masks beside the scores: all of them, and three copies of a class on its
+/// way.
 pub(super) fn bytes(classes: u32, largest: u64, scan: u64) -> u64 {
     2 * u64::from(classes) * scan + 3 * (AT_ONCE as u64).max(4 * largest)
 }

@@ -27,7 +27,8 @@ pub struct Pipeline {
     /// Those on the scan's grid.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<Filter>,
-    /// Labels may overlap: a voxel has every label whose score is at least this, in place of the most probable.
+    /// Labels may overlap: a voxel has every label whose score is at least this, in place of the
+    /// most probable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f32>,
     /// Whether these scores are sigmoids of logits.

@@ -368,7 +368,7 @@ fn connectivity(call: &Call<'_>, absent: u32) -> Result<u32, LoadError> {
     told.filter(|c| (1..=3).contains(c)).ok_or_else(|| call.wrong("connectivity"))
 }
 
-/// What the sliding windows of an inferer put around a scan that is smaller, if it is not zeros.
+/// The padding that an inferer's sliding windows put around a smaller scan, if it is not zeros.
 pub(super) fn window_padding(inferer: Option<&Value>) -> Result<Option<Transform>, LoadError> {
     let Some(call) = inferer.and_then(Call::of).filter(|call| call.class.starts_with("SlidingWindowInferer")) else { return Ok(None) };
     match call.get("padding_mode").map(|v| v.as_str().unwrap_or_default().rsplit('.').next().unwrap_or_default().to_lowercase()).as_deref()
@@ -519,7 +519,8 @@ fn windows(call: &Call<'_>, roi: &[i64]) -> Result<Value, LoadError> {
     Ok(json!({"mode": "window", "patch": roi, "overlap": overlap, "scheme": scheme}))
 }
 
-/// The axis whose slices the inferer gives to a network of two dimensions; `None` if it gives volumes.
+/// The axis whose slices the inferer gives to a network of two dimensions; `None` if it gives
+/// volumes.
 pub(super) fn slices(inferer: Option<&Value>) -> Result<Option<usize>, LoadError> {
     let Some(call) = inferer.and_then(Call::of).filter(|call| call.class == "SliceInferer") else { return Ok(None) };
     let axis = call.get("spatial_dim").map_or(Some(0), Value::as_u64).filter(|axis| *axis < 3);

@@ -1,4 +1,5 @@
-//! The network of a configuration of nnU-Net v2's plans: its class and arguments to an architecture's name and config.
+//! The network of a configuration of nnU-Net v2's plans: its class and arguments to an
+//! architecture's name and config.
 //!
 //! Source: `ConfigurationManager` and `get_network_from_plans` of nnunetv2 2.8.1.
 
@@ -39,8 +40,9 @@ fn unknown(class: &str) -> LoadError {
 }
 
 impl Network {
-    /// The network of a configuration whose patch has so many dimensions: that under `architecture`, that under
-    /// `network_arch_class_name` and `network_arch_init_kwargs`, or what the numbers of older plans describe.
+    /// The network of a configuration whose patch has so many dimensions: that under
+    /// `architecture`, that under `network_arch_class_name` and `network_arch_init_kwargs`, or what
+    /// the numbers of older plans describe.
     ///
     /// # Errors
     /// When the configuration has none of these, or a key is missing.
@@ -129,7 +131,8 @@ impl Network {
             "kernels": along(need("kernel_sizes")?), "strides": along(need("strides")?),
             convs: need(count)?, "decoder_convs_per_stage": need("n_conv_per_stage_decoder")?,
         });
-        // what is absent or null is None, as the classes' own defaults are: no norm, no activation, no bias
+        // what is absent or null is None, as the classes' own defaults are: no norm, no activation,
+        // no bias
         let told = |key: &str| args.get(key).cloned().unwrap_or_default();
         let wrong = |key: &str| bad(format!("the network's argument {key} = {} is not supported", told(key)));
         let known = [
@@ -164,7 +167,8 @@ impl Network {
         if let Some((key, _)) = fits.iter().find(|(_, fits)| !fits) {
             return Err(wrong(key));
         }
-        // PyTorch's batch norm has parameters unless it is told otherwise, its instance norm has none
+        // PyTorch's batch norm has parameters unless it is told otherwise, its instance norm has
+        // none
         let affine = told("norm_op_kwargs").get("affine").map_or(batch, |told| *told == json!(true));
         let norm = match (told("norm_op").is_null(), batch, affine) {
             (true, ..) => "none",

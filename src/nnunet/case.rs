@@ -28,7 +28,7 @@ pub struct Case {
     pub(super) back: (Resampling, Option<usize>),
     /// Whether the network's results come as probabilities.
     pub(super) probable: bool,
-    /// How they become labels.
+    /// The reduction that makes labels of them.
     pub(super) reduction: Reduction,
 }
 

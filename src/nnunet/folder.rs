@@ -308,7 +308,8 @@ impl Folder {
         folders
     }
 
-    /// The words that name the checkpoints that lie in some folders instead of those that are looked for.
+    /// The words that name the checkpoints that lie in some folders instead of those that are
+    /// looked for.
     fn there(&self, folders: &[PathBuf]) -> String {
         let (ending, prefix) = match self.version {
             Version::V1 => (".model", "model_"),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{LoadError, LoadErrorKind};
 
-/// What the channels of a network stand for.
+/// The channels of a network's output and their labels.
 #[derive(Debug)]
 pub(super) struct Heads {
     /// Channels of the network's output.

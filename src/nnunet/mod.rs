@@ -12,9 +12,10 @@
 //!  "resample_logits": {"order": 1, "order_along": 0, "separate": null}}
 //! ```
 //! `spacing_mm` has two numbers for a 2d configuration, whose slices stay as they are. `separate` says whether the axis of the
-//! thickest slices is resampled by itself (with `order_along`); null: where slices are thicker than wide by more than `threshold`,
-//! 3 if it is absent. `by` says what resamples: `spline` (if absent), `torch` or `none`. `regions`, if there are any, are the labels
-//! that the network's channels write where their sigmoid is above 1/2, one after the other.
+//! thickest slices is resampled by itself (with `order_along`); null: where slices are thicker than
+//! wide by more than `threshold`, 3 if it is absent. `by` says what resamples: `spline` (if
+//! absent), `torch` or `none`. `regions`, if there are any, are the labels that the network's
+//! channels write where their sigmoid is above 1/2, one after the other.
 //!
 //! `reader` names the class that nnU-Net reads scans with ([`Reader`]); without it that is
 //! `SimpleITKIO`. A scan has the spacing which that reader says: the pixdim, also where the sform

@@ -27,8 +27,8 @@ pub struct Pipeline {
     pub resample: Resampling,
     /// How the logits are, or the probabilities.
     pub resample_logits: Resampling,
-    /// Of a network of regions, the label that each of its channels writes where its sigmoid is above
-    /// 1/2, the later ones over the earlier ones; `None` where classes exclude each other.
+    /// Of a network of regions, the label that each of its channels writes where its sigmoid is
+    /// above 1/2, the later ones over the earlier ones; `None` where classes exclude each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regions: Option<Vec<u16>>,
     /// What scans are read with.

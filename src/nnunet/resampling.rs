@@ -1,7 +1,8 @@
 //! The resampling functions that plans of nnU-Net v2 name, with their arguments.
 //!
-//! Source: `nnunetv2/preprocessing/resampling` of nnunetv2 2.8.1. `resample_torch_simple` takes no spacings, so that nnunetv2 itself
-//! cannot call it from plans where the shape changes; it is taken for what it does with a scan.
+//! Source: `nnunetv2/preprocessing/resampling` of nnunetv2 2.8.1. `resample_torch_simple` takes no
+//! spacings, so that nnunetv2 itself cannot call it from plans where the shape changes; it is taken
+//! for what it does with a scan.
 
 use serde_json::{Map, Value};
 
@@ -12,7 +13,7 @@ fn bad(message: impl Into<String>) -> LoadError {
     LoadError::new(LoadErrorKind::Card, message)
 }
 
-/// What a function does with these keyword arguments.
+/// The resampling that a function does with these keyword arguments.
 ///
 /// # Errors
 /// When the function or an argument is not supported; the message names it.

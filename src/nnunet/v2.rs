@@ -98,13 +98,14 @@ fn parse<T: DeserializeOwned>(value: Value, what: &str) -> Result<T, LoadError> 
 /// axes of the patch that the trainer allows to be mirrored.
 ///
 /// # Errors
-/// When the plans are no plans, have no such configuration, or ask for what this version does not do: another network, a cascade,
-/// another reader, preprocessor or resampling. The message names it.
+/// When the plans are no plans, have no such configuration, or ask for what this version does not
+/// do: another network, a cascade, another reader, preprocessor or resampling. The message names
+/// it.
 pub fn card(plans: &Value, dataset: &Value, configuration: &str, mirror: &[u32]) -> Result<Card, LoadError> {
     of_trainer([plans, dataset], configuration, mirror, Trainer::default())
 }
 
-/// What is known of a trainer.
+/// A trainer, as far as its checkpoint tells.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Trainer<'a> {
     /// The name of its class.

@@ -12,8 +12,8 @@ use crate::graph::{Graph, NodeId, Op};
 /// A wait of fewer tasks than this share of all does not make a reader late.
 const LATE_SHARE: usize = 16;
 
-/// A value this many times smaller than the recomputed one is kept, not computed anew: usually, and where the sources of
-/// the value that waits least are to be nearer.
+/// A value this many times smaller than the recomputed one is kept, not computed anew: usually, and
+/// where the sources of the value that waits least are to be nearer.
 const SMALLER: [u64; 2] = [3, 2];
 
 /// Readers of a node's value in the order in which they come, cut where the value waits long.
@@ -42,7 +42,8 @@ pub(super) struct Recomputing {
     pub origins: Vec<NodeId>,
 }
 
-/// Nodes to compute anew for a copy of `node`: it and its ancestors but those so many times smaller, which are kept, and barriers.
+/// Nodes to compute anew for a copy of `node`: it and its ancestors but those so many times
+/// smaller, which are kept, and barriers.
 fn cone(net: &Network, node: NodeId, smaller: u64) -> BTreeSet<NodeId> {
     let floor = bytes(net, node) / smaller;
     let mut cone = BTreeSet::new();
@@ -61,8 +62,9 @@ fn bytes(net: &Network, id: NodeId) -> u64 {
     net.plane_bytes(id) * u64::from(net.planes(id))
 }
 
-/// The graph in which late readers of `values` read copies; `None` when no reader is late. Copies are made from the input or
-/// from what is much smaller; those of the last value, if it is to be `nearer`, from what has half its bytes.
+/// The graph in which late readers of `values` read copies; `None` when no reader is late. Copies
+/// are made from the input or from what is much smaller; those of the last value, if it is to be
+/// `nearer`, from what has half its bytes.
 pub(super) fn recompute(s: &Schedule, values: &[NodeId], nearer: bool) -> Option<Recomputing> {
     let net = &*s.net;
     let consumers = net.graph.consumers();

@@ -1,4 +1,4 @@
-//! What MONAI does to labels after they are made: the largest part kept, small parts removed, holes filled.
+//! MONAI's transforms of labels: the largest part kept, small parts removed, holes filled.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +11,9 @@ use super::recipe::is_default;
 pub enum Filter {
     /// `KeepLargestConnectedComponent`; whether it is `first` is said beside it.
     KeepLargest(Largest),
-    /// `RemoveSmallObjects`: parts of no more voxels become 0, as scikit-image reads MONAI's argument since 0.26. Where there are
-    /// labels above 1, all voxels of a label count as one part, connected or not, as it counts them.
+    /// `RemoveSmallObjects`: parts of no more voxels become 0, as scikit-image reads MONAI's
+    /// argument since 0.26. Where there are labels above 1, all voxels of a label count as one
+    /// part, connected or not, as it counts them.
     RemoveSmall {
         /// The most voxels of a part that goes.
         min_size: u64,
@@ -39,7 +40,8 @@ pub(crate) struct Filtered {
     pub(crate) first: bool,
 }
 
-/// Applies those of the transforms that come before the way back, or those after it, to labels `[D][H][W]`.
+/// Applies those of the transforms that come before the way back, or those after it, to labels
+/// `[D][H][W]`.
 pub(crate) fn apply(filters: &[Filtered], first: bool, labels: &mut [u16], n: [usize; 3]) {
     for filtered in filters.iter().filter(|filtered| filtered.first == first) {
         match &filtered.filter {

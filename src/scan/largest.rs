@@ -50,8 +50,9 @@ fn part(mask: &[bool], n: [usize; 3], connectivity: u32) -> Vec<bool> {
     number.iter().map(|&number| number != 0 && number == best).collect()
 }
 
-/// The number of the part of a mask that each voxel is in, from 1 on in storage order, 0 outside, and the voxels of each part. Voxels
-/// are neighbours if they differ by 1 along at most so many axes.
+/// The number of the part of a mask that each voxel is in, from 1 on in storage order, 0 outside,
+/// and the voxels of each part. Voxels are neighbours if they differ by 1 along at most so many
+/// axes.
 pub(super) fn parts(mask: &[bool], n: [usize; 3], connectivity: u32) -> (Vec<u32>, Vec<u64>) {
     let steps: Vec<[isize; 3]> = (0..27)
         .map(|i: isize| [i / 9 - 1, i / 3 % 3 - 1, i % 3 - 1])

@@ -75,7 +75,8 @@ pub enum Step {
         #[serde(default, skip_serializing_if = "is_default")]
         k_divisible: [u32; 3],
     },
-    /// Puts voxels around, as MONAI's `SpatialPad` and `DivisiblePad`, or as its sliding windows where the scan is smaller.
+    /// Puts voxels around, as MONAI's `SpatialPad` and `DivisiblePad`, or as its sliding windows
+    /// where the scan is smaller.
     Pad {
         /// The least extent; 0 leaves an axis as it is.
         #[serde(default, skip_serializing_if = "is_default")]
@@ -149,8 +150,8 @@ pub enum ResultStep {
     Sigmoid,
     /// Takes the class with the highest score.
     ArgMax,
-    /// Writes nnU-Net's regions, which may lie within each other: each channel whose sigmoid is above
-    /// 1/2 sets its label, in this order.
+    /// Writes nnU-Net's regions, which may lie within each other: each channel whose sigmoid is
+    /// above 1/2 sets its label, in this order.
     Regions {
         /// The label of each channel.
         labels: Vec<u16>,

@@ -10,7 +10,7 @@ use crate::volume::spline::{self, Order};
 /// otherwise.
 const THICK: f64 = 3.0;
 
-/// What resamples.
+/// The function that resamples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Interpolation {
@@ -24,11 +24,11 @@ pub enum Interpolation {
     None,
 }
 
-/// How scans or class scores are resampled.
+/// A resampling of scans or class scores.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resampling {
-    /// What resamples.
+    /// The function that resamples.
     #[serde(default, skip_serializing_if = "is_default")]
     pub by: Interpolation,
     /// The degree: 0, 1 or, of splines, 3.

@@ -11,8 +11,8 @@ use crate::shape::Elem;
 pub struct SegmentOptions {
     /// The whole volume at once, in windows, or in slices; `None` as the model's card has it.
     pub mode: Option<Mode>,
-    /// The share of a window that its neighbour overlaps, from 0 to below 1; `None` as the model's card
-    /// has it.
+    /// The share of a window that its neighbour overlaps, from 0 to below 1; `None` as the model's
+    /// card has it.
     pub overlap: Option<f64>,
     /// The distance of neighbouring windows as a share of a window, above 0 to 1, nnU-Net's
     /// `step_size`: what `overlap` leaves of 1, in place of it.

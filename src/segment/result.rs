@@ -14,7 +14,8 @@ use crate::warning::Warning;
 #[non_exhaustive]
 pub struct Segmentation {
     /// The class of each voxel, on the scan's grid unless [`crate::Segmenter::keeps_grid`] says
-    /// otherwise. Of labels that may overlap ([`Card::labels_overlap`]) a mask each, `[C][D][H][W]`.
+    /// otherwise. Of labels that may overlap ([`Card::labels_overlap`]) a mask each,
+    /// `[C][D][H][W]`.
     pub labels: Volume<u16>,
     /// Voxels and millilitres of every class but the background, in the order of the classes.
     pub volumes: Vec<LabelVolume>,

@@ -1,9 +1,11 @@
-//! Resizing as PyTorch's `torch.nn.functional.interpolate` does it on a CPU, without aligned corners: `bilinear` and `trilinear`
-//! (order 1), and `nearest-exact` (order 0).
+//! Resizing as PyTorch's `torch.nn.functional.interpolate` does it on a CPU, without aligned
+//! corners: `bilinear` and `trilinear` (order 1), and `nearest-exact` (order 0).
 //!
-//! Source: `aten/src/ATen/native/cpu/UpSampleKernel.cpp` and `UpSample.h` of PyTorch 2.15. Places, weights and sums are in f32; a
-//! sum of two products is the second product and a fused multiply-add of the first, along W first, then H, then D. That is what the
-//! kernel of three dimensions does, to the last bit; that of two, which resamples slices by themselves, may differ from it in that bit.
+//! Source: `aten/src/ATen/native/cpu/UpSampleKernel.cpp` and `UpSample.h` of PyTorch 2.15. Places,
+//! weights and sums are in f32; a sum of two products is the second product and a fused
+//! multiply-add of the first, along W first, then H, then D. That is what the kernel of three
+//! dimensions does, to the last bit; that of two, which resamples slices by themselves, may differ
+//! from it in that bit.
 
 use rayon::prelude::*;
 
@@ -12,7 +14,7 @@ use super::spline::Order;
 /// The two source voxels of a target voxel along an axis, and what they weigh.
 pub(crate) type Tap = ([usize; 2], [f32; 2]);
 
-/// Where the voxels of a line of `target` lie on a line of `source`.
+/// The places of a line of `target` voxels on a line of `source`.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -45,7 +47,8 @@ pub(crate) fn between(values: [f32; 2], weights: [f32; 2]) -> f32 {
     values[0].mul_add(weights[0], values[1] * weights[1])
 }
 
-/// Resizes values `[D][H][W]` of shape `from` to shape `to`; with an axis and its order across that axis first, and then along it.
+/// Resizes values `[D][H][W]` of shape `from` to shape `to`; with an axis and its order across that
+/// axis first, and then along it.
 ///
 /// # Panics
 /// When there are not as many values as the shape has voxels.
@@ -91,7 +94,8 @@ mod tests {
 
     #[test]
     fn bits_are_those_of_pytorch() {
-        // torch 2.15: interpolate(wave, (3, 5, 3), mode="trilinear"), the first plane and the begin of the second
+        // torch 2.15: interpolate(wave, (3, 5, 3), mode="trilinear"), the first plane and the begin
+        // of the second
         let want = [
             0xc0bd_3947u32,
             0x3fc9_a4d2,

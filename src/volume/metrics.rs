@@ -1,13 +1,14 @@
-//! Agreement of two label volumes: Dice, the 95th percentile of the surface distance (HD95), surface Dice at a tolerance (NSD), and
-//! volumes.
+//! Agreement of two label volumes: Dice, the 95th percentile of the surface distance (HD95),
+//! surface Dice at a tolerance (NSD), and volumes.
 //!
 //! HD95 follows MedPy's `hd95`: a surface is an object minus its erosion with the 6-neighbourhood (what lies outside
 //! the volume counts as background), the distances from each surface to the other are pooled, and their 95th percentile
-//! is taken with linear interpolation. NSD is the share of these distances that are at most the tolerance, as MONAI's
-//! `compute_surface_dice` counts surface voxels (Nikolov et al., arXiv 1809.04430, weigh surface elements by their area). Distances are exact, in millimetres, under any affine: where
-//! the axes are at right angles by a distance transform (Felzenszwalb and Huttenlocher, "Distance
-//! transforms of sampled functions", 2012), on sheared grids by a search in a tree of the surface's
-//! points in the patient.
+//! is taken with linear interpolation. NSD is the share of these distances that are at most the
+//! tolerance, as MONAI's `compute_surface_dice` counts surface voxels (Nikolov et al., arXiv
+//! 1809.04430, weigh surface elements by their area). Distances are exact, in millimetres, under
+//! any affine: where the axes are at right angles by a distance transform (Felzenszwalb and
+//! Huttenlocher, "Distance transforms of sampled functions", 2012), on sheared grids by a search in
+//! a tree of the surface's points in the patient.
 
 use std::collections::BTreeMap;
 
@@ -25,8 +26,8 @@ pub struct LabelScore {
     pub dice: Option<f64>,
     /// The 95th percentile of the surface distances in millimetres; `None` if either is empty.
     pub hd95_mm: Option<f64>,
-    /// The share of surface voxels of both sides that lie within the tolerance of the other surface, from 0 to 1; `None` if both
-    /// are empty, 0 if one is.
+    /// The share of surface voxels of both sides that lie within the tolerance of the other
+    /// surface, from 0 to 1; `None` if both are empty, 0 if one is.
     pub nsd: Option<f64>,
     /// How many voxels the prediction gives the label.
     pub voxels_prediction: u64,
@@ -63,7 +64,8 @@ pub fn evaluate(prediction: &Volume<u16>, reference: &Volume<u16>) -> Result<Vec
     evaluate_at(prediction, reference, TOLERANCE_MM)
 }
 
-/// Scores every label above 0 that occurs in either volume, in rising order; surface Dice is that at a tolerance in millimetres.
+/// Scores every label above 0 that occurs in either volume, in rising order; surface Dice is that
+/// at a tolerance in millimetres.
 ///
 /// An axis of a single voxel (a 2D image) has no neighbours to erode along.
 ///
@@ -113,7 +115,7 @@ pub struct Summary {
     pub hd95_mm: Option<f64>,
     /// The mean surface Dice; `None` without a label. A label that one side lacks counts as 0.
     pub nsd: Option<f64>,
-    /// How many labels the mean Dice is of, and the mean surface Dice.
+    /// The number of labels in the means of Dice and of surface Dice.
     pub dice_labels: usize,
     /// How many labels the mean HD95 is of: those that both sides have.
     pub hd95_labels: usize,

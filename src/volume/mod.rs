@@ -169,8 +169,8 @@ pub(crate) fn sizes(extent: Extent) -> [usize; 3] {
 }
 
 /// Lets `write` make a file called `temporary` in a folder of its own beside `path`, then moves it to `path`: the file
-/// appears whole or not at all. A link is followed, if it leads to a file. `write` returns I/O errors as they are; they are
-/// told here.
+/// appears whole or not at all. A link is followed, if it leads to a file. `write` returns I/O
+/// errors as they are; they are told here.
 ///
 /// # Errors
 /// When the folder is missing or the file cannot be written.

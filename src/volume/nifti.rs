@@ -1,4 +1,5 @@
-//! NIfTI files, version 1 and 2: scans and labels in; labels and maps out, on exactly the grid of the scan.
+//! NIfTI files, version 1 and 2: scans and labels in; labels and maps out, on exactly the grid of
+//! the scan.
 //!
 //! A file's voxels (i fastest) become `[k][j][i]`, so the extent is `(nk, nj, ni)` and the axes are those of the header
 //! in k, j, i order. Decoding is our own: the `nifti` crate reads headers and writes files, but its voxel reader
@@ -30,7 +31,7 @@ use crate::warning::Warning;
 /// `NIFTI_INTENT_LABEL`: voxels are indices into a list of names.
 const INTENT_LABEL: i16 = 1002;
 
-/// What nnU-Net's and MONAI's readers take from a header.
+/// The geometry that nnU-Net's and MONAI's readers take from a header.
 pub(super) fn file_geometry(header: &NiftiHeader) -> FileGeometry {
     file_geometry_of(&header.into())
 }
@@ -60,9 +61,10 @@ fn file_geometry_of(header: &Fields) -> FileGeometry {
 /// and real datatype up to 64 bits is read; `scl_slope` and `scl_inter` are applied in f64 before rounding to f32.
 ///
 /// # Errors
-/// [`VolumeErrorKind::NotFound`], [`VolumeErrorKind::Io`], [`VolumeErrorKind::Format`] (not NIfTI, cut short, a
-/// contradictory header, a degenerate affine), [`VolumeErrorKind::NonFinite`] (with the count and the first place), or
-/// [`VolumeErrorKind::Unsupported`] (complex, colour and 128-bit data, more dimensions).
+/// [`VolumeErrorKind::NotFound`], [`VolumeErrorKind::Io`], [`VolumeErrorKind::Format`] (not NIfTI,
+/// cut short, a contradictory header, a degenerate affine), [`VolumeErrorKind::NonFinite`] (with
+/// the count and the first place), or [`VolumeErrorKind::Unsupported`] (complex, colour and 128-bit
+/// data, more dimensions).
 pub fn read(path: impl AsRef<Path>) -> Result<Scan, VolumeError> {
     super::file::scan_of(&stored(path.as_ref())?)
 }
@@ -109,8 +111,9 @@ pub fn write_labels(path: impl AsRef<Path>, header: &NiftiHeader, labels: &Volum
     write_named_labels(path, header, labels, &Legend::default())
 }
 
-/// The same with names and colours of the labels, in an extension of the header as TotalSegmentator writes and reads it:
-/// the XML of Connectome Workbench under code 0. A legend without classes leaves none.
+/// The same with names and colours of the labels, in an extension of the header as TotalSegmentator
+/// writes and reads it: the XML of Connectome Workbench under code 0. A legend without classes
+/// leaves none.
 ///
 /// # Errors
 /// Those of [`write_labels`].

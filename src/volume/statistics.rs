@@ -1,4 +1,4 @@
-//! What can be measured of the labels of a map.
+//! Measures of the labels of a map.
 
 use rayon::prelude::*;
 use serde::Serialize;

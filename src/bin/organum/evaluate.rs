@@ -98,7 +98,8 @@ fn listed(folder: &Path) -> Result<BTreeMap<String, PathBuf>, Failure> {
     Ok(files)
 }
 
-/// The cases of two folders by name. Every reference needs a prediction: means over those that are there would flatter.
+/// The cases of two folders by name. Every reference needs a prediction: means over those that are
+/// there would flatter.
 fn pairs(prediction: &Path, reference: &Path, warnings: &mut Warnings) -> Result<Vec<(String, PathBuf, PathBuf)>, Failure> {
     for (path, other) in [(prediction, reference), (reference, prediction)] {
         if !path.is_dir() {

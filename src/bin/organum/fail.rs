@@ -1,5 +1,5 @@
-//! Errors to exit codes: 1 internal, 2 usage, 3 bad input file, 4 bad model, 5 does not fit, 6 device,
-//! 7 some of many scans failed, 130 cancelled.
+//! Errors to exit codes: 1 internal, 2 usage, 3 bad input file, 4 bad model, 5 does not fit, 6
+//! device, 7 some of many scans failed, 130 cancelled.
 
 use organum::volume::{VolumeError, VolumeErrorKind};
 use organum::{EngineError, LoadError, PlanError, PlanErrorKind, RunError, RunErrorKind, SegmentError};

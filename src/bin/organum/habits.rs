@@ -13,7 +13,7 @@ use crate::fail::Failure;
 use crate::output::{Warnings, need_different, need_folder, say, say_json};
 use crate::outputs::make;
 
-/// What to install where there is no adapter.
+/// Advice on what to install where there is no adapter.
 fn advice() -> &'static str {
     if cfg!(target_os = "linux") {
         "no Vulkan driver was found: install mesa-vulkan-drivers (AMD, Intel) or the driver of NVIDIA, and look \

@@ -1,4 +1,4 @@
-//! What `--model`, `--fold` and `--checkpoint` name.
+//! Models as `--model`, `--fold` and `--checkpoint` name them.
 
 use std::path::Path;
 
@@ -23,7 +23,8 @@ pub(crate) fn open(path: &Path, options: &LoadOptions) -> Result<Networks, Failu
     Ok(organum::open(path, options)?)
 }
 
-/// How a model is opened: its folds and their checkpoint, and whether weights may be NaN or infinite.
+/// Options to open a model: its folds, their checkpoint, and whether weights may be NaN or
+/// infinite.
 pub(crate) fn options(folds: &[String], checkpoint: Option<&str>, allow_non_finite: bool) -> LoadOptions {
     let mut options = LoadOptions::default();
     (options.folds, options.checkpoint) = (folds.to_vec(), checkpoint.map(str::to_owned));

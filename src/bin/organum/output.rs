@@ -29,7 +29,7 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// Whether nothing but errors is to be said on stderr.
+/// True if nothing but errors is printed to stderr.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
 /// Says no more notes, warnings and progress.

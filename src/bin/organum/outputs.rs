@@ -27,7 +27,7 @@ pub(crate) struct Outputs {
 }
 
 impl Outputs {
-    /// What the options name, with `{case}` replaced.
+    /// The files that the options name, with `{case}` replaced.
     pub(crate) fn of(a: &args::Segment, labels: &Path, case: Option<&str>) -> Self {
         let named = |path: &Path| match case {
             Some(case) => PathBuf::from(path.to_string_lossy().replace("{case}", case)),
@@ -78,7 +78,7 @@ impl Outputs {
         self.named().iter().filter(|o| !matches!(o.0, "--attention" | "--masks")).try_for_each(|(_, path)| need_folder(path))
     }
 
-    /// Whether the voxels of the scan are needed after the network ran.
+    /// Returns `true` if the voxels of the scan are needed after the network ran.
     pub(crate) fn need_scan(&self) -> bool {
         self.overlay.is_some() || self.statistics.is_some()
     }

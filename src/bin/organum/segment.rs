@@ -41,7 +41,7 @@ fn further(result: &Segmentation) -> Map<String, Value> {
     keys
 }
 
-/// What is opened once for all scans.
+/// The model and the device, opened once for all scans.
 pub(crate) struct Opening<'a> {
     a: &'a args::Segment,
     pub(crate) device: Opened,
@@ -123,14 +123,14 @@ impl Done {
     }
 }
 
-/// How the model is loaded.
+/// Options to load the model.
 pub(crate) fn loading(a: &args::Segment) -> organum::LoadOptions {
     let mut load = models::options(&a.fold, a.checkpoint.as_deref(), a.run.allow_non_finite);
     load.weights.clone_from(&a.weights);
     load
 }
 
-/// How scans are read.
+/// Options to read scans.
 pub(crate) fn reading(a: &args::Segment) -> ReadOptions {
     let mut reading = ReadOptions::default();
     reading.series.clone_from(&a.series);

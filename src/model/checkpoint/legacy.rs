@@ -1,8 +1,10 @@
-//! The container of checkpoints before PyTorch 1.6, which torch.save still writes with `_use_new_zipfile_serialization=False`.
+//! The container of checkpoints before PyTorch 1.6, which torch.save still writes with
+//! `_use_new_zipfile_serialization=False`.
 //!
-//! Source: `_legacy_save` and `_legacy_load` in `torch/serialization.py` of PyTorch 2.15. Five pickles lie one after the other: a
-//! number by which the format is known, its version, facts of the machine, what was saved, and the keys of its storages. The
-//! storages follow in that order, each after the number of its elements.
+//! Source: `_legacy_save` and `_legacy_load` in `torch/serialization.py` of PyTorch 2.15. Five
+//! pickles lie one after the other: a number by which the format is known, its version, facts of
+//! the machine, what was saved, and the keys of its storages. The storages follow in that order,
+//! each after the number of its elements.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +12,7 @@ use super::pickle::{Pickle, Value};
 use super::tensor::{dtype, named};
 use super::zip::Entry;
 
-/// How such a file begins: with a pickle of the number 0x1950a86a20f9469cfc6c.
+/// The first bytes of such a file: a pickle of the number 0x1950a86a20f9469cfc6c.
 const BEGIN: [u8; 14] = [0x80, 2, 0x8A, 0x0A, 0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20, 0x6A, 0xA8, 0x50, 0x19];
 
 /// The version that PyTorch reads and writes.
@@ -19,12 +21,12 @@ const VERSION: i64 = 1001;
 /// Bytes of the number of a storage's elements.
 const COUNT: usize = 8;
 
-/// Whether bytes begin as such a file does.
+/// Returns `true` if bytes begin as such a file does.
 pub(super) fn is_one(bytes: &[u8]) -> bool {
     bytes.starts_with(&BEGIN)
 }
 
-/// What was saved, and its storages under the names that an archive has for them.
+/// Reads the saved object, and its storages under the names that an archive has for them.
 ///
 /// # Errors
 /// Says what is damaged or of another version or byte order.

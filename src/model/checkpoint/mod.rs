@@ -1,7 +1,9 @@
 //! Checkpoints as training leaves them: what is in the file, where the state dict is, and under which names.
 //!
-//! PyTorch's are a zip archive of a pickle and raw storages, or pickles and storages one after the other ([`legacy`]). The pickle is read as data ([`pickle`]): nothing in the file is run. The
-//! tensors stay where they lie ([`tensor`]), so that a checkpoint is mapped and read on demand like a model file.
+//! PyTorch's are a zip archive of a pickle and raw storages, or pickles and storages one after the
+//! other ([`legacy`]). The pickle is read as data ([`pickle`]): nothing in the file is run. The
+//! tensors stay where they lie ([`tensor`]), so that a checkpoint is mapped and read on demand like
+//! a model file.
 
 mod legacy;
 mod pickle;
@@ -26,7 +28,8 @@ use crate::error::{LoadError, LoadErrorKind};
 use pickle::Pickle;
 pub(crate) use plain::plain;
 
-/// Axes of the least convolution: a tensor of so many beside a network is a part of one that is not known.
+/// Axes of the least convolution: a tensor of so many beside a network is a part of one that is not
+/// known.
 const CONVOLUTION: usize = 3;
 
 /// Most parts that are taken from the begin of all names to make them fit.
@@ -67,16 +70,16 @@ fn format_error(message: impl Into<String>) -> LoadError {
     LoadError::new(LoadErrorKind::Format, message)
 }
 
-/// What names and shapes tell.
+/// The network that names and shapes tell.
 struct Told {
     guess: Guess,
     /// The names by which the network knows the tensors.
     names: BTreeMap<String, String>,
-    /// What the names of its tensors begin with.
+    /// The common prefix of the names of its tensors.
     under: String,
 }
 
-/// What a pickle of PyTorch holds.
+/// The contents of a pickle of PyTorch.
 struct Found {
     stored: BTreeMap<String, Stored>,
     order: Vec<String>,
@@ -86,8 +89,8 @@ struct Found {
 }
 
 impl Found {
-    /// The tensors of a pickle whose storages lie in an archive of these bytes, and the key if it is none of the outermost dict;
-    /// `hint` ends the message where there are none.
+    /// The tensors of a pickle whose storages lie in an archive of these bytes, and the key if it
+    /// is none of the outermost dict; `hint` ends the message where there are none.
     fn of<'a>(
         pickle: &Pickle<'_>,
         archive: &tensor::Archive<'_>,
@@ -101,7 +104,8 @@ impl Found {
         let told = TOLD.into_iter().filter_map(beside).collect();
         let (mut names, tensors): (Vec<String>, Vec<tensor::Found>) = found.tensors.into_iter().unzip();
         let prefix = state::plain(&mut names);
-        // what is not in row-major order is copied: no honest file needs more than its own size for it
+        // what is not in row-major order is copied: no honest file needs more than its own size for
+        // it
         let mut room = bytes.len().saturating_mul(4);
         let order = names.clone();
         let mut stored = BTreeMap::new();
@@ -140,8 +144,8 @@ impl Checkpoint {
         Self::open_under(path, None)
     }
 
-    /// The same of the tensors under one key of the outermost dict, or whose names begin so: one of several networks, as `ema`
-    /// or `teacher`.
+    /// The same of the tensors under one key of the outermost dict, or whose names begin so: one of
+    /// several networks, as `ema` or `teacher`.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], or when there are no tensors under that key.
@@ -345,7 +349,7 @@ impl Checkpoint {
         Model::from_card(Card::parse(&Value::Object(card).to_string())?, self.weights)
     }
 
-    /// What names and shapes tell.
+    /// The network that names and shapes tell.
     ///
     /// # Errors
     /// When there are several networks beside each other.
@@ -374,8 +378,8 @@ impl Checkpoint {
         self.weights.names().filter(move |name| !name.starts_with(&begin))
     }
 
-    /// The networks among tensors: that of all of them without the begin of their names, or else those under each of the names'
-    /// next parts.
+    /// The networks among tensors: that of all of them without the begin of their names, or else
+    /// those under each of the names' next parts.
     fn networks(&self, names: &[&str], strip: usize, parts: usize, how: (Option<&str>, bool), found: &mut Vec<Told>) {
         let (architecture, ordered) = how;
         let stripped: Vec<&str> = names.iter().map(|name| name.get(strip..).unwrap_or_default()).collect();
@@ -401,7 +405,8 @@ impl Checkpoint {
         }
     }
 
-    /// The names of the tensors that are beside the network, if one is told: of losses, metrics or averages.
+    /// The names of the tensors that are beside the network, if one is told: of losses, metrics or
+    /// averages.
     #[must_use]
     pub fn left_aside(&self) -> Vec<String> {
         let Ok(Some(told)) = self.guess(None) else { return Vec::new() };

@@ -39,7 +39,8 @@ struct Search<'a> {
 /// The state dict that a pickle holds, or what lies under one key of it.
 ///
 /// # Errors
-/// When there is none, naming the keys there are, when there are two of the same size, or when one of its tensors is damaged.
+/// When there is none, naming the keys there are, when there are two of the same size, or when one
+/// of its tensors is damaged.
 pub(super) fn find(pickle: &Pickle<'_>, archive: &Archive<'_>, under: Option<(&str, Id)>) -> Result<State, String> {
     let mut search = Search { pickle, archive, tensors: Vec::new(), names: 0, visits: 0 };
     let mut wrapper: Vec<String> = under.iter().map(|(key, _)| (*key).to_owned()).collect();

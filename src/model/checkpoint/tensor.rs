@@ -81,7 +81,8 @@ pub(super) struct Archive<'a> {
     pub folder: &'a str,
 }
 
-/// The class and the key of a storage by its identity. None of those that are views of others, as PyTorch had them once.
+/// The class and the key of a storage by its identity. None of those that are views of others, as
+/// PyTorch had them once.
 pub(super) fn named<'a>(pickle: &Pickle<'a>, id: Id) -> Option<(&'a str, &'a str)> {
     let Value::Tuple(parts) = pickle.value(id) else { return None };
     let &[kind, class, key, ..] = parts.as_slice() else { return None };

@@ -5,7 +5,8 @@ use serde_json::json;
 use super::{Guess, Shapes, root};
 
 impl Guess {
-    /// The norm of a module, which running statistics tell; what it is asked for otherwise begins with MONAI's default.
+    /// The norm of a module, which running statistics tell; what it is asked for otherwise begins
+    /// with MONAI's default.
     fn monai_norm(mut self, s: &Shapes<'_>, module: &str, with: &str, without: &str) -> Self {
         if s.has(&format!("{module}.running_mean")) {
             self.config.insert("norm".into(), "batch".into());

@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Call, LoadError, TRAINING, dims, each, named, only, whole, wrong};
 
-/// The norm of a config in the words of a card: `absent` where nothing is told; instance norm without parameters unless `affine`.
+/// The norm of a config in the words of a card: `absent` where nothing is told; instance norm
+/// without parameters unless `affine`.
 fn norm(call: &Call<'_>, key: &str, absent: Value, affine: bool) -> Result<Value, LoadError> {
     let arguments = [("affine", Value::Null), ("eps", json!(1e-5)), ("momentum", Value::Null), ("num_groups", Value::Null)];
     only(call, key, &["instance", "instance_nvfuser", "batch", "group", ""], &arguments)?;
@@ -25,7 +26,8 @@ fn norm(call: &Call<'_>, key: &str, absent: Value, affine: bool) -> Result<Value
     })
 }
 
-/// The activation of a config in the words of a card, with its slope where it is leaky; `absent` where nothing is told.
+/// The activation of a config in the words of a card, with its slope where it is leaky; `absent`
+/// where nothing is told.
 fn activation(call: &Call<'_>, names: &[&str], absent: (&str, Value), into: &mut Map<String, Value>) -> Result<(), LoadError> {
     only(call, "act", names, &[("negative_slope", Value::Null), ("init", Value::Null), ("num_parameters", json!(1))])?;
     let (name, slope) = match call.get("act").and_then(named) {
@@ -84,7 +86,7 @@ pub(super) fn basic_unet(call: &Call<'_>) -> Result<Map<String, Value>, LoadErro
     Ok(config)
 }
 
-/// What `SegResNet` and `SegResNetDS` are told alike.
+/// The arguments that `SegResNet` and `SegResNetDS` share.
 fn residual(call: &Call<'_>, filters: u64, [norm_absent, upsample]: [&'static str; 2]) -> Result<Map<String, Value>, LoadError> {
     let mut config = Map::new();
     config.insert("dims".into(), dims(call)?.into());

@@ -77,7 +77,8 @@ impl Grid {
         })
     }
 
-    /// What nnU-Net's and MONAI's readers take from a file that is not NIfTI: the grid itself.
+    /// The geometry that nnU-Net's and MONAI's readers take from other files than NIfTI: the grid
+    /// itself.
     pub(in crate::volume) fn geometry(&self, planar: bool) -> FileGeometry {
         FileGeometry { pixdim: self.spacing, unit_mm: 1.0, planar, qform: true, monai: None }
     }

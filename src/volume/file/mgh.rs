@@ -8,7 +8,7 @@ use super::raw::{Scalar, Source, Stored, Voxels, trouble};
 use crate::volume::{VolumeError, VolumeErrorKind};
 use crate::warning::{Warning, WarningKind};
 
-/// Where the voxels begin.
+/// The byte at which the voxels begin.
 const VOXELS_AT: u64 = 284;
 /// The bytes of the header that say something.
 const HEADER_BYTES: usize = 90;

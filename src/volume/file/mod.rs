@@ -44,9 +44,9 @@ pub struct Scan {
     pub header: NiftiHeader,
     /// The voxels with slope and intercept applied, `[C][k][j][i]`.
     pub image: Volume<f32>,
-    /// Where the file contradicts itself or leaves its geometry open, and how it was read.
+    /// Contradictions of the file and gaps in its geometry, and how it was read.
     pub warnings: Vec<Warning>,
-    /// Where the file says more of its geometry than `header` does.
+    /// The file's geometry, if it says more than `header` does.
     own: Option<FileGeometry>,
     /// The DICOM series that it was read from.
     #[cfg(feature = "dicom")]
@@ -85,11 +85,11 @@ pub struct Labels {
     pub labels: Volume<u16>,
     /// The names of the labels that a `.seg.nrrd` holds.
     pub legend: Legend,
-    /// Where the file contradicts itself or leaves its geometry open, and how it was read.
+    /// Contradictions of the file and gaps in its geometry, and how it was read.
     pub warnings: Vec<Warning>,
 }
 
-/// How scans are read.
+/// Options to read scans.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ReadOptions {
@@ -106,7 +106,7 @@ impl ReadOptions {
     }
 }
 
-/// What a path leads to.
+/// The format of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Nifti,
@@ -231,10 +231,10 @@ pub fn read_labels(path: impl AsRef<Path>) -> Result<Labels, VolumeError> {
     labels_of(stored(path.as_ref())?)
 }
 
-/// Writes labels as a DICOM segmentation object (`.dcm`) of the series that the scan was read from: a
-/// binary segment for each label that occurs, which refers to the images of the series. Of patient and
-/// study it has what the standard wants in each object of a study, and no more. The same labels give
-/// the same file.
+/// Writes labels as a DICOM segmentation object (`.dcm`) of the series that the scan was read from:
+/// a binary segment for each label that occurs, which refers to the images of the series. Of
+/// patient and study it has what the standard wants in each object of a study, and no more. The
+/// same labels give the same file.
 ///
 /// # Errors
 /// [`VolumeErrorKind::Unsupported`] if the scan is not of a DICOM series;

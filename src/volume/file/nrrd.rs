@@ -9,7 +9,7 @@ use super::text::{Encoding, Files, Lines, beside, cut};
 use crate::volume::VolumeError;
 use crate::warning::{Warning, WarningKind};
 
-/// What a header begins with.
+/// The first bytes of a header.
 pub(super) const MAGIC: &[u8] = b"NRRD";
 /// Kinds of axes along which space or time runs.
 const DOMAIN: [&str; 5] = ["domain", "space", "time", "???", "none"];

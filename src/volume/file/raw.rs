@@ -28,7 +28,7 @@ pub(in crate::volume) struct Stored {
     /// A header to write results by.
     pub(in crate::volume) header: NiftiHeader,
     pub(in crate::volume) grid: Grid,
-    /// Where the file says more of its geometry than `header` does.
+    /// The file's geometry, if it says more than `header` does.
     pub(in crate::volume) own: Option<FileGeometry>,
     pub(in crate::volume) warnings: Vec<Warning>,
     /// Names of labels.
@@ -138,12 +138,12 @@ impl Source {
         Ok(if gzip { Self::gzip(file) } else { Self::Plain(file) })
     }
 
-    /// What follows in a file, which is gzip.
+    /// The rest of a file, as gzip.
     pub(in crate::volume) fn gzip(file: BufReader<File>) -> Self {
         Self::Gzip(Some(GzDecoder::new(file)))
     }
 
-    /// What follows in a file, which is a zlib stream.
+    /// The rest of a file, as a zlib stream.
     pub(in crate::volume) fn zlib(file: BufReader<File>) -> Self {
         Self::Zlib(ZlibDecoder::new(file))
     }
@@ -290,7 +290,7 @@ impl Read for Source {
     }
 }
 
-/// What the system says of a file, in words.
+/// The error for what the system says of a file.
 pub(in crate::volume) fn trouble(path: &Path, what: &str, e: io::Error) -> VolumeError {
     let name = path.display();
     let (kind, text) = match e.kind() {

@@ -78,7 +78,7 @@ pub(super) fn cut(text: &str) -> String {
     text.chars().take(60).collect()
 }
 
-/// How voxels are written down.
+/// The encoding of voxels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     Raw,
@@ -87,7 +87,7 @@ pub(super) enum Encoding {
     Text,
 }
 
-/// Where voxels lie in files of their own.
+/// Files of voxels beside their header.
 pub(super) struct Files {
     pub(super) paths: Vec<PathBuf>,
     pub(super) encoding: Encoding,

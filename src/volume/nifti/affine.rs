@@ -8,7 +8,7 @@ use crate::volume::closest::{self, Matrix, column, cross, norms};
 use crate::volume::orient::Direction;
 use crate::warning::{Warning, WarningKind};
 
-/// What a header of NIfTI-1 or 2 says of its geometry, in f64.
+/// The geometry of a header of NIfTI-1 or 2, in f64.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Fields {
     /// The number of dimensions, and their sizes.

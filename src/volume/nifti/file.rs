@@ -24,7 +24,7 @@ pub(super) struct Header {
     pub(super) length: u64,
     /// Whether the voxels lie in the same file.
     pub(super) single: bool,
-    /// Where they begin.
+    /// The byte at which they begin.
     pub(super) offset: f64,
     pub(super) scale: [f64; 2],
     pub(super) big_endian: bool,

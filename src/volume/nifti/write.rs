@@ -11,8 +11,8 @@ use flate2::write::GzEncoder;
 use super::file::{EXTENDER_BYTES, HEADER_BYTES};
 use crate::volume::{VolumeError, VolumeErrorKind, write_whole};
 
-/// `NIFTI_ECODE_IGNORE`, which TotalSegmentator gives its names of labels: of code 30, which is that of
-/// such XML, nibabel 5.4 does not hand out the text.
+/// `NIFTI_ECODE_IGNORE`, which TotalSegmentator gives its names of labels: of code 30, which is
+/// that of such XML, nibabel 5.4 does not hand out the text.
 const CODE: i32 = 0;
 
 /// A type of voxels that is written.
@@ -98,8 +98,8 @@ pub(super) fn store<T: Voxel>(
     })
 }
 
-/// A header's bytes for voxels of type `T` and such a shape, and after them an extension of text, or the
-/// flag that says that none follows.
+/// A header's bytes for voxels of type `T` and such a shape, and after them an extension of text,
+/// or the flag that says that none follows.
 fn encoded<T: Voxel>(header: &NiftiHeader, shape: &[usize], extension: &str) -> Vec<u8> {
     let blocks = if extension.is_empty() { 0 } else { (extension.len() + 8).div_ceil(16) };
     let mut bytes = Vec::new();

@@ -62,8 +62,9 @@ pub(crate) enum Command {
 /// Where and in how much memory to run.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Most device bytes of the run: a number, or with a suffix K M G (of 1024), kB MB GB (of 1000). Not given: half of the available
-    /// memory on a software adapter, an integrated GPU or `cpu`; on other GPUs what they have memory for
+    /// Most device bytes of the run: a number, or with a suffix K M G (of 1024), kB MB GB (of
+    /// 1000). Not given: half of the available memory on a software adapter, an integrated GPU or
+    /// `cpu`; on other GPUs what they have memory for
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) memory: Option<u64>,
     /// Index or part of a name from `organum devices`, `cpu` (this host) or `reference`. Not given: a GPU if there is one, else the host

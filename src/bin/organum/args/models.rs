@@ -66,12 +66,12 @@ pub(crate) struct Convert {
     /// Which fold of a folder: a number, or `all`; needed where it has several
     #[arg(long, value_name = "K", conflicts_with_all = ["architecture", "config", "card"])]
     pub(crate) fold: Option<String>,
-    /// Which checkpoint of the fold: `final`, `best`, `latest`, or a file's name. Not given: that of the
-    /// whole training
+    /// The checkpoint of the fold: `final`, `best`, `latest`, or a file's name. Not given: that of
+    /// the whole training
     #[arg(long, value_name = "NAME", conflicts_with_all = ["architecture", "config", "card"])]
     pub(crate) checkpoint: Option<String>,
-    /// The key of a checkpoint's outermost dict, or the begin of its tensors' names, under which the
-    /// network is, where there are several: `ema`, `teacher`
+    /// The key of a checkpoint's outermost dict, or the begin of its tensors' names, under which
+    /// the network is, where there are several: `ema`, `teacher`
     #[arg(long, value_name = "KEY")]
     pub(crate) weights: Option<String>,
     /// Take NaN and infinite weights

@@ -20,21 +20,24 @@ pub(crate) struct Segment {
     /// Model file, the folder of an nnU-Net model (all its folds, averaged), or a MONAI bundle
     #[arg(short, long)]
     pub(crate) model: PathBuf,
-    /// The folds to take of an nnU-Net folder, averaged: numbers, or `all`. Not given: those there are
+    /// The folds to take of an nnU-Net folder, averaged: numbers, or `all`. Not given: those there
+    /// are
     #[arg(long, value_name = "K,..", value_delimiter = ',')]
     pub(crate) fold: Vec<String>,
-    /// The checkpoint to take of each fold: `final`, `best`, `latest`, or a file's name. Not given: that
-    /// of the whole training
+    /// The checkpoint to take of each fold: `final`, `best`, `latest`, or a file's name. Not given:
+    /// that of the whole training
     #[arg(long, value_name = "NAME")]
     pub(crate) checkpoint: Option<String>,
-    /// The key of a checkpoint's outermost dict, or the begin of its tensors' names, under which the
-    /// network is, where there are several: `ema`, `teacher`
+    /// The key of a checkpoint's outermost dict, or the begin of its tensors' names, under which
+    /// the network is, where there are several: `ema`, `teacher`
     #[arg(long, value_name = "KEY")]
     pub(crate) weights: Option<String>,
-    /// Share of a window that its neighbour overlaps, from 0 to below 1. Not given: as the model has it
+    /// Share of a window that its neighbour overlaps, from 0 to below 1. Not given: as the model
+    /// has it
     #[arg(long, value_name = "X")]
     pub(crate) overlap: Option<f64>,
-    /// Distance of neighbouring windows as a share of a window, above 0 to 1, nnU-Net's step_size; what
+    /// Distance of neighbouring windows as a share of a window, above 0 to 1, nnU-Net's step_size;
+    /// what
     /// --overlap leaves of 1
     #[arg(long, value_name = "X", conflicts_with = "overlap")]
     pub(crate) step_size: Option<f64>,
@@ -95,7 +98,7 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// What is to be segmented.
+    /// The paths of the scans, however they were given.
     pub(crate) fn inputs(&self) -> &[PathBuf] {
         if self.input.is_empty() { &self.input_option } else { &self.input }
     }

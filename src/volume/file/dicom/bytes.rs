@@ -25,7 +25,7 @@ const EXPLICIT_BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
 /// A length that is not told.
 const UNDEFINED: u32 = u32::MAX;
 
-/// Where the bytes of an image lie.
+/// The place of an image's bytes.
 #[derive(Clone)]
 pub(super) enum Place {
     File(PathBuf),
@@ -133,13 +133,14 @@ fn entries(path: &Path, found: &mut Vec<Place>) -> Result<(), VolumeError> {
     Ok(())
 }
 
-/// What is where in the bytes of a DICOM file.
+/// The layout of a DICOM file's bytes.
 pub(super) struct Layout {
     pub(super) bytes: Vec<u8>,
     pub(super) syntax: String,
-    /// Where the data set begins.
+    /// The byte at which the data set begins.
     pub(super) start: usize,
-    /// Where the element of the pixel data begins, and its value where the length is told.
+    /// The byte at which the element of the pixel data begins, and its value where the length is
+    /// told.
     pub(super) pixels: Option<(usize, Option<Range<usize>>)>,
 }
 
@@ -230,7 +231,7 @@ impl Element {
         }
     }
 
-    /// Where the value ends, if that is told.
+    /// The end of the value, if that is told.
     fn end(&self) -> Option<usize> {
         (self.length != UNDEFINED).then(|| self.value + self.length as usize)
     }

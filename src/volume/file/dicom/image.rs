@@ -31,7 +31,7 @@ pub(super) struct Slice {
     pub(super) scale: [f64; 2],
 }
 
-/// What a file says of its images.
+/// The description of a file's images.
 #[derive(Clone)]
 pub(super) struct Image {
     pub(super) place: Place,
@@ -48,7 +48,7 @@ pub(super) struct Image {
     pub(super) slices: Vec<Slice>,
 }
 
-/// How a voxel is stored.
+/// The bits of a stored voxel.
 #[derive(Clone, Copy, Debug)]
 struct Bits {
     allocated: u32,
@@ -98,7 +98,8 @@ fn vector(list: &[f64]) -> Option<[f64; 3]> {
 }
 
 impl Image {
-    /// What a file says of its images; `None` where it is no DICOM file, or holds no image.
+    /// Reads the description of a file's images; `None` where it is no DICOM file, or holds no
+    /// image.
     pub(super) fn read(place: Place) -> Result<Option<Self>, VolumeError> {
         let bad = |text: String| VolumeError::new(VolumeErrorKind::Format, format!("{}: {text}", place.path().display()));
         let Some(layout) = Layout::of(place.bytes()?) else { return Ok(None) };

@@ -11,8 +11,8 @@ use crate::warning::{Warning, WarningKind};
 const SAME: f64 = 0.01;
 /// A distance is a gap if it is more than this multiple of the median.
 const GAP: f64 = 1.5;
-/// Where a slice may lie beside its place in an even grid, as a share of the distance, without a
-/// word.
+/// The distance at which a slice may lie beside its place in an even grid, as a share of the
+/// distance, without a word.
 const EVEN: f64 = 0.02;
 /// The names that a message lists.
 const LISTED: usize = 3;

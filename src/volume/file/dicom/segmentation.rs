@@ -30,7 +30,7 @@ const KEPT: [(Tag, VR); 11] = [
     (tags::ACCESSION_NUMBER, VR::SH),
 ];
 
-/// What a segmentation takes from the series that was segmented.
+/// The facts that a segmentation takes from the series that was segmented.
 #[derive(Clone, Debug)]
 pub(in crate::volume::file) struct Origin {
     kept: Vec<InMemElement>,
@@ -201,7 +201,7 @@ fn segment(n: usize, label: u16, legend: &Legend) -> Object {
     })
 }
 
-/// What does not depend on the frames.
+/// The elements that do not depend on the frames.
 fn header(origin: &Origin, bits: &[u8]) -> Object {
     let mut o = Object::new_empty();
     for element in &origin.kept {
@@ -271,7 +271,7 @@ fn reference(class: &str, instance: &str, frame: u32) -> Object {
     })
 }
 
-/// Where the frames lie, what they are of, and in which order.
+/// The places, segments and order of the frames.
 fn functional_groups(o: &mut Object, origin: &Origin, frames: &[(usize, usize)], dimension: &str) {
     let pointer = |tag: Tag, group: Tag| {
         object(|o| {
