@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+#[cfg(any(feature = "cli", feature = "dicom"))]
+use std::path::PathBuf;
 
 /// The memory in bytes that programs can take without swapping: `MemAvailable` of Linux; `None`
 /// where the system does not tell.
@@ -45,6 +47,18 @@ pub fn read_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     let text = String::from_utf8(read_file(path, most)?);
     text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text in UTF-8"))
+}
+
+/// The files and folders in a folder, in the order of their names.
+///
+/// # Errors
+/// Those of reading it.
+#[cfg(any(feature = "cli", feature = "dicom"))]
+pub(crate) fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
+    let mut paths = entries.collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
 }
 
 fn parse_available(meminfo: &str) -> Option<u64> {

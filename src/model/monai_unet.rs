@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::architecture::{Architecture, Built};
 use super::layers::{Layers, MOST_CHANNELS, check_channels, check_dims};
 use super::monai_parts::{MonaiActivation, SLOPE};
-use super::plain_conv_unet::{MOST, PlainConvNorm, along, is_default, multiple, yes};
+use super::plain_conv_unet::{MOST, PlainConvNorm, along, multiple, yes};
 use crate::graph::{ConvTranspose, NodeId};
+use crate::scan::is_default;
 
 /// Which of norm and activation is first; MONAI's dropout between them has no effect here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]

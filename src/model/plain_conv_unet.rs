@@ -12,6 +12,7 @@ use super::weights::Tolerance;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::{ConvTranspose, Graph, NodeId};
 use crate::kernels::Activation;
+use crate::scan::is_default;
 
 /// What normalises after each convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -156,10 +157,6 @@ pub(super) fn yes() -> bool {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 pub(super) fn is_true(b: &bool) -> bool {
     *b
-}
-
-pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 impl Architecture for PlainConvUnetConfig {

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::architecture::{Architecture, Built};
 use super::layers::{Layers, MOST_CHANNELS, check_channels, check_dims};
 use super::monai_parts::{MonaiActivation, MonaiNorm, SLOPE};
-use super::plain_conv_unet::{MOST, along, is_default, multiple};
+use super::plain_conv_unet::{MOST, along, multiple};
 use super::weights::Tolerance;
 use crate::graph::{ConvTranspose, NodeId, Op, Resize, Size};
 use crate::kernels::Interpolation;
+use crate::scan::is_default;
 
 /// The upsampling to twice the extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,9 +12,10 @@ use super::architecture::{Architecture, Built};
 use super::blocks::{self, Stage};
 use super::layers::{Layers, MOST_CHANNELS, check_channels, check_dims};
 use super::monai_parts::{MonaiNorm, UnetrBlocks};
-use super::plain_conv_unet::{along, is_default, yes};
+use super::plain_conv_unet::{along, yes};
 use crate::graph::{Conv, NodeId, Op, PatchMerge, WindowAttention};
 use crate::kernels::Activation;
+use crate::scan::is_default;
 
 /// Voxels of a patch along each axis: the decoder's last step has no other factor.
 const PATCH: u32 = 2;

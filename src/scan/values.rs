@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::recipe::is_default;
+use crate::volume::statistics::quantile;
 
 /// A transform of values, after MONAI's of about the same name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,14 +108,14 @@ pub(super) fn apply(transform: &Values, data: &mut [f32], voxels: usize) {
                 sorted.sort_unstable_by(f32::total_cmp);
                 let cut = |[low, high]: [f64; 2]| from.map(|p| (high - low) * (p / 100.0) + low);
                 let to = if *relative { to.map(cut) } else { *to };
-                range(part, from.map(|p| percentile(&sorted, p)), to, *clip);
+                range(part, from.map(|p| quantile(&sorted, p / 100.0)), to, *clip);
             }
         }
         Values::ClipPercentiles { low, high, channel_wise } => {
             for part in data.chunks_mut(part(*channel_wise)) {
                 let mut sorted: Vec<f32> = part.to_vec();
                 sorted.sort_unstable_by(f32::total_cmp);
-                let [low, high] = [low.unwrap_or(0.0), high.unwrap_or(100.0)].map(|p| narrow(percentile(&sorted, p)));
+                let [low, high] = [low.unwrap_or(0.0), high.unwrap_or(100.0)].map(|p| narrow(quantile(&sorted, p / 100.0)));
                 part.iter_mut().for_each(|v| *v = v.max(low).min(high));
             }
         }
@@ -136,16 +137,6 @@ pub(super) fn apply(transform: &Values, data: &mut [f32], voxels: usize) {
             }
         }
     }
-}
-
-/// The value below which `p` percent lie, between neighbours linearly.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a position in the list")]
-fn percentile(sorted: &[f32], p: f64) -> f64 {
-    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
-    let at = p / 100.0 * last as f64;
-    let low = (at.floor() as usize).min(last);
-    let [a, b] = [low, (low + 1).min(last)].map(|i| f64::from(sorted[i]));
-    a + (b - a) * (at - low as f64)
 }
 
 fn range(data: &mut [f32], [a, b]: [f64; 2], to: Option<[f64; 2]>, clip: bool) {

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::statistics::quantile;
 use super::{Affine, Volume, VolumeError, VolumeErrorKind, same_grid, sizes};
 
 /// How well a prediction agrees with a reference on one label.
@@ -315,17 +316,10 @@ impl Envelope {
     }
 }
 
-/// The `share` quantile with linear interpolation, as `numpy.percentile` has it; NaN of nothing.
-#[expect(clippy::cast_possible_truncation, reason = "a position inside the list")]
+/// The `share` quantile of values in any order.
 fn percentile(values: &mut [f64], share: f64) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
-    let position = values.len().saturating_sub(1) as f64 * share;
-    let below = position.floor() as usize;
-    match (values.get(below), values.get(below + 1)) {
-        (Some(a), Some(b)) => a + (b - a) * (position - below as f64),
-        (Some(a), None) => *a,
-        _ => f64::NAN,
-    }
+    quantile(values, share)
 }
 
 #[cfg(test)]
@@ -405,9 +399,9 @@ mod tests {
         Ok(())
     }
 
-    #[test]
-    fn distances_follow_the_true_axes() -> Result<(), VolumeError> {
-        // scipy.ndimage and scipy.spatial.cKDTree on the same masks; see tests/vectors/make_metrics.py
+    /// Two boxes that overlap, on 12x14x16 voxels of 3x1x1 mm, as tests/vectors/make_metrics.py has
+    /// them.
+    fn boxes() -> Result<[Volume<u16>; 2], VolumeError> {
         let (mut p, mut r) = (vec![0; 12 * 14 * 16], vec![0; 12 * 14 * 16]);
         for (d, h, w) in (0..12).flat_map(|d| (0..14).flat_map(move |h| (0..16).map(move |w| (d, h, w)))) {
             let i = (d * 14 + h) * 16 + w;
@@ -415,7 +409,14 @@ mod tests {
             r[i] = u16::from((4..11).contains(&d) && (3..11).contains(&h) && (2..9).contains(&w));
         }
         let e = Extent::new(12, 14, 16);
-        let (p, r) = (labels(e, [3.0, 1.0, 1.0], p)?, labels(e, [3.0, 1.0, 1.0], r)?);
+        Ok([labels(e, [3.0, 1.0, 1.0], p)?, labels(e, [3.0, 1.0, 1.0], r)?])
+    }
+
+    #[test]
+    fn distances_follow_the_true_axes() -> Result<(), VolumeError> {
+        // scipy.ndimage and scipy.spatial.cKDTree on the same masks; see
+        // tests/vectors/make_metrics.py
+        let [p, r] = boxes()?;
         let of = |affine: Affine| -> Result<f64, VolumeError> {
             let scores = evaluate(&p.clone().with_affine(affine), &r.clone().with_affine(affine))?;
             Ok(scores[0].hd95_mm.unwrap_or(f64::NAN))
@@ -453,15 +454,9 @@ mod tests {
 
     #[test]
     fn surface_dice_is_monais() -> Result<(), VolumeError> {
-        // compute_surface_dice of MONAI 1.6.1 on the masks of distances_follow_the_true_axes; see tests/vectors/make_metrics.py
-        let (mut p, mut r) = (vec![0; 12 * 14 * 16], vec![0; 12 * 14 * 16]);
-        for (d, h, w) in (0..12).flat_map(|d| (0..14).flat_map(move |h| (0..16).map(move |w| (d, h, w)))) {
-            let i = (d * 14 + h) * 16 + w;
-            p[i] = u16::from((2..8).contains(&d) && (3..9).contains(&h) && (4..11).contains(&w));
-            r[i] = u16::from((4..11).contains(&d) && (3..11).contains(&h) && (2..9).contains(&w));
-        }
-        let e = Extent::new(12, 14, 16);
-        let (p, r) = (labels(e, [3.0, 1.0, 1.0], p)?, labels(e, [3.0, 1.0, 1.0], r)?);
+        // compute_surface_dice of MONAI 1.6.1 on the masks of distances_follow_the_true_axes; see
+        // tests/vectors/make_metrics.py
+        let [p, r] = boxes()?;
         for (tolerance, expected) in [
             (0.0, 0.17391304671764374),
             (1.0, 0.30676329135894775),

@@ -149,19 +149,25 @@ fn measure(labels: &Volume<u16>, label: u16, name: String, sums: &Sums) -> Label
     }
 }
 
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "ranks among voxels")]
+/// The `share` quantile of sorted values, between neighbours linearly, as `numpy.percentile` has
+/// it; NaN of nothing.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a position in the list")]
+pub(crate) fn quantile<T: Copy + Into<f64>>(sorted: &[T], share: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let position = share * last as f64;
+    let below = (position.floor() as usize).min(last);
+    let [a, b] = [below, (below + 1).min(last)].map(|at| sorted[at].into());
+    a + (b - a) * (position - below as f64)
+}
+
 fn intensities(mut values: Vec<f32>) -> Option<Intensities> {
     values.sort_unstable_by(f32::total_cmp);
     let (&min, &max) = (values.first()?, values.last()?);
     let n = values.len() as f64;
     let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
     let variance = values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n;
-    let percentile = |share: f64| {
-        let rank = share * (n - 1.0);
-        let (below, above) = (values[rank.floor() as usize], values[rank.ceil() as usize]);
-        f64::from(below) + (f64::from(above) - f64::from(below)) * rank.fract()
-    };
-    Some(Intensities { mean, sd: variance.sqrt(), min, p5: percentile(0.05), median: percentile(0.5), p95: percentile(0.95), max })
+    let [p5, median, p95] = [0.05, 0.5, 0.95].map(|share| quantile(&values, share));
+    Some(Intensities { mean, sd: variance.sqrt(), min, p5, median, p95, max })
 }
 
 /// Statistics as CSV: a line a label, with a line of names first.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use organum::volume::VolumeError;
 use organum::volume::file::cases::{Case, cases, sha256};
-use organum::volume::file::{self, Scan};
+use organum::volume::file;
 use serde_json::{Value, json};
 
 use crate::args;
@@ -17,7 +17,7 @@ use crate::fail::Failure;
 use crate::models;
 use crate::output::{need_different, note, say, say_json};
 use crate::outputs::{Outputs, make};
-use crate::segment::{Done, Opening, reading};
+use crate::segment::{Opening, reading};
 
 /// Some scans failed.
 const PARTIAL: u8 = 7;
@@ -88,8 +88,11 @@ pub(crate) fn run(a: &args::Segment, pattern: &Path) -> Result<(), Failure> {
         all = all.into_iter().skip(i - 1).step_by(n).collect();
     }
     let total = all.len();
-    let outputs = |case: &Case| Outputs::of(a, pattern, Some(&case.name));
-    let mut written: Vec<(Case, Outputs)> = all.into_iter().map(|case| (outputs(&case), case)).map(|(o, c)| (c, o)).collect();
+    let with_outputs = |case: Case| {
+        let outputs = Outputs::of(a, pattern, Some(&case.name));
+        (case, outputs)
+    };
+    let mut written: Vec<(Case, Outputs)> = all.into_iter().map(with_outputs).collect();
     if a.resume {
         written.retain(|(_, outputs)| !outputs.labels.as_ref().is_some_and(|path| path.exists()));
     }
@@ -124,7 +127,7 @@ pub(crate) fn run(a: &args::Segment, pattern: &Path) -> Result<(), Failure> {
                 }
                 let started = Instant::now();
                 let scan = file::read_all(&case.files, &reading(a));
-                if send.send((started, scan)).is_err() {
+                if send.send((started, scan, hashes(&case.files))).is_err() {
                     return;
                 }
             }
@@ -134,10 +137,10 @@ pub(crate) fn run(a: &args::Segment, pattern: &Path) -> Result<(), Failure> {
         }
         for (n, (case, outputs)) in cases.iter().enumerate() {
             let _ = ask.send(());
-            let Ok((started, scan)) = receive.recv() else { break };
-            let done = one(&mut opening, scan, outputs, started);
+            let Ok((started, scan, inputs)) = receive.recv() else { break };
+            let done = scan.map_err(Failure::from).and_then(|scan| opening.one(scan, outputs, started));
             let mut line = json!({
-                "case": case.name, "inputs": hashes(&case.files), "model": model, "version": env!("CARGO_PKG_VERSION"),
+                "case": case.name, "inputs": inputs, "model": model, "version": env!("CARGO_PKG_VERSION"),
                 "device": device, "output": outputs.labels,
             });
             match done {
@@ -173,9 +176,4 @@ pub(crate) fn run(a: &args::Segment, pattern: &Path) -> Result<(), Failure> {
     let shown = failed.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
     let more = if failed.len() > 5 { ", .." } else { "" };
     Err(Failure { code: PARTIAL, message: format!("{} of {} scans failed: {shown}{more}", failed.len(), written.len()) })
-}
-
-/// Segments and writes a scan that was read.
-fn one(opening: &mut Opening<'_>, scan: Result<Scan, VolumeError>, outputs: &Outputs, started: Instant) -> Result<Done, Failure> {
-    opening.one(scan?, outputs, started)
 }

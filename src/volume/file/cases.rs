@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::raw::{plain, trouble};
-use crate::host::{open_file, read_text};
+use crate::host::{entries, open_file, read_text};
 use crate::volume::{VolumeError, VolumeErrorKind};
 
 /// Endings of files that are scans, the longest first.
@@ -142,9 +142,7 @@ fn of_file(path: &Path, channels: u32) -> Found {
 
 fn walk(folder: &Path, channels: u32, depth: usize, found: &mut Vec<Found>) -> Result<(), VolumeError> {
     let failed = |e| trouble(folder, "read", e);
-    let entries = std::fs::read_dir(folder).map_err(failed)?.map(|entry| Ok(entry?.path()));
-    let mut paths = entries.collect::<io::Result<Vec<_>>>().map_err(failed)?;
-    paths.sort();
+    let paths = entries(folder).map_err(failed)?;
     let (mut scans, mut first) = (Vec::new(), None);
     for path in &paths {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
@@ -184,9 +182,7 @@ fn is_dicom(path: &Path) -> bool {
 pub fn sha256(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
     if path.is_dir() {
-        let mut names = std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-        names.sort();
-        for name in names {
+        for name in entries(path)? {
             let line = format!("{}  {}\n", sha256(&name)?, name.file_name().unwrap_or_default().to_string_lossy());
             hasher.update(line.as_bytes());
         }

@@ -54,6 +54,12 @@ impl Grid {
         d.checked_mul(h)?.checked_mul(w)?.checked_mul(u64::from(self.channels))
     }
 
+    /// The values of all channels and their bytes, `size` each.
+    pub(in crate::volume) fn claims(&self, path: &Path, size: usize) -> Result<[u64; 2], VolumeError> {
+        let both = self.values().and_then(|values| Some([values, values.checked_mul(size as u64)?]));
+        both.ok_or_else(|| self.too_large(path))
+    }
+
     pub(in crate::volume) fn too_large(&self, path: &Path) -> VolumeError {
         let text = format!("{}: {} channels of {} voxels are too many for any machine", path.display(), self.channels, self.extent);
         VolumeError::new(VolumeErrorKind::TooLarge, text)

@@ -158,8 +158,7 @@ impl Source {
     /// Voxels of a grid after `skip` bytes: the bytes that are there are looked at before those
     /// that the grid announces are reserved.
     pub(in crate::volume) fn voxels(mut self, path: &Path, skip: u64, grid: &Grid, size: usize) -> Result<Vec<u8>, VolumeError> {
-        let values = grid.values().ok_or_else(|| grid.too_large(path))?;
-        let expected = values.checked_mul(size as u64).ok_or_else(|| grid.too_large(path))?;
+        let [values, expected] = grid.claims(path, size)?;
         let mut bytes = Vec::new();
         self.append(path, skip, expected, &mut bytes, values)?;
         Ok(bytes)

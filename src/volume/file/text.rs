@@ -101,13 +101,13 @@ impl Files {
     /// The voxels of a grid, one file after the other, each of the same size.
     pub(super) fn read(&self, grid: &Grid, scalar: Scalar) -> Result<Vec<u8>, VolumeError> {
         let first = self.paths.first().map_or(Path::new(""), PathBuf::as_path);
-        let size = if self.encoding == Encoding::Text { 8 } else { scalar.size() as u64 };
-        let values = grid.values().ok_or_else(|| grid.too_large(first))?;
+        let size = if self.encoding == Encoding::Text { size_of::<f64>() } else { scalar.size() };
+        let [values, all] = grid.claims(first, size)?;
         let parts = self.paths.len() as u64;
         if parts == 0 || values % parts != 0 {
             return Err(bad(first, VolumeErrorKind::Format, format!("{values} voxels do not lie in {parts} files of one size")));
         }
-        let expected = (values / parts).checked_mul(size).ok_or_else(|| grid.too_large(first))?;
+        let expected = all / parts;
         if let ([path], Encoding::Text) = (&self.paths[..], self.encoding) {
             return Source::Plain(self.at_start(path, plain(path)?)?).text(path, self.skip.unwrap_or(0), grid);
         }
@@ -129,8 +129,7 @@ impl Files {
         if self.encoding == Encoding::Text {
             return Source::Plain(file).text(path, self.skip.unwrap_or(0), grid);
         }
-        let values = grid.values().ok_or_else(|| grid.too_large(path))?;
-        let expected = values.checked_mul(scalar.size() as u64).ok_or_else(|| grid.too_large(path))?;
+        let [values, expected] = grid.claims(path, scalar.size())?;
         let mut bytes = Vec::new();
         self.append(path, file, expected, &mut bytes, values)?;
         Ok(bytes)

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dicom_dictionary_std::uids;
 use zip::ZipArchive;
 
-use crate::host::available_memory;
+use crate::host::{self, available_memory};
 use crate::volume::file::raw::{plain, trouble};
 use crate::volume::{VolumeError, VolumeErrorKind};
 
@@ -87,10 +87,7 @@ pub(super) fn places(paths: &[PathBuf]) -> Result<Vec<Place>, VolumeError> {
 
 fn walk_folder(folder: &Path, depth: usize, found: &mut Vec<Place>) -> Result<(), VolumeError> {
     let failed = |e| trouble(folder, "read", e);
-    let mut paths =
-        std::fs::read_dir(folder).map_err(failed)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
-    paths.sort();
-    for path in paths {
+    for path in host::entries(folder).map_err(failed)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.starts_with('.') || name == "DICOMDIR" {
             continue;
