@@ -11,8 +11,9 @@ use std::io::Read;
 use std::time::Instant;
 
 use organum::Extent;
+use organum::back::{SplineCase, SplineExport, SplineExportOptions};
 use organum::export::{PlaneSink, ScorePlane};
-use organum::nnunet::{Case, Export, ExportOptions, Pipeline};
+use organum::nnunet::Pipeline;
 use organum::volume::Volume;
 use serde_json::json;
 
@@ -33,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "resample": order(1), "resample_logits": order(1),
     }))?;
     let card = serde_json::from_value(json!({"architecture": "plain_conv_unet", "config": {}}))?;
-    let case = Case::new(&card, &pipeline, &scan)?;
+    let case = SplineCase::new(&card, &pipeline, &scan)?;
     let inner = case.volume.extent;
     let [depth, plane] = [inner.d as usize, inner.h as usize * inner.w as usize];
     let mut planes = vec![Vec::with_capacity(plane * classes as usize); depth];
@@ -46,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let started = Instant::now();
-    let mut export = Export::new(&case, classes, ExportOptions::default());
+    let mut export = SplineExport::new(&case, classes, SplineExportOptions::default());
     for (z, plane) in planes.into_iter().enumerate() {
         export.plane(z, ScorePlane::Half(plane))?;
     }

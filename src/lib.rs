@@ -77,6 +77,8 @@
 
 pub use wgpu;
 
+#[doc(hidden)]
+pub mod back;
 mod caps;
 mod device;
 #[doc(hidden)]
@@ -102,8 +104,6 @@ pub mod monai;
 mod networks;
 #[doc(hidden)]
 pub mod nnunet;
-#[doc(hidden)]
-pub mod pipeline;
 #[doc(hidden)]
 pub mod plan;
 mod profile;
@@ -157,5 +157,5 @@ pub use window::{Blended, Windows};
 /// version.
 pub mod low_level {
     #[doc(inline)]
-    pub use crate::{engine, graph, harness, host, kernels, monai, nnunet, pipeline, plan, record, scores, tiling, volume_tokens, window};
+    pub use crate::{back, engine, graph, harness, host, kernels, monai, nnunet, plan, record, scores, tiling, volume_tokens, window};
 }

@@ -7,7 +7,7 @@ mod desk;
 
 use std::path::Path;
 
-use organum::pipeline::Prepared;
+use organum::back::DirectCase;
 use organum::scores::argmax;
 use organum::volume::{Volume, evaluate, nifti};
 use organum::{DeviceCaps, Extent, Input, Model, OutputData, OutputMode, Plan, PlanOptions, RunOptions, Session};
@@ -341,7 +341,7 @@ fn the_library_and_the_program_agree() {
     done(&["segment", &path, "--model", MODEL, "--output", &labels, "--device", "cpu"]);
     let model = Model::load(MODEL).expect("the bundled model loads");
     let scan = nifti::read(&path).expect("the scan is read");
-    let prepared = Prepared::new(&model, &scan.image).expect("the scan suits the model");
+    let prepared = DirectCase::new(&model, &scan.image).expect("the scan suits the model");
     let plan = Plan::new(&model, prepared.volume.extent, &DeviceCaps::host(), &PlanOptions::default()).expect("there is a plan");
     let mut session = Session::on_host(&model, plan).expect("the session is made");
     let mut outputs = session.run_blocking(prepared.input(), RunOptions::default()).expect("it runs");

@@ -5,8 +5,8 @@ mod desk;
 
 use std::path::Path;
 
+use organum::back::DirectCase;
 use organum::model::{Layout, random_weights};
-use organum::pipeline::Prepared;
 use organum::volume::nifti;
 use organum::{DeviceCaps, Model, OutputMode, Plan, PlanOptions, RunOptions, Session, Windows};
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ fn a_scan_is_segmented_in_windows_that_know_their_place() {
     let model_file = desk.file("fine.safetensors", &random_weights(FINE, 3).expect("it is one"));
     let model = Model::load(&model_file).expect("it loads");
     let input = nifti::read(&scan).expect("the scan is read");
-    let prepared = Prepared::for_windows(&model, &input.image).expect("it suits");
+    let prepared = DirectCase::for_windows(&model, &input.image).expect("it suits");
     let windows = Windows::new(model.card(), prepared.volume.extent).expect("there are windows");
     let plan = Plan::new(&model, windows.tile(), &DeviceCaps::host(), &PlanOptions::default().with_output(OutputMode::Logits));
     let mut session = Session::on_host(&model, plan.expect("there is a plan")).expect("it is opened");

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use organum::WarningKind;
-use organum::nnunet::{Case, Folder};
+use organum::back::SplineCase;
+use organum::nnunet::Folder;
 use organum::volume::{Volume, nifti};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -80,7 +81,7 @@ fn scans_are_prepared_and_logits_exported_as_nnunet_does_it() {
         let folder = Folder::open(path.join("model")).expect("the folder is read");
         let card = folder.card(&folder.folds().expect("there is a fold")[0]).expect("it has a card");
         let pipeline = card.input.nnunet.as_ref().expect("the card has the pipeline");
-        let case = Case::new(&card, pipeline, &scan(&path).image).expect("the scan is prepared");
+        let case = SplineCase::new(&card, pipeline, &scan(&path).image).expect("the scan is prepared");
         let expected = path.join("expected.safetensors");
         let data = floats(&expected, "data");
         assert_eq!(case.volume.data.len(), data.len(), "{}: {}", path.display(), case.volume.extent);

@@ -288,7 +288,7 @@ fn a_host_programs_device_of_default_limits_runs_the_demo() {
     });
     let scan = organum::volume::nifti::read(scan).expect("the bundled scan is read");
     let (_, expected) = organum::volume::nifti::read_labels(labels).expect("the bundled labels are read");
-    let prepared = organum::pipeline::Prepared::new(&model, &scan.image).expect("the scan suits the model");
+    let prepared = organum::back::DirectCase::new(&model, &scan.image).expect("the scan suits the model");
     let mut session = open(&model, Some(&engine), prepared.volume.extent, &PlanOptions::default());
     let mut outputs = session.run_blocking(prepared.input(), RunOptions::default()).expect("it runs");
     let OutputData::Labels(labels) = outputs.swap_remove(0).data else { panic!("asked for labels") };

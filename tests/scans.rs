@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use ::nifti::NiftiHeader;
-use organum::pipeline::Prepared;
+use organum::back::DirectCase;
 use organum::volume::{Axes, LabelScore, Volume, evaluate, nifti};
 use organum::{DeviceCaps, Engine, Extent, Model, OutputData, Plan, PlanOptions, RunOptions, Session};
 use safetensors::SafeTensors;
@@ -36,7 +36,7 @@ fn model_in(axes: &str) -> Model {
 
 /// Segments on the engine, or on the host without one.
 fn segment(model: &Model, scan: &Volume<f32>, engine: Option<&Engine>) -> Volume<u16> {
-    let prepared = Prepared::new(model, scan).expect("the scan suits the model");
+    let prepared = DirectCase::new(model, scan).expect("the scan suits the model");
     let caps = engine.map_or_else(DeviceCaps::host, |e| e.caps().clone());
     let plan = Plan::new(model, prepared.volume.extent, &caps, &PlanOptions::default()).expect("there is a plan");
     let session = match engine {
@@ -86,7 +86,7 @@ fn same_place(scan: &nifti::Scan, labels: &Volume<u16>) {
 
 /// The brightest voxels, found in the network's input, are on the way back those that are the brightest of the scan.
 fn thresholds_agree(model: &Model, scan: &nifti::Scan) {
-    let prepared = Prepared::new(model, &scan.image).expect("the scan suits the model");
+    let prepared = DirectCase::new(model, &scan.image).expect("the scan suits the model");
     let n = scan.image.data.len();
     // the padding has the value of the mean: a threshold well above it
     let mut values = scan.image.data.clone();
@@ -132,7 +132,7 @@ fn a_scan_of_another_spacing_comes_back() {
         thresholds_agree(&model_in(axes), &scan);
     }
 
-    let prepared = Prepared::new(&model(), &scan.image).expect("the scan suits the model");
+    let prepared = DirectCase::new(&model(), &scan.image).expect("the scan suits the model");
     for axis in 0..3 {
         let field = f64::from(scan.image.extent.axes()[axis]) * scan.image.spacing[axis];
         let padded = f64::from(prepared.volume.extent.axes()[axis]);

@@ -28,18 +28,13 @@
 //! choice. `scale`, which would change them, is refused.
 
 mod bundle;
-mod case;
 mod config;
-mod export;
 mod expression;
 mod network;
-mod overlapping;
 mod pipeline;
 mod transforms;
 
 pub use bundle::Bundle;
-pub use case::Case;
-pub use export::Export;
 pub use pipeline::{Filter, Invert, Largest, Pipeline, Transform};
 
 use crate::error::{LoadError, LoadErrorKind};

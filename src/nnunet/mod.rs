@@ -26,8 +26,6 @@
 //! `nnunet_v1`.
 
 mod architecture;
-mod case;
-mod export;
 mod folder;
 mod labels;
 mod locate;
@@ -37,8 +35,6 @@ mod v1;
 mod v2;
 
 use crate::scan::reader;
-pub use case::Case;
-pub use export::{Export, ExportOptions};
 pub(crate) use folder::beside;
 pub use folder::{FoldCheckpoint, Folder};
 pub use pipeline::{Interpolation, Pipeline, Resampling, Scaling};

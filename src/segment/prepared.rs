@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use crate::back::{DirectCase, InverseCase, InverseExport, SplineCase, SplineExport, SplineExportOptions};
 use crate::error::{PlanError, RunError};
 use crate::export::{ExportBytes, Exported, PlaneSink, Probabilities, ScorePlane, hand_over, mismatch};
 use crate::model::{Card, Mode};
@@ -11,7 +12,6 @@ use crate::shape::format_bytes;
 use crate::transfer::Input;
 use crate::volume::{Volume, VolumeError, VolumeErrorKind};
 use crate::warning::Warning;
-use crate::{monai, nnunet, pipeline};
 
 /// A scan as a network takes it, and what brings the network's results back to the scan's grid: the
 /// recipe of a card, forwards and back.
@@ -34,9 +34,9 @@ pub struct PreparedScan {
 /// The ways back that there are.
 #[derive(Clone, Debug)]
 enum Back {
-    Direct(pipeline::Prepared),
-    Spline(nnunet::Case),
-    Inverse(monai::Case),
+    Direct(DirectCase),
+    Spline(SplineCase),
+    Inverse(InverseCase),
 }
 
 /// What a network says of a prepared scan.
@@ -55,8 +55,8 @@ pub(super) type Restored = (Volume<u16>, Option<Probabilities>);
 /// What takes the class scores of a prepared scan plane by plane, and makes labels of them.
 #[derive(Debug)]
 pub(super) enum Export {
-    Spline(nnunet::Export),
-    Inverse(monai::Export),
+    Spline(SplineExport),
+    Inverse(InverseExport),
 }
 
 impl Export {
@@ -121,17 +121,17 @@ impl PreparedScan {
         }
         let (mut keeps_grid, mut preparing) = (true, 0);
         let back = match card.way_back() {
-            WayBack::Direct => Back::Direct(pipeline::Prepared::of_card(card, scan, mode)?),
+            WayBack::Direct => Back::Direct(DirectCase::of_card(card, scan, mode)?),
             WayBack::Spline { .. } => {
-                let needs = card.needs(0.0, nnunet::Case::voxel_bytes(card.in_channels()));
+                let needs = card.needs(0.0, SplineCase::voxel_bytes(card.in_channels()));
                 let forward = Forward::new(&recipe, scan, needs)?;
-                preparing = nnunet::Case::host_bytes(&recipe, scan)[2];
-                Back::Spline(nnunet::Case::of(forward, &recipe)?)
+                preparing = SplineCase::host_bytes(&recipe, scan)[2];
+                Back::Spline(SplineCase::of(forward, &recipe)?)
             }
             WayBack::Inverse { invert, .. } => {
                 keeps_grid = invert != Invert::Nothing;
                 let forward = Forward::new(&recipe, scan, card.needs(scores, 0.0))?;
-                Back::Inverse(monai::Case::of(forward, &recipe, whole)?)
+                Back::Inverse(InverseCase::of(forward, &recipe, whole)?)
             }
         };
         let image = scan.image;
@@ -150,7 +150,7 @@ impl PreparedScan {
     /// is.
     pub(super) fn check_bound(card: &Card, scan: &Scan<'_>, bound: Option<u64>) -> Result<(), SegmentError> {
         let (Some(bound), WayBack::Spline { .. }) = (bound, card.way_back()) else { return Ok(()) };
-        let bytes = nnunet::Case::host_bytes(&card.input.recipe(), scan)[2];
+        let bytes = SplineCase::host_bytes(&card.input.recipe(), scan)[2];
         if bound >= bytes {
             return Ok(());
         }
@@ -201,10 +201,10 @@ impl PreparedScan {
         match &self.back {
             Back::Direct(_) => None,
             Back::Spline(case) => {
-                let options = nnunet::ExportOptions { folds, ..case.export_options(probabilities) };
-                Some(Export::Spline(nnunet::Export::new(case, self.classes, options)))
+                let options = SplineExportOptions { folds, ..case.export_options(probabilities) };
+                Some(Export::Spline(SplineExport::new(case, self.classes, options)))
             }
-            Back::Inverse(case) => Some(Export::Inverse(monai::Export::new(case, self.classes, probabilities))),
+            Back::Inverse(case) => Some(Export::Inverse(InverseExport::new(case, self.classes, probabilities))),
         }
     }
 

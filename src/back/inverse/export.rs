@@ -4,14 +4,13 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-use super::Case;
+use super::InverseCase;
 use super::overlapping;
-use super::pipeline::Invert;
 use crate::error::{RunError, RunErrorKind};
 use crate::export::{
     Activation, ClassMaps, ExportBytes, Exported, Layout, PlaneSink, Probabilities, Reduction, ScorePlane, Scores, labels, unreadable,
 };
-use crate::scan::{Grid, filter};
+use crate::scan::{Grid, Invert, filter};
 use crate::scores::{argmax, softmax};
 use crate::shape::Extent;
 use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, reorient, sizes};
@@ -22,8 +21,8 @@ pub(super) const AT_ONCE: usize = 64 << 20;
 /// Takes the planes of class scores of a case. Where labels go the way back, they are made of each
 /// plane as it comes; where the scores do, or probabilities are wanted, they wait until all are there.
 #[derive(Debug)]
-pub struct Export {
-    case: Case,
+pub struct InverseExport {
+    case: InverseCase,
     classes: u32,
     probabilities: bool,
     /// The next plane of the network's input.
@@ -33,10 +32,10 @@ pub struct Export {
     scores: Option<Scores>,
 }
 
-impl Export {
+impl InverseExport {
     /// The way back of a case for scores of so many classes; probabilities too, if they are wanted.
     #[must_use]
-    pub fn new(case: &Case, classes: u32, probabilities: bool) -> Self {
+    pub fn new(case: &InverseCase, classes: u32, probabilities: bool) -> Self {
         let case = case.without_voxels();
         let [depth, height, width] = sizes(case.prepared.extent);
         let waits = probabilities || case.inverts_scores() || case.overlapping.is_some();
@@ -153,7 +152,7 @@ fn whole(labels: &Volume<f32>) -> Result<Volume<u16>, VolumeError> {
     Volume::new(1, labels.extent, labels.spacing, labels.axes, labels.data.iter().map(|v| *v as u16).collect())
 }
 
-impl PlaneSink for Export {
+impl PlaneSink for InverseExport {
     fn plane(&mut self, z: usize, plane: ScorePlane) -> Result<(), RunError> {
         if z < self.next {
             // of an attempt that ran out of device memory; its bits were the same
@@ -187,7 +186,7 @@ impl PlaneSink for Export {
 /// Scores that wait, on their way to the scan's grid, or with [`Invert::Nothing`] where they are.
 #[derive(Debug)]
 pub(super) struct BackMaps {
-    pub(super) case: Case,
+    pub(super) case: InverseCase,
     pub(super) classes: u32,
     pub(super) scores: Scores,
 }

@@ -1,10 +1,13 @@
 //! A scan on its way to the network, and what the network says on its way back.
 
-use super::Export;
-use super::pipeline::{Invert, Pipeline};
+pub(crate) mod export;
+mod overlapping;
+
+use self::export::InverseExport;
 use crate::export::{Exported, hand_over, mismatch};
 use crate::model::Card;
-use crate::scan::{Filtered, Forward, Grid, Overlapping, Reading, Recipe, Undo, WayBack, cut, resampled, turned};
+use crate::monai::Pipeline;
+use crate::scan::{Filtered, Forward, Grid, Invert, Overlapping, Reading, Recipe, Undo, WayBack, cut, resampled, turned};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::resample::pad_to_multiple;
@@ -12,7 +15,7 @@ use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind};
 
 /// A scan as MONAI gives it to the network, and what brings results back to the scan's grid.
 #[derive(Clone, Debug)]
-pub struct Case {
+pub struct InverseCase {
     /// The network's input, zero-padded to the network's stride where it runs at once.
     pub volume: Volume<f32>,
     /// The input without that padding, and its first voxel in it.
@@ -33,7 +36,7 @@ pub struct Case {
     pub(super) overlapping: Option<Overlapping>,
 }
 
-impl Case {
+impl InverseCase {
     /// Prepares a scan for the model of a card whose `input.monai` is `pipeline`; for windows, or for the whole at once if the
     /// extent must be a multiple of something.
     ///
@@ -70,12 +73,12 @@ impl Case {
     }
 
     /// Labels of logits `[C][D][H][W]` over the input; probabilities too, if they are wanted, where
-    /// [`super::Export`] brings them, which takes the logits plane by plane.
+    /// [`InverseExport`] brings them, which takes the logits plane by plane.
     ///
     /// # Errors
     /// When the logits are not those of this input.
     pub fn export(&self, logits: &[f32], classes: u32, probabilities: bool) -> Result<(Volume<u16>, Option<Volume<f32>>), VolumeError> {
-        let mut export = Export::new(self, classes, probabilities);
+        let mut export = InverseExport::new(self, classes, probabilities);
         hand_over(logits, classes, self.volume.extent, &mut export).map_err(|e| mismatch(&e))?;
         let Exported { labels, probabilities } = export.finish()?;
         Ok((labels, probabilities.map(|p| p.to_volume()).transpose()?))

@@ -6,20 +6,20 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Case;
-use super::pipeline::{Interpolation, Resampling};
+use super::SplineCase;
 use crate::error::{RunError, RunErrorKind};
 use crate::export::{
     Activation, ClassMaps, ExportBytes, Exported, LabelStream, Layout, PlaneSink, Probabilities, Reduction, Resize, ScorePlane, Scores,
     labels, narrowed, rounded, unreadable, whole, widened,
 };
+use crate::scan::{Interpolation, Resampling};
 use crate::volume::spline::{self, Order};
 use crate::volume::{VolumeError, VolumeErrorKind, sizes};
 
 /// What is exported of a case, and how.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct ExportOptions {
+pub struct SplineExportOptions {
     /// Folds whose scores are averaged.
     pub folds: u16,
     /// How scores become labels.
@@ -28,7 +28,7 @@ pub struct ExportOptions {
     pub probabilities: bool,
 }
 
-impl Default for ExportOptions {
+impl Default for SplineExportOptions {
     fn default() -> Self {
         Self { folds: 1, reduction: Reduction::ArgMax, probabilities: false }
     }
@@ -39,7 +39,7 @@ impl Default for ExportOptions {
 /// because several folds are averaged, splines are cubic or probabilities are wanted, waits as it is
 /// stored, in 16 bits for nnU-Net v2.
 #[derive(Debug)]
-pub struct Export {
+pub struct SplineExport {
     back: Back,
     classes: usize,
     layout: Layout,
@@ -55,15 +55,15 @@ pub struct Export {
     waiting: Option<Scores>,
 }
 
-impl Export {
+impl SplineExport {
     /// The way back of a case for scores of so many classes.
     #[must_use]
-    pub fn new(case: &Case, classes: u32, options: ExportOptions) -> Self {
+    pub fn new(case: &SplineCase, classes: u32, options: SplineExportOptions) -> Self {
         let from = sizes(case.volume.extent);
         let (classes, half) = (classes as usize, !case.probable);
         let (resampling, axis) = case.back;
         let back = Back { from, to: case.size, resampling, axis, half };
-        let ExportOptions { folds, reduction, probabilities } = options;
+        let SplineExportOptions { folds, reduction, probabilities } = options;
         let layout = case.layout();
         let resize = back.resize().filter(|_| !probabilities);
         let waits = resize.is_none() || folds > 1;
@@ -145,7 +145,7 @@ impl Export {
     }
 }
 
-impl PlaneSink for Export {
+impl PlaneSink for SplineExport {
     fn plane(&mut self, z: usize, plane: ScorePlane) -> Result<(), RunError> {
         if z < self.next {
             // of an attempt that ran out of device memory; its bits were the same

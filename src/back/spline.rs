@@ -1,10 +1,12 @@
 //! A scan on its way to the network, and logits on their way back.
 
-use super::export::{Export, ExportOptions};
-use super::pipeline::{Pipeline, Resampling};
+pub(crate) mod export;
+
+use self::export::{SplineExport, SplineExportOptions};
 use crate::export::{Exported, Layout, Reduction, hand_over, mismatch};
 use crate::model::Card;
-use crate::scan::{Forward, Recipe, Resample, Scan, Step, Undo, WayBack};
+use crate::nnunet::Pipeline;
+use crate::scan::{Forward, Recipe, Resample, Resampling, Scan, Step, Undo, WayBack};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::orient::View;
@@ -12,7 +14,7 @@ use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, sizes};
 
 /// A scan as nnU-Net gives it to the network, and what brings logits back to the scan's grid.
 #[derive(Clone, Debug)]
-pub struct Case {
+pub struct SplineCase {
     /// The network's input: transposed, cropped to what is not 0, scaled, resampled. [`crate::Windows`] pad what they need.
     pub volume: Volume<f32>,
     /// Of the transposed scan.
@@ -32,9 +34,9 @@ pub struct Case {
     pub(super) reduction: Reduction,
 }
 
-impl Case {
+impl SplineCase {
     /// Prepares a scan for the model of a card whose `input.nnunet` is `pipeline`. It is resampled
-    /// by the spacing that the pipeline's [`super::Reader`] says.
+    /// by the spacing that the pipeline's [`crate::scan::Reader`] says.
     ///
     /// # Errors
     /// When the scan does not have the model's number of channels, its values are not what the model's scaling is for, or its
@@ -128,17 +130,17 @@ impl Case {
     }
 
     /// The export of one fold.
-    pub(crate) fn export_options(&self, probabilities: bool) -> ExportOptions {
-        ExportOptions { probabilities, reduction: self.reduction.clone(), ..ExportOptions::default() }
+    pub(crate) fn export_options(&self, probabilities: bool) -> SplineExportOptions {
+        SplineExportOptions { probabilities, reduction: self.reduction.clone(), ..SplineExportOptions::default() }
     }
 
     /// Labels on the scan's grid of logits `[C][D][H][W]` over the input, with the pipeline of nnU-Net v1 of
-    /// probabilities; probabilities too, if they are wanted. [`super::Export`] takes them plane by plane.
+    /// probabilities; probabilities too, if they are wanted. [`SplineExport`] takes them plane by plane.
     ///
     /// # Errors
     /// When the logits are not those of this input.
     pub fn export(&self, logits: &[f32], classes: u32, probabilities: bool) -> Result<(Volume<u16>, Option<Volume<f32>>), VolumeError> {
-        let mut export = Export::new(self, classes, self.export_options(probabilities));
+        let mut export = SplineExport::new(self, classes, self.export_options(probabilities));
         hand_over(logits, classes, self.volume.extent, &mut export).map_err(|e| mismatch(&e))?;
         let Exported { labels, probabilities } = export.finish()?;
         Ok((labels, probabilities.map(|p| p.to_volume()).transpose()?))
@@ -174,7 +176,7 @@ mod tests {
         }
         let scan = Volume::new(1, Extent::new(6, 7, 8), [2.0, 1.0, 1.5], "SAR".parse()?, data)?;
         let (card, mut pipeline) = card([2, 0, 1], &[1.5, 2.0, 1.0])?;
-        let case = Case::new(&card, &pipeline, &scan)?;
+        let case = SplineCase::new(&card, &pipeline, &scan)?;
         assert_eq!((case.volume.extent, case.volume.axes.to_string().as_str()), (Extent::new(5, 4, 4), "RSA"));
         let logits: Vec<f32> = case.volume.data.iter().map(|v| 5.0 - v).chain(case.volume.data.iter().map(|v| v - 5.0)).collect();
         let (labels, maps) = case.export(&logits, 2, true)?;
@@ -186,15 +188,15 @@ mod tests {
         assert!(case.export(&logits[1..], 2, false).is_err());
         // an axis of a 2d configuration stays
         pipeline.spacing_mm = vec![1.0, 1.0];
-        assert_eq!(Case::new(&card, &pipeline, &scan)?.volume.extent, Extent::new(5, 8, 4));
+        assert_eq!(SplineCase::new(&card, &pipeline, &scan)?.volume.extent, Extent::new(5, 8, 4));
         // what cannot be
         pipeline.spacing_mm = vec![1e-6; 3];
-        let kind = Case::new(&card, &pipeline, &scan).err().map(|e| e.kind());
+        let kind = SplineCase::new(&card, &pipeline, &scan).err().map(|e| e.kind());
         assert_eq!(kind, Some(VolumeErrorKind::TooLarge));
         pipeline.spacing_mm = vec![1e6; 3];
-        assert_eq!(Case::new(&card, &pipeline, &scan).err().map(|e| e.kind()), Some(VolumeErrorKind::Unsupported));
+        assert_eq!(SplineCase::new(&card, &pipeline, &scan).err().map(|e| e.kind()), Some(VolumeErrorKind::Unsupported));
         pipeline.channels = vec![];
-        assert_eq!(Case::new(&card, &pipeline, &scan).err().map(|e| e.kind()), Some(VolumeErrorKind::GridMismatch));
+        assert_eq!(SplineCase::new(&card, &pipeline, &scan).err().map(|e| e.kind()), Some(VolumeErrorKind::GridMismatch));
         Ok(())
     }
 
@@ -204,7 +206,7 @@ mod tests {
         let (card, mut pipeline) = card([0, 1, 2], &[1.0; 3])?;
         pipeline.version = 1;
         let probabilities: Vec<f32> = (0..16).map(|i| if i < 8 { 0.4 } else { 0.6 }).collect();
-        let (labels, maps) = Case::new(&card, &pipeline, &scan)?.export(&probabilities, 2, true)?;
+        let (labels, maps) = SplineCase::new(&card, &pipeline, &scan)?.export(&probabilities, 2, true)?;
         assert!(labels.data.iter().all(|&l| l == 1));
         assert_eq!(maps.ok_or("probabilities were asked for")?.data, probabilities);
         Ok(())

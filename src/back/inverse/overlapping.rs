@@ -3,15 +3,14 @@
 
 use std::io;
 
-use super::Case;
+use super::InverseCase;
 use super::export::{AT_ONCE, BackMaps, layout, placed};
-use super::pipeline::Invert;
 use crate::export::{Activation, ClassMaps, Exported, Probabilities, Scores};
-use crate::scan::Overlapping;
+use crate::scan::{Invert, Overlapping};
 use crate::volume::{Axes, Volume, VolumeError, reorient, sizes};
 
 /// The function of a score before it is compared.
-fn activation(case: &Case, how: Overlapping) -> Activation {
+fn activation(case: &InverseCase, how: Overlapping) -> Activation {
     // where scores are kept as logits, they are sigmoids only after the way back
     if how.sigmoid && case.invert == Invert::Logits { Activation::Sigmoid } else { Activation::None }
 }
@@ -25,7 +24,13 @@ pub(super) fn sigmoid(scores: &mut [f32]) {
 ///
 /// # Errors
 /// When scores that were spilled cannot be read.
-pub(super) fn masks(case: Case, classes: u32, scores: Scores, how: Overlapping, probabilities: bool) -> Result<Exported, VolumeError> {
+pub(super) fn masks(
+    case: InverseCase,
+    classes: u32,
+    scores: Scores,
+    how: Overlapping,
+    probabilities: bool,
+) -> Result<Exported, VolumeError> {
     let activation = activation(&case, how);
     let above = |scores: Vec<f32>| -> Vec<u16> { scores.into_iter().map(|score| u16::from(score >= how.at)).collect() };
     let kept = case.invert == Invert::Nothing;

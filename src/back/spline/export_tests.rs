@@ -53,13 +53,13 @@ fn setups() -> impl Strategy<Value = Setup> {
 }
 
 impl Setup {
-    fn case(&self) -> Case {
+    fn case(&self) -> SplineCase {
         let axes: Axes = "SAR".parse().expect("these are axes");
         let extent = |n: [usize; 3]| Extent::from(n.map(|n| u32::try_from(n).expect("small")));
         let whole = [0, 1, 2].map(|a| self.size[a] + self.around[a][0] + self.around[a][1]);
         let spacing = [3.0, 1.0, 2.0];
         let data = vec![0.0; self.from.iter().product()];
-        Case {
+        SplineCase {
             volume: Volume::new(1, extent(self.from), spacing, axes, data).expect("it is a volume"),
             whole: extent(whole),
             spacing,
@@ -95,7 +95,7 @@ impl Setup {
     }
 
     /// The export of whole arrays: all classes on the cropped scan at once.
-    fn expected(&self, case: &Case, scores: &[f32]) -> (Volume<u16>, Volume<f32>) {
+    fn expected(&self, case: &SplineCase, scores: &[f32]) -> (Volume<u16>, Volume<f32>) {
         let voxels: usize = self.from.iter().product();
         let order = |degree| Order::of_degree(degree).expect("it is one");
         let along = self.axis.map(|axis| (axis, order(self.resampling.order_along)));
@@ -172,8 +172,8 @@ proptest! {
         let scores = setup.scores(0);
         let (labels, maps) = setup.expected(&case, &scores);
         for probabilities in [false, true] {
-            let options = ExportOptions { reduction: setup.reduction(), probabilities, ..ExportOptions::default() };
-            let mut export = Export::new(&case, setup.classes as u32, options);
+            let options = SplineExportOptions { reduction: setup.reduction(), probabilities, ..SplineExportOptions::default() };
+            let mut export = SplineExport::new(&case, setup.classes as u32, options);
             for (z, plane) in planes(&scores, setup.classes, setup.from).into_iter().enumerate() {
                 export.plane(z, setup.stored(plane, single)).expect("it is taken");
                 // an attempt that ends here is tried again
@@ -205,8 +205,8 @@ proptest! {
             .collect();
         let (labels, maps) = setup.expected(&case, &mean);
         let spill = file.then(|| tempfile::tempfile().expect("a file"));
-        let options = ExportOptions { folds, reduction: setup.reduction(), probabilities };
-        let mut export = Export::new(&case, setup.classes as u32, options);
+        let options = SplineExportOptions { folds, reduction: setup.reduction(), probabilities };
+        let mut export = SplineExport::new(&case, setup.classes as u32, options);
         if let Some(file) = spill {
             export.spill_to(file);
         }
@@ -274,7 +274,7 @@ fn sums_are_in_the_versions_precision() {
 fn missing_planes_and_folds_are_told() {
     let (setup, scores) = (simple(), simple().scores(0));
     for (folds, given) in [(1, 2), (2, 3)] {
-        let mut export = Export::new(&setup.case(), 2, ExportOptions { folds, ..ExportOptions::default() });
+        let mut export = SplineExport::new(&setup.case(), 2, SplineExportOptions { folds, ..SplineExportOptions::default() });
         for (z, plane) in planes(&scores, 2, setup.from).into_iter().enumerate().take(given) {
             export.plane(z, plane).expect("it is taken");
         }
@@ -289,7 +289,7 @@ fn missing_planes_and_folds_are_told() {
 fn a_full_disk_ends_the_run() {
     let spill = File::options().read(true).write(true).open("/dev/full").expect("Linux has it");
     let setup = simple();
-    let mut export = Export::new(&setup.case(), 2, ExportOptions { folds: 2, ..ExportOptions::default() });
+    let mut export = SplineExport::new(&setup.case(), 2, SplineExportOptions { folds: 2, ..SplineExportOptions::default() });
     export.spill_to(spill);
     let plane = planes(&setup.scores(0), 2, setup.from).swap_remove(0);
     let error = export.plane(0, setup.stored(plane, false)).expect_err("it is full");

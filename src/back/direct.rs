@@ -14,7 +14,7 @@ use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind, resample
 
 /// A scan as the network wants it, and what is needed to bring results back to the scan's grid.
 #[derive(Clone, Debug)]
-pub struct Prepared {
+pub struct DirectCase {
     /// The network's input: the card's axes, spacing and intensity, zero-padded to the network's
     /// stride and least extent where it runs at once, or of zoomed slices.
     pub volume: Volume<f32>,
@@ -29,7 +29,7 @@ pub struct Prepared {
     affine: Affine,
 }
 
-impl Prepared {
+impl DirectCase {
     /// Prepares a scan for a model that runs on the whole volume.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl Prepared {
     /// The same for [`crate::Windows`]: they pad what they need.
     ///
     /// # Errors
-    /// As [`Prepared::new`].
+    /// As [`DirectCase::new`].
     pub fn for_windows(model: &Model, scan: &Volume<f32>) -> Result<Self, VolumeError> {
         Self::of_card(model.card(), &scan.into(), Mode::Window)
     }
@@ -150,7 +150,7 @@ impl Prepared {
     }
 
     /// Probabilities of the padded or zoomed input (`channels` of its extent), which go the way of
-    /// [`Prepared::restore_maps`] class by class as they are asked for.
+    /// [`DirectCase::restore_maps`] class by class as they are asked for.
     ///
     /// # Errors
     /// When the probabilities are not those of this input.
@@ -204,7 +204,7 @@ impl Prepared {
 #[derive(Debug)]
 struct Restored {
     /// Without voxels.
-    prepared: Prepared,
+    prepared: DirectCase,
     values: Volume<f32>,
 }
 

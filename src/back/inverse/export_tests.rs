@@ -13,7 +13,13 @@ fn noise(at: usize, seed: u64) -> f32 {
     ((x ^ x >> 29) >> 40) as f32 / (1u64 << 24) as f32
 }
 
-fn case(invert: Invert, nearest: bool, largest: Option<Largest>, multiple: Option<[u32; 3]>, seed: u64) -> Result<Case, VolumeError> {
+fn case(
+    invert: Invert,
+    nearest: bool,
+    largest: Option<Largest>,
+    multiple: Option<[u32; 3]>,
+    seed: u64,
+) -> Result<InverseCase, VolumeError> {
     let extent = Extent::new(9, 12, 10);
     let inside = |at: usize| [at / 120, at / 10 % 12, at % 10].into_iter().all(|i| (2..8).contains(&i));
     let data = (0..1080).map(|at| if inside(at) { noise(at, seed) + 0.5 } else { 0.0 }).collect();
@@ -35,11 +41,11 @@ fn case(invert: Invert, nearest: bool, largest: Option<Largest>, multiple: Optio
     let config = serde_json::json!({"dims": 3, "in_channels": 1, "classes": CLASSES, "features": [4, 4], "convs_per_stage": 2,
         "kernels": [[3, 3, 3], [3, 3, 3]], "strides": [[1, 1, 1], [2, 2, 2]]});
     let card: Card = serde_json::from_value(serde_json::json!({"architecture": "plain_conv_unet", "config": config})).expect("a card");
-    Case::new(&card, &pipeline, &scan, multiple)
+    InverseCase::new(&card, &pipeline, &scan, multiple)
 }
 
 /// The export of whole arrays: all classes on the scan at once.
-fn expected(case: &Case, logits: Vec<f32>) -> Result<(Volume<u16>, Volume<f32>), VolumeError> {
+fn expected(case: &InverseCase, logits: Vec<f32>) -> Result<(Volume<u16>, Volume<f32>), VolumeError> {
     let padded = Volume::new(CLASSES, case.volume.extent, case.volume.spacing, case.volume.axes, logits)?;
     let mut logits = crop(&padded, case.offset, case.prepared.extent)?.data;
     let keep = |labels: &mut [u16], extent: Extent, first: bool| {
@@ -99,7 +105,7 @@ fn planes_are_exported_as_whole_arrays_were() -> Result<(), Box<dyn std::error::
                     let logits: Vec<f32> = (0..count).map(|at| noise(at, seed ^ 99) * 6.0 - 3.0).collect();
                     let (labels, maps) = expected(&case, logits.clone())?;
                     for (probabilities, file) in [(false, false), (true, false), (true, true)] {
-                        let mut export = Export::new(&case, CLASSES, probabilities);
+                        let mut export = InverseExport::new(&case, CLASSES, probabilities);
                         if file {
                             export.spill_to(tempfile::tempfile()?);
                         }
@@ -122,14 +128,14 @@ fn planes_are_exported_as_whole_arrays_were() -> Result<(), Box<dyn std::error::
 #[test]
 fn missing_planes_and_a_full_disk_are_told() -> Result<(), Box<dyn std::error::Error>> {
     let case = case(Invert::Logits, false, None, None, 1)?;
-    let error = Export::new(&case, CLASSES, false).finish().err().ok_or("planes are missing")?;
+    let error = InverseExport::new(&case, CLASSES, false).finish().err().ok_or("planes are missing")?;
     assert_eq!(error.kind(), VolumeErrorKind::GridMismatch);
     assert!(error.to_string().contains("0 planes"), "{error}");
     let error = case.export(&[0.0], CLASSES, false).err().ok_or("it is one logit")?;
     assert_eq!(error.kind(), VolumeErrorKind::GridMismatch);
     #[cfg(target_os = "linux")]
     {
-        let mut export = Export::new(&case, CLASSES, false);
+        let mut export = InverseExport::new(&case, CLASSES, false);
         export.spill_to(File::options().read(true).write(true).open("/dev/full")?);
         let plane = vec![0.0; case.volume.extent.plane() as usize * CLASSES as usize];
         let error = export.plane(0, ScorePlane::Single(plane)).err().ok_or("it is full")?;
