@@ -296,7 +296,7 @@ impl GpuMemory {
         self.engine.device().push_error_scope(wgpu::ErrorFilter::Validation)
     }
 
-    /// Polls the device until `ready`, sleeping at most a millisecond between polls. `PollType::Wait` with a timeout is not
+    /// Polls the device until `ready`, with pauses of at most a millisecond in which no thread sleeps. `PollType::Wait` with a timeout is not
     /// used: in wgpu 30 it panics when another thread polls the same device meanwhile (an assertion on the queue being
     /// empty), and the device may be the host's.
     pub(super) async fn wait(&mut self, mut ready: impl FnMut(&mut Self) -> Result<bool, RunError>) -> Result<(), RunError> {
@@ -314,8 +314,10 @@ impl GpuMemory {
                 Ok(true) => return Poll::Ready(Ok(())),
                 Err(e) => return Poll::Ready(Err(e)),
             }
-            if !moved {
-                pauses.pause();
+            if moved {
+                context.waker().wake_by_ref();
+            } else {
+                pauses.pause(self.engine.alarm(), context);
             }
             context.waker().wake_by_ref();
             Poll::Pending

@@ -22,6 +22,7 @@ use cache::Cache;
 pub(crate) use memory::GpuMemory;
 pub(crate) use pipeline::Pipeline;
 use pipeline::Pipelines;
+use signal::Alarm;
 pub(crate) use submit::Job;
 
 /// Name and properties of an adapter, as [`Engine::adapters`] lists them.
@@ -51,6 +52,7 @@ struct Inner {
     summary: AdapterSummary,
     pipelines: Pipelines,
     cache: Cache,
+    alarm: Alarm,
     /// Bytes of the buffers that exist, and the most that may.
     allocated: AtomicU64,
     most: u64,
@@ -77,6 +79,7 @@ impl Engine {
             summary: summary_of(&info, &caps),
             pipelines: Pipelines::default(),
             cache: Cache::default(),
+            alarm: Alarm::default(),
             allocated: AtomicU64::new(0),
             most: bytes,
         };
@@ -216,14 +219,18 @@ impl Engine {
         Some(Reserved { engine: self.clone(), bytes })
     }
 
+    fn alarm(&self) -> &Alarm {
+        &self.0.alarm
+    }
+
     fn cache(&self) -> &Cache {
         &self.0.cache
     }
 
     /// The pipelines of kernel calls, in their order. Those that are not there yet are compiled at once on all threads.
     pub(crate) async fn pipelines(&self, calls: &[&Call]) -> Result<Vec<Arc<Pipeline>>, EngineError> {
-        let Inner { device, cache, pipelines, .. } = &*self.0;
-        pipelines.all(device, cache.get(device).as_ref(), self.caps(), calls).await
+        let Inner { device, cache, pipelines, alarm, .. } = &*self.0;
+        pipelines.all((device, cache.get(device).as_ref()), alarm, self.caps(), calls).await
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::Poll;
 #[cfg(not(target_arch = "wasm32"))]
 use rayon::prelude::*;
 
-use super::signal::Pauses;
+use super::signal::{Alarm, Pauses};
 use crate::caps::DeviceCaps;
 use crate::error::{EngineError, EngineErrorKind};
 use crate::kernels::{Binding, Call, Variant, shader_source};
@@ -33,8 +33,8 @@ impl Pipelines {
     /// where there are threads.
     pub(super) async fn all(
         &self,
-        device: &wgpu::Device,
-        cache: Option<&wgpu::PipelineCache>,
+        at: (&wgpu::Device, Option<&wgpu::PipelineCache>),
+        alarm: &Alarm,
         caps: &DeviceCaps,
         calls: &[&Call],
     ) -> Result<Vec<Arc<Pipeline>>, EngineError> {
@@ -51,14 +51,14 @@ impl Pipelines {
         }
         #[cfg(not(target_arch = "wasm32"))]
         let made: Vec<Arc<Pipeline>> = {
-            let get = |(key, call, variant): &(String, &Call, Variant)| pollster::block_on(self.get(device, cache, key, call, variant));
+            let get = |(key, call, variant): &(String, &Call, Variant)| pollster::block_on(self.get(at, alarm, key, call, variant));
             distinct.par_iter().map(get).collect::<Result<_, _>>()?
         };
         #[cfg(target_arch = "wasm32")]
         let made: Vec<Arc<Pipeline>> = {
             let mut made = Vec::with_capacity(distinct.len());
             for (key, call, variant) in &distinct {
-                made.push(self.get(device, cache, key, call, variant).await?);
+                made.push(self.get(at, alarm, key, call, variant).await?);
             }
             made
         };
@@ -68,8 +68,8 @@ impl Pipelines {
     /// The pipeline of a kernel call, compiled at first use.
     async fn get(
         &self,
-        device: &wgpu::Device,
-        cache: Option<&wgpu::PipelineCache>,
+        (device, cache): (&wgpu::Device, Option<&wgpu::PipelineCache>),
+        alarm: &Alarm,
         key: &str,
         call: &Call,
         variant: &Variant,
@@ -81,8 +81,7 @@ impl Pipelines {
                 Some(Some(made)) => Poll::Ready(Some(Arc::clone(made))),
                 Some(None) => {
                     drop(all);
-                    pauses.pause();
-                    context.waker().wake_by_ref();
+                    pauses.pause(alarm, context);
                     Poll::Pending
                 }
                 None => {
