@@ -7,8 +7,8 @@ use super::{
     Activation, Call, ConvShape, ConvTransposeShape, Grouping, Interpolation, Load, Scope, Shift, Spread, Target, Through, TokenChannels,
     Window, WindowShape, argmax, attention, channel_stats, combine, concat, conv_transpose3d, conv_transpose3d_general, conv3d_direct,
     conv3d_general, conv3d_pointwise, conv3d_tiled, deformable_sampling, gather_tokens, head_argmax, layer_norm, norm_scale, normalise,
-    patch_expand, patch_merge, plane_stats, pool3d, position_add, resize, shift, softmax, tile_accumulate, tile_normalise, token_rows,
-    window_attention,
+    patch_expand, patch_merge, plane_stats, pool3d, position_add, resize, shift, softmax, tile_accumulate, tile_crop, tile_normalise,
+    token_rows, window_attention,
 };
 use crate::shape::{Elem, Extent, Map};
 
@@ -73,15 +73,26 @@ fn convolutions(elem: Elem, cube: impl Fn(u32) -> Extent) -> Vec<(String, ConvSh
 fn around(elem: Elem, fine: Extent) -> Vec<(String, Call)> {
     let (map, windows) = (|channels| Map::new(fine, channels), [Window::whole(0)]);
     let (tokens, tile) = (Map::new(Extent::new(1, 1, 25), 192), Extent::new(fine.d / 2, fine.h / 2, fine.w / 2));
+    let flip = [false, false, true];
+    let place = tile_crop::TilePlace { tile, whole: fine, ring: fine.d, origin: [1; 3], flip };
     let accumulate = tile_accumulate::TileAccumulate {
-        tile: Map::new(tile, 14),
-        whole: fine,
-        origin: [1; 3],
-        flip: [false, false, true],
-        half: false,
-        least: 0.0,
+        place,
+        channels: 14,
+        weights: Some(tile_accumulate::TileRounding { half: false, least: 0.0 }),
+        share: 1.0,
+        rounded: false,
+        fresh: false,
         elem,
+        planes: 0..tile.d,
         windows,
+        target: whole(fine),
+    };
+    let crop = tile_crop::TileCrop { place, channels: 1, map: Map::new(tile, 1), elem, windows, target: whole(tile) };
+    let mean = tile_normalise::TileNormalise {
+        map: map(14),
+        rounded: elem == Elem::F16,
+        out: elem,
+        windows: [Window::whole(0); 2],
         target: whole(fine),
     };
     let rows = token_rows::TokenRows { map: Map::new(Extent::new(8, 8, 8), 192), rows: 1, elem, target: Target::whole(8) };
@@ -103,10 +114,8 @@ fn around(elem: Elem, fine: Extent) -> Vec<(String, Call)> {
         (format!("32_{fine}"), Call::PlaneStats(plane_stats::PlaneStats { map: map(32), windows, target: whole(fine) })),
         (format!("32_{fine}"), Call::NormScale(scale)),
         (format!("14_{tile}"), Call::TileAccumulate(accumulate)),
-        (
-            format!("14_{fine}"),
-            Call::TileNormalise(tile_normalise::TileNormalise { map: map(14), elem, windows: [Window::whole(0); 2], target: whole(fine) }),
-        ),
+        (format!("1_{tile}"), Call::TileCrop(crop)),
+        (format!("14_{fine}"), Call::TileNormalise(mean)),
     ]
 }
 

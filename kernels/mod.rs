@@ -40,6 +40,7 @@ pub mod shift;
 pub mod softmax;
 pub mod tile;
 pub mod tile_accumulate;
+pub mod tile_crop;
 pub mod tile_normalise;
 pub mod token_rows;
 pub mod window_attention;
@@ -424,6 +425,7 @@ catalogue! {
     LayerNorm(layer_norm::LayerNorm),
     Softmax(softmax::Softmax),
     TileAccumulate(tile_accumulate::TileAccumulate),
+    TileCrop(tile_crop::TileCrop),
     TileNormalise(tile_normalise::TileNormalise),
     Argmax(argmax::Argmax),
     HeadArgmax(head_argmax::HeadArgmax),

@@ -1,26 +1,32 @@
-// Adds a weighted tile of predictions, flipped back along axes it was flipped along, to the sum over all tiles.
-// One invocation adds 4 channels of one voxel: x walks the channel blocks of a row of the tile, y its rows, z the planes of the
-// accumulator; voxels that lie outside of the tile or of the accumulator are left as they are.
-// Limits: the tile is one slab.
+// Adds planes of a tile of predictions, weighted and turned back along axes it was mirrored along, to the sum over all tiles.
+// One invocation adds 4 channels of one voxel: x walks the channel blocks of a row of the tile, y its rows, z its planes;
+// what lies outside of the volume is left out.
+// Limits: the planes of the tile lie in one slab, those of the sums that are here are a ring in one binding.
 
 override WORKGROUP: u32 = 64u;
 override HALF: bool = false;      // products of weights are rounded to 16-bit floats
+override ROUNDED: bool = false;   // and so is every sum
+override WEIGHTED: bool = true;   // else all voxels weigh 1
 
 struct Params {
     depth: u32,               // of the tile
     height: u32,
     width: u32,
     blocks: u32,              // of 4 channels
-    rows: u32,                // of a plane of the accumulator
-    row: u32,                 // voxels of a row of it
-    origin_z: i32,            // where the tile begins in it
+    planes: u32,              // of the volume
+    rows: u32,
+    row: u32,
+    ring: u32,                // planes of the sums that are here: plane z lies at z % ring
+    origin_z: i32,            // where the tile begins in the volume
     origin_y: i32,
     origin_x: i32,
     flips: u32,               // 1 along D, 2 along H, 4 along W
-    first: u32,
-    out_first: u32,
-    out_begin: u32,
+    first: u32,               // plane of the tile at the begin of the slab
+    begin: u32,               // and the first that is added
     least: f32,               // weight of a voxel
+    share: f32,               // factor of all values
+    fresh: u32,               // 1: what was there is replaced
+    zero: u32,
     pad0: u32,
     pad1: u32,
 }
@@ -28,18 +34,9 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> tile: array<Elem4>;             // [d, h, w, C/4]
 @group(0) @binding(2) var<storage, read> weights: array<f32>;            // [d + h + w]
-@group(0) @binding(3) var<storage, read_write> dst: array<vec4<f32>>;    // [D, H, W, C/4]
+@group(0) @binding(3) var<storage, read_write> dst: array<vec4<f32>>;    // [ring, H, W, C/4]
 
-// The nearest 16-bit float of a weight, ties to even, subnormal ones too; in integers, as elsewhere.
-fn to_half(x: f32) -> f32 {
-    if x < 0.00006103515625 {
-        return round(x * 16777216.0) / 16777216.0;
-    }
-    let bits = bitcast<u32>(x);
-    return bitcast<f32>((bits + 0xfffu + ((bits >> 13u) & 1u)) & 0xffffe000u);
-}
-
-fn flipped(i: u32, size: u32, axis: u32) -> u32 {
+fn turned(i: u32, size: u32, axis: u32) -> u32 {
     return select(i, size - 1u - i, (params.flips & axis) != 0u);
 }
 
@@ -50,21 +47,32 @@ fn tile_accumulate(@builtin(global_invocation_id) id: vec3<u32>) {
     }
     let block = id.x % params.blocks;
     let x = id.x / params.blocks;
-    let y = id.y;
-    let z = i32(params.out_begin + id.z) - params.origin_z;
-    let to = vec2<i32>(i32(x) + params.origin_x, i32(y) + params.origin_y);
-    if z < 0 || z >= i32(params.depth) || any(to < vec2<i32>(0)) || any(to >= vec2<i32>(vec2<u32>(params.row, params.rows))) {
+    let plane = params.begin + id.z;
+    let z = turned(plane, params.depth, 1u);
+    let back = vec3<u32>(z, turned(id.y, params.height, 2u), turned(x, params.width, 4u));
+    let to = vec3<i32>(back) + vec3<i32>(params.origin_z, params.origin_y, params.origin_x);
+    if any(to < vec3<i32>(0)) || any(to >= vec3<i32>(vec3<u32>(params.planes, params.rows, params.row))) {
         return;
     }
-    var weight = weights[z] * weights[params.depth + y] * weights[params.depth + params.height + x];
-    if HALF {
-        weight = to_half(weight);
+    var weight = 1.0;
+    if WEIGHTED {
+        weight = weights[back.x] * weights[params.depth + back.y] * weights[params.depth + params.height + back.z];
+        if HALF {
+            weight = half_of(vec4<f32>(weight)).x;
+        }
+        weight = max(weight, params.least);
     }
-    weight = max(weight, params.least);
-    let plane = flipped(u32(z), params.depth, 1u) - params.first;
-    let row = plane * params.height + flipped(y, params.height, 2u);
-    let source = (row * params.width + flipped(x, params.width, 4u)) * params.blocks + block;
-    let out_row = (params.out_begin + id.z - params.out_first) * params.rows + u32(to.y);
-    let out = (out_row * params.row + u32(to.x)) * params.blocks + block;
-    dst[out] = fma(vec4<f32>(weight), wide(tile[source]), dst[out]);
+    let source = (((plane - params.first) * params.height + id.y) * params.width + x) * params.blocks + block;
+    let at = vec3<u32>(to);
+    let out = (((at.x % params.ring) * params.rows + at.y) * params.row + at.z) * params.blocks + block;
+    let product = wide(tile[source]) * params.share * weight;
+    // a sum of a product that was rounded, as the host's: no compiler can fuse what it cannot see through
+    var sum = bitcast<vec4<f32>>(bitcast<vec4<u32>>(product) | vec4<u32>(params.zero));
+    if params.fresh == 0u {
+        sum = dst[out] + sum;
+    }
+    if ROUNDED {
+        sum = half_of(sum);
+    }
+    dst[out] = sum;
 }

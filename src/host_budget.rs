@@ -19,6 +19,8 @@ pub struct HostNeeds {
     pub preparing: u64,
     /// Sums of the planes that windows still reach.
     pub sums: u64,
+    /// Those of the weights among them, which stay on the host where a device sums windows.
+    pub totals: u64,
     /// The same where the sums lie in a file.
     pub sums_in_file: u64,
     /// Bytes of that file.
@@ -46,10 +48,18 @@ impl HostNeeds {
         if place == HostPlace::Memory { self.waiting } else { 0 }
     }
 
+    /// Sums of windows where the device does not hold them.
+    fn summing(&self, place: HostPlace, on_device: bool) -> u64 {
+        match place {
+            _ if on_device => self.totals,
+            HostPlace::Files => self.sums_in_file + self.mirrors,
+            HostPlace::Memory | HostPlace::ScoresInFile => self.sums + self.mirrors,
+        }
+    }
+
     /// While the network runs, beside the session.
-    fn running(&self, place: HostPlace) -> u64 {
-        let sums = if place == HostPlace::Files { self.sums_in_file } else { self.sums };
-        self.scan + self.prepared + sums + self.mirrors + self.export + self.waiting_in(place)
+    fn running(&self, place: HostPlace, on_device: bool) -> u64 {
+        self.scan + self.prepared + self.summing(place, on_device) + self.export + self.waiting_in(place)
     }
 
     /// Before and after it runs.
@@ -60,7 +70,7 @@ impl HostNeeds {
     /// All of it with a session, whose device may be the host.
     fn with(&self, place: HostPlace, report: &Report, on_host: bool) -> u64 {
         let device = if on_host { report.peak_bytes } else { 0 };
-        self.around(place).max(self.running(place) + report.host_bytes + device)
+        self.around(place).max(self.running(place, report.windows_bytes > 0) + report.host_bytes + device)
     }
 
     /// Bytes of files.
@@ -128,7 +138,7 @@ impl HostPlan {
             peak_bytes: needs.with(place, report, on_host),
             around_bytes: needs.around(place),
             scan_bytes: needs.scan + needs.prepared,
-            sums_bytes: needs.mirrors + if place == HostPlace::Files { needs.sums_in_file } else { needs.sums },
+            sums_bytes: needs.summing(place, report.windows_bytes > 0),
             export_bytes: needs.export + needs.waiting_in(place),
             session_bytes: report.host_bytes + if on_host { report.peak_bytes } else { 0 },
             place,
@@ -155,7 +165,7 @@ impl HostPlan {
         let (mut smallest, mut with_files) = (u64::MAX, u64::MAX);
         for place in [HostPlace::Memory, HostPlace::ScoresInFile, HostPlace::Files] {
             let needed = if on_host {
-                let inner = needs.running(place) + host_bytes(&mut plan, memory)?;
+                let inner = needs.running(place, false) + host_bytes(&mut plan, memory)?;
                 let room = budget.saturating_sub(inner).min(memory.unwrap_or(u64::MAX));
                 match plan(Some(room)) {
                     Ok(report) => {

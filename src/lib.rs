@@ -68,6 +68,7 @@
 //! | `nifti` | reading NIfTI, NRRD, MetaImage and MGH volumes, writing NIfTI ([`volume::file`], [`volume::nifti`]) | with `cli` |
 //! | `dicom` | reading DICOM series ([`volume::file`]) | with `cli` |
 //! | `yaml` | configs of MONAI bundles that are YAML | with `cli` |
+//! | `tracing` | spans of the stages of a segmentation, for the crate `tracing`: `prepare`, `plan`, `open`, `run`, `export` | with `cli` |
 //!
 //! A library user takes `default-features = false, features = ["nifti"]`. No feature changes a
 //! result.
@@ -76,6 +77,9 @@
 //! repository is the house on one page; `examples/` are programs that embed it.
 
 pub use wgpu;
+
+#[macro_use]
+mod trace;
 
 #[doc(hidden)]
 pub mod back;

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::graph::NodeId;
 use crate::kernels::Call;
-use crate::shape::{Elem, Map};
+use crate::shape::{Elem, Extent, Map};
 
 /// A range of a chunk (one device buffer).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -176,6 +176,40 @@ pub enum Command {
     Split,
 }
 
+/// Windows of a volume on the device: buffers beside those of a pass, and what runs after passes.
+///
+/// Commands of a pass read the scan's planes here by `tile_crop`, and leave their results by `tile_accumulate`.
+#[derive(Clone, Debug)]
+pub struct WindowSums {
+    /// Extent of the volume.
+    pub image: Extent,
+    /// Channels of the scan.
+    pub channels: u32,
+    /// Passes of a window.
+    pub mirrors: u32,
+    /// Planes of the volume that are on the device: plane z lies at z % ring.
+    pub ring: u32,
+    /// The scan, `[C][ring][H][W]`, f32.
+    pub scan: Region,
+    /// The sums, `[ring][H][W][C/4]`, f32.
+    pub sums: Region,
+    /// The sum of the weights of the plane that is being finished, `[H][W]`, f32.
+    pub totals: Region,
+    /// Weights of a window's voxels along D, H, W, f32.
+    pub weights: Region,
+    /// And their values.
+    pub along: Vec<f32>,
+    /// What runs after the passes of a window, where there are several: the mean is added to the sums. Then what finishes a
+    /// plane: the sums become scores, and these labels.
+    pub after: Vec<Command>,
+    /// A finished plane.
+    pub plane: Output,
+    /// Type of its scores.
+    pub elem: Elem,
+    /// Where it lies.
+    pub finished: Region,
+}
+
 /// A complete run.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
@@ -191,6 +225,8 @@ pub struct Recording {
     pub commands: Vec<Command>,
     /// What leaves the device.
     pub outputs: Vec<Output>,
+    /// The windows that a run is a pass of, where the device sums them.
+    pub windows: Option<WindowSums>,
     /// Bytes of the slabs that wait on the host.
     pub host_slots: Vec<u64>,
     /// Bytes of the buffer through which data reach the device.
@@ -207,9 +243,10 @@ pub struct Recording {
 pub const UNIFORM_STRIDE: u64 = 256;
 
 impl Recording {
-    /// Kernel dispatches.
+    /// Kernel dispatches, those after the passes of windows last.
     pub fn dispatches(&self) -> impl Iterator<Item = (&Call, &[Region])> {
-        self.commands.iter().filter_map(|c| match c {
+        let after = self.windows.iter().flat_map(|windows| &windows.after);
+        self.commands.iter().chain(after).filter_map(|c| match c {
             Command::Dispatch { call, bindings, .. } => Some((call.as_ref(), bindings.as_slice())),
             _ => None,
         })

@@ -1,12 +1,17 @@
 //! A run of a recording: on a device, where the host keeps ahead of it, or on the host.
 
+mod slots;
+
+use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use self::slots::HostSlots;
 use crate::engine::GpuMemory;
 use crate::error::{RunError, RunErrorKind, internal};
+use crate::kernels::Call;
 use crate::plan::Plan;
 use crate::profile::Times;
 use crate::record::{Command, Recording};
@@ -136,31 +141,67 @@ fn channels(recording: &Recording) -> u32 {
     recording.input.map_or(0, |map| map.channels)
 }
 
-/// A run under way.
-pub(crate) struct Run<'a, 'o> {
-    recording: &'a Recording,
-    input: Input<'a>,
-    options: RunOptions<'o>,
-    total: u64,
-    outputs: Vec<OutputVolume>,
-    slots: HostSlots,
-    /// Bytes of the constants that are fetched.
-    kept: &'a [Vec<u8>],
+/// The tag of the read of a finished plane of windows.
+pub(crate) fn plane_tag(recording: &Recording, z: u32) -> u32 {
+    u32::try_from(recording.commands.len()).unwrap_or(u32::MAX).saturating_add(z)
 }
 
-impl<'a, 'o> Run<'a, 'o> {
-    /// `kept` holds the bytes of the constants that are fetched, by their index.
-    pub(crate) fn new(plan: &'a Plan, kept: &'a [Vec<u8>], input: Input<'a>, options: RunOptions<'o>) -> Self {
-        let recording = plan.recording();
-        Self {
-            recording,
-            input,
-            options,
-            total: plan.report().flops,
-            outputs: recording.outputs.iter().map(OutputVolume::empty).collect(),
-            slots: HostSlots::new(recording.host_slots.len()),
-            kept,
+/// A pass of the network over a window that is cropped on the device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pass {
+    /// Where the window begins along D, H, W.
+    pub(crate) origin: [i32; 3],
+    /// It is mirrored along these axes.
+    pub(crate) flip: [bool; 3],
+    /// It is the first of the window's mirror images.
+    pub(crate) fresh: bool,
+}
+
+impl Pass {
+    /// The parameters of a dispatch that depend on the window.
+    fn params(&self, call: &Call) -> Option<Vec<u8>> {
+        match call {
+            Call::TileCrop(crop) => {
+                let mut crop = crop.clone();
+                (crop.place.origin, crop.place.flip) = (self.origin, self.flip);
+                Some(Call::TileCrop(crop).params())
+            }
+            Call::TileAccumulate(add) => {
+                let mut add = add.clone();
+                if add.weights.is_some() {
+                    add.place.origin = self.origin;
+                } else {
+                    add.fresh = self.fresh;
+                }
+                add.place.flip = self.flip;
+                Some(Call::TileAccumulate(add).params())
+            }
+            _ => None,
         }
+    }
+}
+
+/// What lasts through one run, or through all passes of windows.
+#[derive(Debug)]
+pub(crate) struct Flight<'o> {
+    options: RunOptions<'o>,
+    slots: HostSlots,
+    /// Finished planes of windows that have arrived, as the device stores them.
+    pub(crate) planes: VecDeque<(u32, Vec<u8>)>,
+    passes: u64,
+    /// Operations of the passes before this one.
+    before: u64,
+}
+
+impl<'o> Flight<'o> {
+    pub(crate) fn new(options: RunOptions<'o>) -> Self {
+        Self { options, slots: HostSlots::default(), planes: VecDeque::new(), passes: 1, before: 0 }
+    }
+
+    /// Tells the progress as that of so many passes.
+    pub(crate) fn with_passes(mut self, passes: u64) -> Self {
+        self.passes = passes;
+        self
     }
 
     /// The handle that stops it.
@@ -168,24 +209,100 @@ impl<'a, 'o> Run<'a, 'o> {
         self.options.cancel.clone()
     }
 
-    /// Runs on a device. The tag of a read is the index of its command.
+    /// Operations of all passes that were submitted.
+    pub(crate) fn done(&self) -> u64 {
+        self.before
+    }
+
+    /// A buffer for a plane of `size` bytes.
+    pub(crate) fn room(&mut self, size: u64) -> Vec<u8> {
+        self.slots.room(size)
+    }
+
+    /// Takes the buffer of a plane back.
+    pub(crate) fn give_back(&mut self, buffer: Vec<u8>) {
+        self.slots.give_back(buffer);
+    }
+}
+
+/// A run under way.
+pub(crate) struct Run<'a, 'o> {
+    recording: &'a Recording,
+    /// What the network reads, unless the device crops it.
+    input: Option<Input<'a>>,
+    pass: Option<Pass>,
+    /// Operations of one pass.
+    each: u64,
+    outputs: Vec<OutputVolume>,
+    /// Bytes of the constants that are fetched.
+    kept: &'a [Vec<u8>],
+    flight: &'a mut Flight<'o>,
+}
+
+impl<'a, 'o> Run<'a, 'o> {
+    /// `kept` holds the bytes of the constants that are fetched, by their index.
+    pub(crate) fn new(plan: &'a Plan, kept: &'a [Vec<u8>], input: Input<'a>, flight: &'a mut Flight<'o>) -> Self {
+        let recording = plan.recording();
+        flight.slots.begin(recording.host_slots.len());
+        let outputs = recording.outputs.iter().map(OutputVolume::empty).collect();
+        Self { recording, input: Some(input), pass: None, each: plan.report().flops, outputs, kept, flight }
+    }
+
+    /// A pass over a window of a plan that has windows on the device.
+    pub(crate) fn of_window(plan: &'a Plan, kept: &'a [Vec<u8>], pass: Pass, flight: &'a mut Flight<'o>) -> Self {
+        let recording = plan.recording();
+        flight.slots.begin(recording.host_slots.len());
+        Self { recording, input: None, pass: Some(pass), each: plan.report().flops, outputs: Vec::new(), kept, flight }
+    }
+
+    fn input(&self) -> Result<Input<'a>, RunError> {
+        self.input.ok_or_else(|| internal("a window is to be uploaded that the device crops"))
+    }
+
+    /// Runs on a device, and waits for all of it.
     pub(crate) async fn on_device(mut self, memory: &mut GpuMemory) -> Result<Vec<OutputVolume>, RunError> {
+        self.submit(memory).await?;
+        self.wait(memory).await?;
+        Ok(self.outputs)
+    }
+
+    /// Runs a window's pass, and leaves what was submitted to the device.
+    pub(crate) async fn pass(mut self, memory: &mut GpuMemory) -> Result<(), RunError> {
+        self.submit(memory).await?;
+        self.flight.before += self.each;
+        Ok(())
+    }
+
+    /// Waits for all that was submitted.
+    pub(crate) async fn wait(&mut self, memory: &mut GpuMemory) -> Result<(), RunError> {
+        while memory.settle().await? {
+            self.take_in(memory)?;
+        }
+        Ok(())
+    }
+
+    /// Submits all commands. The tag of a read is the index of its command.
+    async fn submit(&mut self, memory: &mut GpuMemory) -> Result<(), RunError> {
         let recording = self.recording;
-        let (mut flops, mut dispatch) = (0, 0);
+        let (mut flops, mut dispatch) = (self.flight.before, 0);
         let mut plane = Vec::new();
         for (index, command) in (0u32..).zip(&recording.commands) {
             match command {
                 Command::Upload { dst, planes, .. } => {
                     let mut at = 0;
-                    let map = Map::new(self.input.extent, channels(recording));
+                    let input = self.input()?;
+                    let map = Map::new(input.extent, channels(recording));
                     plane.resize((map.plane_elements() * recording.elem.bytes() / 4) as usize, 0);
                     for z in planes.clone() {
-                        pack_planes(&self.input, map.channels, z..z + 1, recording.elem, &mut plane);
+                        pack_planes(&input, map.channels, z..z + 1, recording.elem, &mut plane);
                         memory.write(*dst, at, bytemuck::cast_slice(&plane)).await?;
                         at += plane.len() as u64 * 4;
                     }
                 }
-                Command::Dispatch { .. } => {
+                Command::Dispatch { call, .. } => {
+                    if let Some(params) = self.pass.and_then(|pass| pass.params(call)) {
+                        memory.write_params(dispatch, &params).await?;
+                    }
                     flops += memory.dispatch(dispatch).await?;
                     dispatch += 1;
                     if memory.is_full() {
@@ -193,12 +310,12 @@ impl<'a, 'o> Run<'a, 'o> {
                     }
                 }
                 Command::Download { src, .. } | Command::Spill { src, .. } => {
-                    let room = self.slots.room(src.size);
+                    let room = self.flight.slots.room(src.size);
                     memory.fetch(*src, index, room).await?;
                 }
                 Command::Restore { dst, slot, keep } => {
                     let bytes = loop {
-                        if let Some(bytes) = self.slots.take(*slot) {
+                        if let Some(bytes) = self.flight.slots.take(*slot) {
                             break bytes;
                         }
                         if !memory.settle().await? {
@@ -207,7 +324,7 @@ impl<'a, 'o> Run<'a, 'o> {
                         self.take_in(memory)?;
                     };
                     memory.write(*dst, 0, &bytes).await?;
-                    self.slots.came_back(*slot, bytes, *keep);
+                    self.flight.slots.came_back(*slot, bytes, *keep);
                 }
                 Command::Fetch { dst, constant } => memory.write(*dst, 0, self.weights(*constant)?).await?,
                 Command::Split if memory.has_work() => self.end_batch(memory, flops).await?,
@@ -215,10 +332,7 @@ impl<'a, 'o> Run<'a, 'o> {
             }
             self.take_in(memory)?;
         }
-        while memory.settle().await? {
-            self.take_in(memory)?;
-        }
-        Ok(self.outputs)
+        Ok(())
     }
 
     /// Submits what was recorded, of so many FLOPs with what came before, and waits where the device has enough to do.
@@ -239,11 +353,12 @@ impl<'a, 'o> Run<'a, 'o> {
         for command in &recording.commands {
             match command {
                 Command::Upload { dst, planes, .. } => {
+                    let input = self.input()?;
                     let words = memory.words_mut(*dst);
-                    let map = Map::new(self.input.extent, channels(recording));
+                    let map = Map::new(input.extent, channels(recording));
                     let length = map.plane_elements() * recording.elem.bytes() / 4 * planes.len() as u64;
                     let words = &mut words[..length as usize];
-                    pack_planes(&self.input, map.channels, planes.clone(), recording.elem, words);
+                    pack_planes(&input, map.channels, planes.clone(), recording.elem, words);
                 }
                 Command::Dispatch { call, bindings, .. } => {
                     flops += call.cost().flops;
@@ -262,14 +377,14 @@ impl<'a, 'o> Run<'a, 'o> {
                     );
                 }
                 Command::Spill { src, slot } => {
-                    let mut bytes = self.slots.room(src.size);
+                    let mut bytes = self.flight.slots.room(src.size);
                     bytes.extend_from_slice(memory.bytes(*src));
-                    self.slots.put(*slot, bytes);
+                    self.flight.slots.put(*slot, bytes);
                 }
                 Command::Restore { dst, slot, keep } => {
-                    let bytes = self.slots.take(*slot).ok_or_else(|| internal("a slab is to come back that did not leave"))?;
+                    let bytes = self.flight.slots.take(*slot).ok_or_else(|| internal("a slab is to come back that did not leave"))?;
                     memory.write(*dst, 0, &bytes);
-                    self.slots.came_back(*slot, bytes, *keep);
+                    self.flight.slots.came_back(*slot, bytes, *keep);
                 }
                 Command::Fetch { dst, constant } => memory.write(*dst, 0, self.weights(*constant)?),
                 Command::Split => {
@@ -300,122 +415,34 @@ impl<'a, 'o> Run<'a, 'o> {
     }
 
     fn deliver(&mut self, command: u32, bytes: Vec<u8>) {
+        if let Some(plane) = command.checked_sub(plane_tag(self.recording, 0)) {
+            self.flight.planes.push_back((plane, bytes));
+            return;
+        }
         match &self.recording.commands[command as usize] {
-            Command::Spill { slot, .. } => self.slots.put(*slot, bytes),
+            Command::Spill { slot, .. } => self.flight.slots.put(*slot, bytes),
             Command::Download { output, planes, .. } => {
                 self.outputs[*output as usize].unpack(
                     &bytes,
                     planes.clone(),
                     self.recording.outputs[*output as usize].elem(self.recording.elem),
                 );
-                self.slots.give_back(bytes);
+                self.flight.slots.give_back(bytes);
             }
             _ => {}
         }
     }
 
     fn check_cancel(&self) -> Result<(), RunError> {
-        if self.options.cancel.as_ref().is_some_and(Cancel::is_raised) {
+        if self.flight.options.cancel.as_ref().is_some_and(Cancel::is_raised) {
             return Err(RunError::new(RunErrorKind::Cancelled, "cancelled"));
         }
         Ok(())
     }
 
     fn tell(&mut self, done: u64) {
-        if let Some(f) = &mut self.options.progress {
-            f(Progress { done, total: self.total });
+        if let Some(f) = &mut self.flight.options.progress {
+            f(Progress { done, total: self.each * self.flight.passes });
         }
-    }
-}
-
-/// Slabs that wait on the host. Buffers are used again, because the first touch of fresh memory costs as much as the copy,
-/// but are let go where keeping them would hold more bytes than were ever in use at once.
-struct HostSlots {
-    waiting: Vec<Option<Vec<u8>>>,
-    spare: Vec<Vec<u8>>,
-    /// Bytes of the buffers handed out by [`HostSlots::room`], and the most of them so far.
-    used: usize,
-    most: usize,
-    spare_bytes: usize,
-}
-
-impl HostSlots {
-    fn new(slots: usize) -> Self {
-        Self { waiting: vec![None; slots], spare: Vec::new(), used: 0, most: 0, spare_bytes: 0 }
-    }
-
-    /// An empty buffer for `size` bytes.
-    fn room(&mut self, size: u64) -> Vec<u8> {
-        let fits = self.spare.iter().rposition(|b| b.capacity() as u64 == size);
-        let buffer = fits.map(|at| {
-            let buffer = self.spare.swap_remove(at);
-            self.spare_bytes -= buffer.capacity();
-            buffer
-        });
-        let buffer = buffer.unwrap_or_else(|| Vec::with_capacity(size as usize));
-        self.used += buffer.capacity();
-        self.most = self.most.max(self.used);
-        self.trim();
-        buffer
-    }
-
-    fn put(&mut self, slot: u32, bytes: Vec<u8>) {
-        self.waiting[slot as usize] = Some(bytes);
-    }
-
-    fn take(&mut self, slot: u32) -> Option<Vec<u8>> {
-        self.waiting[slot as usize].take()
-    }
-
-    /// Ends a restore: the bytes wait on where they come back once more.
-    fn came_back(&mut self, slot: u32, bytes: Vec<u8>, keep: bool) {
-        if keep {
-            self.put(slot, bytes);
-        } else {
-            self.give_back(bytes);
-        }
-    }
-
-    fn give_back(&mut self, mut buffer: Vec<u8>) {
-        self.used = self.used.saturating_sub(buffer.capacity());
-        self.spare_bytes += buffer.capacity();
-        buffer.clear();
-        self.spare.push(buffer);
-        self.trim();
-    }
-
-    fn trim(&mut self) {
-        while self.used + self.spare_bytes > self.most && !self.spare.is_empty() {
-            self.spare_bytes -= self.spare.remove(0).capacity();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn host_buffers_are_used_again_but_never_hold_more_than_was_in_use() {
-        let mut slots = HostSlots::new(3);
-        let fill = |slots: &mut HostSlots, slot, size: u64| {
-            let mut bytes = slots.room(size);
-            bytes.resize(size as usize, 7);
-            slots.put(slot, bytes);
-        };
-        fill(&mut slots, 0, 1000);
-        fill(&mut slots, 1, 500);
-        assert!(slots.take(2).is_none());
-        let bytes = slots.take(0).expect("it waits");
-        let address = bytes.as_ptr();
-        slots.give_back(bytes);
-        assert_eq!((slots.used, slots.spare_bytes, slots.most), (500, 1000, 1500));
-        fill(&mut slots, 2, 1000);
-        let bytes = slots.take(2).expect("it waits");
-        assert_eq!((bytes.as_ptr(), slots.spare_bytes), (address, 0));
-        let bytes = slots.take(1).expect("it waits");
-        slots.give_back(bytes);
-        fill(&mut slots, 0, 400); // of another size: the spare one goes
-        assert_eq!((slots.used, slots.spare_bytes, slots.most), (1400, 0, 1500));
     }
 }

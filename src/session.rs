@@ -1,5 +1,7 @@
 //! A model and a plan on a device, ready to run again and again.
 
+mod windows;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use crate::plan::Plan;
 use crate::profile::{Clock, Profile, Times};
 use crate::record::{ConstantSource, Recording, Region};
 use crate::reference::HostMemory;
-use crate::run::{Run, RunOptions};
+use crate::run::{Flight, Run, RunOptions};
 use crate::shape::Elem;
 use crate::transfer::{Input, OutputData, OutputVolume, encode};
 
@@ -64,6 +66,9 @@ impl Session {
             } else {
                 memory.write(constant.dst, 0, &bytes).await.map_err(failed)?;
             }
+        }
+        if let Some(windows) = &recording.windows {
+            memory.write(windows.weights, 0, bytemuck::cast_slice(&windows.along)).await.map_err(failed)?;
         }
         memory.flush().await.map_err(failed)?;
         Ok(Self { memory: Memory::Gpu(memory), plan, kept, grey: model.card().takes(1) })
@@ -154,10 +159,16 @@ impl Session {
     pub async fn run(&mut self, input: Input<'_>, options: RunOptions<'_>) -> Result<Vec<OutputVolume>, RunError> {
         check_input(&self.plan, &input, self.grey)?;
         let allowed = options.allows_non_finite();
-        let run = Run::new(&self.plan, &self.kept, input, options);
+        if self.plan.recording().windows.is_some() {
+            let text = "the session was planned for windows of a volume: run it by Windows, or plan it with Plan::new";
+            return Err(RunError::new(RunErrorKind::InputMismatch, text));
+        }
+        let mut flight = Flight::new(options);
+        let cancel = flight.cancel();
+        let run = Run::new(&self.plan, &self.kept, input, &mut flight);
         let mut outputs = match &mut self.memory {
             Memory::Gpu(memory) => {
-                memory.begin(run.cancel());
+                memory.begin(cancel);
                 let result = run.on_device(memory).await;
                 memory.end(result.is_err());
                 result
@@ -269,10 +280,13 @@ fn check_input(plan: &Plan, input: &Input<'_>, grey: bool) -> Result<(), RunErro
         );
         return Err(RunError::new(RunErrorKind::InputMismatch, text));
     }
-    if let Some(at) = first_non_finite(input.data) {
-        return Err(RunError::new(RunErrorKind::NonFinite, format!("the input is {} at element {at}", input.data[at])));
-    }
-    Ok(())
+    check_finite(input.data)
+}
+
+/// Checks that no value of an input is NaN or infinite.
+pub(crate) fn check_finite(values: &[f32]) -> Result<(), RunError> {
+    let Some(at) = first_non_finite(values) else { return Ok(()) };
+    Err(RunError::new(RunErrorKind::NonFinite, format!("the input is {} at element {at}", values[at])))
 }
 
 /// Index of the first value that is NaN or infinite.

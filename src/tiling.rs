@@ -3,7 +3,7 @@
 //! Sources: `compute_steps_for_sliding_window` and `compute_gaussian` of nnU-Net (v1 has them in `neural_network.py`), and
 //! `dense_patch_slices` and `compute_importance_map` of MONAI.
 
-use crate::kernels::tile_accumulate;
+use crate::kernels::tile_accumulate::{self, TileRounding};
 use crate::shape::Extent;
 
 /// How tiles that overlap are blended.
@@ -51,13 +51,19 @@ impl TileWeights {
     /// The weight of a voxel of the tile.
     #[must_use]
     pub fn at(&self, z: usize, y: usize, x: usize) -> f32 {
-        tile_accumulate::weight([self.along[0][z], self.along[1][y], self.along[2][x]], self.half, self.least)
+        tile_accumulate::weight([self.along[0][z], self.along[1][y], self.along[2][x]], self.rounding())
     }
 
     /// All voxels, row by row.
     fn products(&self) -> impl Iterator<Item = f32> {
         let [d, h, w] = [0, 1, 2].map(|axis| self.along[axis].len());
         (0..d * h * w).map(move |i| self.at(i / (h * w), i / w % h, i % w))
+    }
+
+    /// How products of weights along the axes are rounded and bounded.
+    #[must_use]
+    pub const fn rounding(&self) -> TileRounding {
+        TileRounding { half: self.half, least: self.least }
     }
 
     /// The constant of the kernel `tile_accumulate`: the tables one after the other.

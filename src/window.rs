@@ -1,20 +1,25 @@
 //! Sliding windows: a network on tiles of a volume, mirrored or not, whose results are blended.
 //!
 //! Sources: `predict_3D` of nnU-Net v1 (`neural_network.py`), `predict_sliding_window_return_logits` of nnU-Net v2, and
-//! `sliding_window_inference` of MONAI. Results are summed on the host, and
-//! planes that no later window reaches are handed on at once.
+//! `sliding_window_inference` of MONAI. Results are summed on the device where [`Windows::plan`] finds
+//! room for that, else on the host: with the same bits. Planes that no later window reaches are handed on at once.
 
+mod device;
 mod sums;
+mod totals;
 
 use half::f16;
 use rayon::prelude::*;
 
+use self::device::Planes;
 use self::sums::{Sum, Sums};
+use crate::caps::DeviceCaps;
 use crate::error::{PlanError, PlanErrorKind, RunError, RunErrorKind, internal};
 use crate::export::{ExportBytes, PlaneSink, ScorePlane};
+use crate::graph::Graph;
 use crate::host_budget::HostNeeds;
 use crate::model::{Card, Model, Scheme};
-use crate::plan::check_extent;
+use crate::plan::{OutputMode, Plan, PlanOptions, Planner, WindowProblem, check_extent};
 use crate::run::{Progress, RunOptions};
 use crate::scores::{argmax, softmax};
 use crate::session::Session;
@@ -171,6 +176,61 @@ impl Windows {
         values
     }
 
+    /// The plan of a session that runs these windows over a scan of so many channels, on a GPU with windows cropped, summed
+    /// and finished on the device where there is room for that: scan and results then cross the bus once, instead of the
+    /// logits of every pass. `labels` alone leave the device, or else scores, which the probabilities are made of.
+    ///
+    /// The device sums wherever that leaves the network a plan with no more work and no more transfers than it has within the
+    /// whole budget. It never does with the scheme of nnU-Net v1, whose passes end with a softmax. Labels and scores are the
+    /// same bits either way.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn plan(&self, model: &Model, channels: u32, labels: bool, caps: &DeviceCaps, options: &PlanOptions) -> Result<Plan, PlanError> {
+        check_extent(self.tile, model.card())?;
+        self.plan_graph(&model.graph_with(&options.taps), model.card().classes(), (channels, labels), caps, options)
+    }
+
+    /// The same of a graph without weights, that makes scores of so many classes: channels of the scan, and whether labels
+    /// alone leave the device.
+    ///
+    /// # Errors
+    /// As [`Windows::plan`].
+    pub fn plan_graph(
+        &self,
+        graph: &Graph,
+        classes: u32,
+        (channels, labels): (u32, bool),
+        caps: &DeviceCaps,
+        options: &PlanOptions,
+    ) -> Result<Plan, PlanError> {
+        let options = options.clone().with_output(OutputMode::Logits);
+        let planner = Planner::of_graph(graph, self.tile, caps, &options)?;
+        let on_host = planner.plan(options.budget)?;
+        let (image, weights) = (self.image, self.weights.clone());
+        let problem = WindowProblem { image, channels, mirrors: self.mirrors.len() as u32, rounded: self.rounds(), weights, labels };
+        let bytes = problem.bytes(self.tile, classes, caps);
+        let Some(bytes) = bytes.filter(|_| !caps.is_host() && self.scheme != Scheme::NnunetV1 && options.taps.is_empty()) else {
+            return Ok(on_host);
+        };
+        let Some(budget) = options.budget else { return Ok(on_host.clone().summing(&problem, caps).unwrap_or(on_host)) };
+        // the blocks of parameters of the further dispatches are counted once they are known
+        let mut left = budget.saturating_sub(bytes);
+        for _ in 0..2 {
+            let Ok(plan) = planner.plan(Some(left)) else { break };
+            if !plan.report().is_as_fast_as(on_host.report()) {
+                break;
+            }
+            let Some(plan) = plan.summing(&problem, caps) else { break };
+            let excess = plan.report().peak_bytes.saturating_sub(budget);
+            if excess == 0 {
+                return Ok(plan.within(Some(budget), on_host.report().smallest_budget));
+            }
+            left = left.saturating_sub(excess);
+        }
+        Ok(on_host)
+    }
+
     /// Runs a session of [`Windows::tile`] over a volume. Progress counts the operations of all passes. Where the network has
     /// volume tokens, the session is moved to each window's position, and stays there.
     ///
@@ -184,6 +244,11 @@ impl Windows {
         probabilities: bool,
         options: RunOptions<'_>,
     ) -> Result<Blended, RunError> {
+        if session.sums_labels() && !probabilities {
+            let mut labels = Vec::with_capacity(self.image.voxels() as usize);
+            self.on_device(session, model, input, Planes::Labels(&mut labels), options).await?;
+            return Ok(Blended { labels, probabilities: None });
+        }
         let softmax = self.scheme != Scheme::NnunetV1;
         let mut sink = Gathered::new(self.image, model.card().classes(), true, probabilities, softmax);
         self.planes(session, model, input, &mut sink, options).await?;
@@ -221,7 +286,9 @@ impl Windows {
         sink: &mut dyn PlaneSink,
         options: RunOptions<'_>,
     ) -> Result<(), RunError> {
-        if self.scheme == Scheme::NnunetV2 {
+        if session.plan().recording().windows.is_some() {
+            self.on_device(session, model, input, Planes::Scores(sink), options).await
+        } else if self.rounds() {
             self.summed::<f16>(session, model, input, sink, options).await
         } else {
             self.summed::<f32>(session, model, input, sink, options).await
@@ -232,7 +299,7 @@ impl Windows {
     /// made of.
     #[must_use]
     pub fn export_bytes(&self, classes: u32) -> ExportBytes {
-        let score = if self.scheme == Scheme::NnunetV2 { 2 } else { 4 };
+        let score = if self.rounds() { 2 } else { 4 };
         let labels = ExportBytes::of_labels(self.image);
         ExportBytes { running: labels.running + 2 * self.image.plane() * u64::from(classes) * score, ..labels }
     }
@@ -247,8 +314,10 @@ impl Windows {
         };
         let window = self.tile.voxels() * u64::from(classes) * 4;
         let ([sums, _], [sums_in_file, file]) = (sums(false), sums(true));
+        let reach = u64::from(self.tile.d.min(self.image.d));
         HostNeeds {
             scan,
+            totals: reach * self.image.plane() * 4,
             prepared,
             preparing,
             sums,
@@ -269,11 +338,7 @@ impl Windows {
         sink: &mut dyn PlaneSink,
         mut options: RunOptions<'_>,
     ) -> Result<(), RunError> {
-        let voxels = input.extent.voxels() as usize;
-        if input.extent != self.image || input.data.len() != voxels * input.channels as usize {
-            let text = format!("windows over {} were given {} values over {}", self.image, input.data.len(), input.extent);
-            return Err(RunError::new(RunErrorKind::InputMismatch, text));
-        }
+        self.check_extent(&input)?;
         let (classes, allowed) = (model.card().classes(), options.allows_non_finite());
         let each = session.plan().report().flops;
         let total = each * self.passes() as u64;
@@ -317,6 +382,20 @@ impl Windows {
             sums.add(place, &mean)?;
         }
         sums.settle(self.image.d as i32, sink)
+    }
+
+    /// Whether sums are rounded to 16-bit floats.
+    fn rounds(&self) -> bool {
+        self.scheme == Scheme::NnunetV2
+    }
+
+    fn check_extent(&self, input: &Input<'_>) -> Result<(), RunError> {
+        let voxels = input.extent.voxels() as usize;
+        if input.extent == self.image && input.data.len() == voxels * input.channels as usize {
+            return Ok(());
+        }
+        let text = format!("windows over {} were given {} values over {}", self.image, input.data.len(), input.extent);
+        Err(RunError::new(RunErrorKind::InputMismatch, text))
     }
 
     /// Adds the result of a pass to the sum over mirror images, turned back.

@@ -4,7 +4,7 @@
 mod support;
 
 use organum::harness::{KernelOutput, KernelRun, twin};
-use organum::kernels::{Call, Target, Window, tile_accumulate, tile_normalise};
+use organum::kernels::{Call, Target, Window, tile_accumulate, tile_crop, tile_normalise};
 use organum::tiling::{Blend, TileWeights, monai_starts, nnunet_starts};
 use organum::{Elem, Engine, Extent, Map};
 use support::{Random, engine};
@@ -84,39 +84,50 @@ fn by_kernels(engine: Option<&Engine>, volume: &[f32], whole: Extent, tile: Exte
         };
         match output {
             KernelOutput::Floats(values) => values,
-            KernelOutput::Words(_) => panic!("no floats"),
+            KernelOutput::Words(words) => words.into_iter().map(f32::from_bits).collect(),
         }
     };
-    let (map, tile_map) = (Map::new(whole, CLASSES), Map::new(tile, CLASSES));
     let mut sums = vec![0.0; whole.voxels() as usize * 4];
     for start in starts(all) {
         for flip in mirrors() {
-            let mut predicted = Vec::new();
-            for place in places(tile) {
-                let value = voxel(volume, whole, start, flipped(place, tile, flip));
-                // an eighth: the mean of the mirror images
-                predicted.extend([0, 1, 2].map(|class| predict(value, place, class) / 8.0));
-                predicted.push(0.0);
-            }
-            let (half, least) = (weights.half, weights.least);
-            let begin = start[0].max(0);
-            let count = (start[0] + tile.d as i32).min(whole.d as i32) - begin;
-            let target = Target { first: 0, begin: begin as u32, count: count as u32 };
-            let call = tile_accumulate::TileAccumulate {
-                tile: tile_map,
-                whole,
-                origin: start,
-                flip,
-                half,
-                least,
+            let place = tile_crop::TilePlace { tile, whole, ring: whole.d, origin: start, flip };
+            let crop = tile_crop::TileCrop {
+                place,
+                channels: 1,
+                map: Map::new(tile, 1),
                 elem: Elem::F32,
                 windows: [Window::whole(0)],
-                target,
+                target: Target::whole(tile.d),
+            };
+            let seen = run(Call::TileCrop(crop), &[volume.to_vec()]);
+            let mut predicted = Vec::new();
+            for (place, value) in places(tile).zip(seen.chunks_exact(4)) {
+                predicted.extend([0, 1, 2].map(|class| predict(value[0], place, class)));
+                predicted.push(0.0);
+            }
+            let call = tile_accumulate::TileAccumulate {
+                place,
+                channels: CLASSES,
+                weights: Some(weights.rounding()),
+                // an eighth: the mean of the mirror images
+                share: 0.125,
+                rounded: false,
+                fresh: false,
+                elem: Elem::F32,
+                planes: 0..tile.d,
+                windows: [Window::whole(0)],
+                target: Target::whole(whole.d),
             };
             sums = run(Call::TileAccumulate(call), &[predicted, weights.packed(), sums]);
         }
     }
-    let call = tile_normalise::TileNormalise { map, elem: Elem::F32, windows: [Window::whole(0); 2], target: Target::whole(whole.d) };
+    let call = tile_normalise::TileNormalise {
+        map: Map::new(whole, CLASSES),
+        rounded: false,
+        out: Elem::F32,
+        windows: [Window::whole(0); 2],
+        target: Target::whole(whole.d),
+    };
     let mean = run(Call::TileNormalise(call), &[sums, weights.sums(whole, all)]);
     mean.chunks_exact(4).flat_map(|c| c[..3].to_vec()).collect()
 }

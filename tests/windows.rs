@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use organum::tiling::{Blend, TileWeights};
 use organum::{
-    Blended, Cancel, DeviceCaps, Engine, Extent, Input, Model, OutputData, OutputMode, Plan, PlanOptions, RunErrorKind, RunOptions,
+    Blended, Cancel, DeviceCaps, Elem, Engine, Extent, Input, Model, OutputData, OutputMode, Plan, PlanOptions, RunErrorKind, RunOptions,
     Session, Windows,
 };
 use support::engine;
@@ -323,4 +323,102 @@ fn sums_that_do_not_fit_a_disk_end_the_run() {
     let options = RunOptions::default().with_spill(Arc::new(full));
     let error = pollster::block_on(windows.logits(&mut session, &model, input, options)).expect_err("it is full");
     assert_eq!(error.kind(), RunErrorKind::Io);
+}
+
+/// A session that sums windows where [`Windows::plan`] says, in so many bytes.
+fn planned(engine: &Engine, windows: &Windows, model: &Model, labels: bool, options: &PlanOptions) -> Session {
+    let plan = windows.plan(model, 2, labels, engine.caps(), options).expect("there is a plan");
+    let (budget, peak) = (options.budget.unwrap_or(u64::MAX), plan.report().peak_bytes);
+    assert!(peak <= budget, "{peak} bytes of {budget}");
+    let session = pollster::block_on(Session::new(engine, model, plan)).expect("it is opened");
+    assert_eq!(session.allocated_bytes(), peak);
+    session
+}
+
+#[test]
+fn the_device_sums_windows_with_the_bits_of_the_host() {
+    let Some(engine) = engine() else { return };
+    for (scheme, mirror, precision, image) in [
+        ("nnunet_v2", "[0,2]", Elem::F32, Extent::new(7, 12, 5)),
+        ("nnunet_v2", "false", Elem::F16, Extent::new(9, 20, 18)),
+        ("monai", "[1]", Elem::F16, Extent::new(11, 12, 13)),
+        ("monai_gaussian", "false", Elem::F32, Extent::new(7, 12, 5)),
+    ] {
+        let inference = format!(r#"{{"patch":[4,8,8],"overlap":0.5,"scheme":"{scheme}","mirror":{mirror}}}"#);
+        let model = Model::random(&card(&inference), 5).expect("it is one");
+        let windows = Windows::new(model.card(), image).expect("there are windows");
+        let data = values(image, 2);
+        let input = Input { channels: 2, extent: image, data: &data };
+        let logits =
+            |session: &mut Session| pollster::block_on(windows.logits(session, &model, input, RunOptions::default())).expect("windows run");
+        let plain = PlanOptions::default().with_precision(precision).with_output(OutputMode::Logits);
+        let plan = Plan::new(&model, windows.tile(), engine.caps(), &plain).expect("there is a plan");
+        let mut host = pollster::block_on(Session::new(engine, &model, plan)).expect("it is opened");
+        let mut device = planned(engine, &windows, &model, false, &plain);
+        assert!(device.plan().report().windows_bytes > 0, "{scheme}: the host sums");
+        let [ours, theirs] = [logits(&mut device), logits(&mut host)];
+        let same = ours.iter().zip(&theirs).filter(|(a, b)| a.to_bits() == b.to_bits() || **a == 0.0 && **b == 0.0).count();
+        assert_eq!(same, theirs.len(), "{scheme}: bits of scores");
+        let labels = |session: &mut Session| {
+            pollster::block_on(windows.run(session, &model, input, false, RunOptions::default())).expect("windows run").labels
+        };
+        let mut of_labels = planned(engine, &windows, &model, true, &plain);
+        let expected = labels(&mut host);
+        assert_eq!(labels(&mut of_labels), expected, "{scheme}: labels");
+        assert_eq!(labels(&mut of_labels), expected, "{scheme}: labels of a second run");
+        assert_eq!(labels(&mut device), expected, "{scheme}: labels of scores");
+    }
+}
+
+#[test]
+fn the_device_sums_windows_where_there_is_room_for_it() {
+    let Some(engine) = engine() else { return };
+    let model = Model::random(&card(r#"{"patch":[4,8,8],"overlap":0.5,"scheme":"nnunet_v2"}"#), 5).expect("it is one");
+    let image = Extent::new(9, 20, 18);
+    let windows = Windows::new(model.card(), image).expect("there are windows");
+    let data = values(image, 2);
+    let input = Input { channels: 2, extent: image, data: &data };
+    let mut seen = Vec::new();
+    let mut labels = Vec::new();
+    let wide = windows.plan(&model, 2, true, engine.caps(), &PlanOptions::default()).expect("there is a plan").report().clone();
+    let least = wide.smallest_budget;
+    for budget in [least, least + wide.windows_bytes / 2, wide.peak_bytes, wide.peak_bytes + (1 << 20)] {
+        let mut session = planned(engine, &windows, &model, true, &PlanOptions::default().with_budget(budget));
+        seen.push(session.plan().report().windows_bytes > 0);
+        let run = windows.run(&mut session, &model, input, false, RunOptions::default());
+        labels.push(pollster::block_on(run).expect("windows run").labels);
+    }
+    assert!(!seen[0] && seen[3], "{seen:?}");
+    assert!(labels.iter().all(|l| *l == labels[0]), "labels depend on the budget");
+}
+
+#[test]
+fn sessions_of_windows_tell_what_they_were_planned_for() {
+    let Some(engine) = engine() else { return };
+    let model = Model::random(&card(r#"{"patch":[4,8,8],"scheme":"monai"}"#), 5).expect("it is one");
+    let image = Extent::new(8, 8, 8);
+    let data = values(image, 2);
+    let input = Input { channels: 2, extent: image, data: &data };
+    let windows = Windows::new(model.card(), image).expect("there are windows");
+    let mut session = planned(engine, &windows, &model, true, &PlanOptions::default());
+    let refused = |e: organum::RunError, words: &str| {
+        assert!(e.kind() == RunErrorKind::InputMismatch && e.to_string().contains(words), "{e}");
+    };
+    let scores = pollster::block_on(windows.logits(&mut session, &model, input, RunOptions::default()));
+    refused(scores.expect_err("labels alone come back"), "not for scores");
+    let tile = values(windows.tile(), 2);
+    let once = session.run_blocking(Input { channels: 2, extent: windows.tile(), data: &tile }, RunOptions::default());
+    refused(once.expect_err("it is no pass"), "planned for windows");
+    let other = Windows::new(model.card(), Extent::new(8, 8, 9)).expect("there are windows");
+    let data = values(Extent::new(8, 8, 9), 2);
+    let of_other = Input { channels: 2, extent: Extent::new(8, 8, 9), data: &data };
+    let run = other.run(&mut session, &model, of_other, false, RunOptions::default());
+    refused(pollster::block_on(run).expect_err("another volume"), "was planned for windows over 2 channels of 8x8x8");
+    // and again as it was meant
+    pollster::block_on(windows.run(&mut session, &model, input, false, RunOptions::default())).expect("windows run");
+    let mut broken = values(image, 2);
+    broken[7] = f32::NAN;
+    let input = Input { channels: 2, extent: image, data: &broken };
+    let e = pollster::block_on(windows.run(&mut session, &model, input, false, RunOptions::default())).expect_err("NaN");
+    assert_eq!(e.kind(), RunErrorKind::NonFinite);
 }

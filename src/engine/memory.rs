@@ -146,6 +146,16 @@ impl GpuMemory {
         self.stage(Destination::Uniforms, 0, &bytes).await
     }
 
+    /// Changes the uniform block of a dispatch, in order with the dispatches.
+    pub(crate) async fn write_params(&mut self, number: u32, block: &[u8]) -> Result<(), RunError> {
+        self.stage(Destination::Uniforms, u64::from(number) * UNIFORM_STRIDE, block).await
+    }
+
+    /// Sets `size` bytes at `at` within a region to zero, in order with the dispatches.
+    pub(crate) fn clear(&mut self, region: Region, at: u64, size: u64) {
+        self.pending.push(Pending::Clear { chunk: region.chunk, at: region.offset + at, size });
+    }
+
     /// Copies bytes to `at` within a region, in order with the dispatches.
     pub(crate) async fn write(&mut self, region: Region, at: u64, bytes: &[u8]) -> Result<(), RunError> {
         self.stage(Destination::Chunk(region.chunk), region.offset + at, bytes).await
@@ -319,7 +329,6 @@ impl GpuMemory {
             } else {
                 pauses.pause(self.engine.alarm(), context);
             }
-            context.waker().wake_by_ref();
             Poll::Pending
         })
         .await

@@ -48,6 +48,7 @@ pub(super) struct Work {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pending {
     Stage { piece: usize, from: u64, to: Destination, at: u64, size: u64 },
+    Clear { chunk: u32, at: u64, size: u64 },
     Dispatch(u32),
     Fetch { from: Region, at: u64, piece: usize, to: u64, size: u64 },
 }
@@ -177,6 +178,7 @@ impl GpuMemory {
                     let source = &self.chunks[from.chunk as usize];
                     encoder.copy_buffer_to_buffer(source, from.offset + at, self.download.buffer(piece), to, Some(size));
                 }
+                Pending::Clear { chunk, at, size } => encoder.clear_buffer(&self.chunks[chunk as usize], at, Some(size)),
                 Pending::Dispatch(number) => {
                     let timestamp_writes = self.timer.as_mut().and_then(|timer| timer.writes(number));
                     let alone = timestamp_writes.is_some();

@@ -27,9 +27,11 @@ mod report;
 mod resample;
 mod schedule;
 mod slab;
+mod windows;
 
 pub use occupancy::Occupancy;
 pub use report::Report;
+pub(crate) use windows::WindowProblem;
 
 /// What leaves the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

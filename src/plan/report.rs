@@ -27,6 +27,8 @@ pub struct Report {
     pub max_live_bytes: u64,
     /// Buffers of activations.
     pub activation_bytes: u64,
+    /// Device bytes of windows that are cropped, summed and finished on the device; 0 where the host does that.
+    pub windows_bytes: u64,
     /// Host bytes of input, outputs and spilled slabs as the session holds them.
     pub host_bytes: u64,
     /// Floating-point operations.
@@ -80,6 +82,7 @@ impl Report {
             weights_bytes,
             max_live_bytes,
             activation_bytes: recording.chunks.iter().sum::<u64>() - weights_bytes,
+            windows_bytes: 0,
             host_bytes: input.extent.voxels() * u64::from(input.channels) * 4
                 + outputs
                 + lifetimes.host_peak()
@@ -112,7 +115,11 @@ impl fmt::Display for Report {
             format_bytes(self.activation_bytes),
             format_bytes(self.max_live_bytes)
         )?;
-        writeln!(f, "  uniforms, staging {}", format_bytes(self.peak_bytes - self.weights_bytes - self.activation_bytes))?;
+        let named = self.weights_bytes + self.activation_bytes + self.windows_bytes;
+        if self.windows_bytes > 0 {
+            writeln!(f, "  sums of windows   {}", format_bytes(self.windows_bytes))?;
+        }
+        writeln!(f, "  uniforms, staging {}", format_bytes(self.peak_bytes.saturating_sub(named)))?;
         writeln!(f, "host bytes          {}", format_bytes(self.host_bytes))?;
         writeln!(
             f,

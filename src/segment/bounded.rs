@@ -3,15 +3,14 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use super::runner::{RunReport, Runner};
+use super::runner::{Planned, RunReport, Runner};
 use super::{SegmentError, SegmentOptions};
 use crate::device::Device;
 use crate::error::PlanError;
 use crate::host_budget::{HostNeeds, HostPlace, HostPlan};
 use crate::model::Model;
-use crate::plan::{Plan, PlanOptions, Report};
+use crate::plan::{PlanOptions, Report};
 use crate::run::RunOptions;
-use crate::shape::Extent;
 
 /// The host's memory of a segmentation, before it runs.
 pub(super) struct Bounded {
@@ -25,12 +24,12 @@ pub(super) struct Bounded {
 
 impl Bounded {
     /// Fits a segmentation into [`SegmentOptions::host_memory`], if that is set. `plan` are the
-    /// options of its session over `extent`, whose budget is set to what is left for the device
+    /// options of its session, which is planned for `work`, whose budget is set to what is left for the device
     /// where that is the host.
     pub(super) fn new(
         runner: &Runner,
         options: &SegmentOptions,
-        (model, extent): (&Model, Extent),
+        (model, work): (&Model, Planned<'_>),
         needs: HostNeeds,
         plan: &mut PlanOptions,
     ) -> Result<Self, SegmentError> {
@@ -42,7 +41,7 @@ impl Bounded {
         let session = |memory: Option<u64>| -> Result<Report, PlanError> {
             let mut options = plan.clone().with_precision(options.precision);
             options.budget = memory;
-            Ok(Plan::new(model, extent, &caps, &options)?.report().clone())
+            Ok(work.plan(model, runner.device(), &caps, &options)?.report().clone())
         };
         let spill = options.host_spill.is_some();
         let host = HostPlan::within(&needs, budget, spill, on_host, options.budget, session)?;

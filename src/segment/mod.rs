@@ -222,7 +222,7 @@ impl Segmenter {
     fn prepare_scan(&self, scan: &Scan<'_>) -> Result<PreparedScan, SegmentError> {
         let (warnings, card) = (self.check_scan(scan)?, self.model().card());
         PreparedScan::check_bound(card, scan, self.options.host_memory)?;
-        let mut prepared = PreparedScan::new(card, scan.clone(), self.mode())?;
+        let mut prepared = in_span!("prepare", PreparedScan::new(card, scan.clone(), self.mode()))?;
         prepared.warnings = warnings;
         Ok(prepared)
     }

@@ -4,7 +4,7 @@ use super::bounded::Bounded;
 use super::explain::{gate_maps, gates, volume_attention};
 use super::prepared::{Export, PreparedScan, Restored, Scores};
 use super::result::{Attention, SegmentReport, WindowsReport, centroid};
-use super::runner::{Done, RunReport, Runner, Work};
+use super::runner::{Done, Planned, RunReport, Runner, Work};
 use super::{SegmentError, SegmentOptions};
 use crate::error::{LoadError, LoadErrorKind, PlanError, RunError, internal};
 use crate::export::{Probabilities, hand_over};
@@ -65,7 +65,8 @@ impl Route<'_> {
         let probabilities = self.options.probabilities;
         let mut export = prepared.export(self.folds()?, probabilities);
         let mut options = self.plan_options(&prepared, windows.is_some(), how);
-        let mut bounded = self.bounded(&prepared, windows.as_ref(), export.as_ref(), &mut options)?;
+        let non_finite = how.allows_non_finite();
+        let mut bounded = self.bounded(&prepared, windows.as_ref(), export.as_ref(), (&mut options, non_finite))?;
         if let (Some(export), Some(file)) = (&mut export, bounded.scores.take()) {
             export.spill_to(file);
         }
@@ -77,7 +78,8 @@ impl Route<'_> {
         };
         let attention = self.attention(&prepared, windows.as_ref(), &labelled, taps, &mut how).await?;
         prepared.free_input();
-        let (labels, probabilities) = restored(&prepared, labelled, export, probabilities)?;
+        let restored = in_span!("export", restored(&prepared, labelled, export, probabilities));
+        let (labels, probabilities) = restored?;
         let [count, h, w] = extent.axes();
         let report = SegmentReport {
             host_memory: bounded.report(&run),
@@ -126,16 +128,20 @@ impl Route<'_> {
         prepared: &PreparedScan,
         windows: Option<&Windows>,
         export: Option<&Export>,
-        options: &mut PlanOptions,
+        (options, non_finite): (&mut PlanOptions, bool),
     ) -> Result<Bounded, SegmentError> {
         let model = self.first.1;
         let (bytes, classes) = (prepared.host_bytes(), model.card().classes());
+        let labels = export.is_none() && !self.options.probabilities && !non_finite;
         let export = export.map_or_else(|| prepared.export_bytes(self.options.probabilities), Export::bytes);
-        let (extent, needs) = match windows {
-            Some(windows) => (windows.tile(), windows.host_needs(classes, bytes, export)),
-            None => (prepared.volume().extent, HostNeeds::at_once(bytes, export)),
+        let (planned, needs) = match windows {
+            Some(windows) => {
+                let channels = prepared.input().channels;
+                (Planned::Windows { windows, channels, labels }, windows.host_needs(classes, bytes, export))
+            }
+            None => (Planned::Runs(prepared.volume().extent), HostNeeds::at_once(bytes, export)),
         };
-        Bounded::new(self.runner, self.options, (model, extent), needs, options)
+        Bounded::new(self.runner, self.options, (model, planned), needs, options)
     }
 
     /// The number of the first network's session, if it is kept for the next scan.

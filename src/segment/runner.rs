@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::caps::DeviceCaps;
 use crate::device::Device;
-use crate::error::{EngineError, EngineErrorKind, RunError, RunErrorKind};
+use crate::error::{EngineError, EngineErrorKind, PlanError, RunError, RunErrorKind};
 use crate::export::PlaneSink;
 use crate::fitting::smaller_budget;
 use crate::model::Model;
@@ -32,11 +33,34 @@ pub struct Runner {
     kept: Option<(Key, Session)>,
 }
 
+/// What a session is planned for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Planned<'a> {
+    /// Runs on an input of this extent.
+    Runs(Extent),
+    /// Windows over a scan of so many channels, of which labels come back, or scores.
+    Windows { windows: &'a Windows, channels: u32, labels: bool },
+}
+
+impl Planned<'_> {
+    pub(super) fn plan(self, model: &Model, device: &Device, caps: &DeviceCaps, options: &PlanOptions) -> Result<Plan, PlanError> {
+        match self {
+            Self::Runs(extent) => Plan::new(model, extent, caps, options),
+            Self::Windows { windows, channels, labels } if matches!(device, Device::Gpu(_)) => {
+                windows.plan(model, channels, labels, caps, options)
+            }
+            Self::Windows { windows, .. } => Plan::new(model, windows.tile(), caps, options),
+        }
+    }
+}
+
 /// What a session was opened for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Key {
     network: usize,
     extent: Extent,
+    /// The windows that it was planned for, with the channels of the scan, and whether labels come back.
+    windows: Option<(Windows, u32, bool)>,
     output: OutputMode,
     taps: Vec<String>,
     budget: Option<u64>,
@@ -110,10 +134,15 @@ pub(crate) enum Done {
 }
 
 impl Work<'_> {
-    fn extent(&self) -> Extent {
+    /// What its session is planned for, if results that are not finite are allowed or not: the device tells them from
+    /// others, but has no labels for them.
+    fn planned(&self, non_finite: bool) -> Planned<'_> {
         match self {
-            Self::Once(input) | Self::Placed(input, _) => input.extent,
-            Self::Labels { windows, .. } | Self::Scores { windows, .. } => windows.tile(),
+            Self::Once(input) | Self::Placed(input, _) => Planned::Runs(input.extent),
+            Self::Labels { windows, input, probabilities } => {
+                Planned::Windows { windows, channels: input.channels, labels: !probabilities && !non_finite }
+            }
+            Self::Scores { windows, input, .. } => Planned::Windows { windows, channels: input.channels, labels: false },
         }
     }
 
@@ -209,11 +238,18 @@ impl Runner {
         options: &PlanOptions,
         how: &mut RunOptions<'_>,
     ) -> Result<(Done, RunReport), SegmentError> {
-        let extent = work.extent();
         let given = options.budget.or(self.budget);
+        let non_finite = how.allows_non_finite();
         let key = network.map(|network| {
             let (output, taps) = (options.output, options.taps.clone());
-            Key { network, extent, output, taps, budget: given }
+            let (extent, windows) = match work.planned(non_finite) {
+                Planned::Runs(extent) => (extent, None),
+                Planned::Windows { windows, channels, labels } => {
+                    let on_device = matches!(self.device, Device::Gpu(_));
+                    (windows.tile(), on_device.then(|| (windows.clone(), channels, labels)))
+                }
+            };
+            Key { network, extent, windows, output, taps, budget: given }
         });
         // a session of something else gives its memory back before the next one is opened
         let mut kept = self.kept.take().filter(|(kept, _)| Some(kept) == key.as_ref()).map(|(_, session)| session);
@@ -226,10 +262,11 @@ impl Runner {
                     let started = Instant::now();
                     let mut options = options.clone().with_precision(self.precision);
                     options.budget = budget;
-                    let plan = Plan::new(model, extent, &self.device.caps(), &options)?;
+                    let planned = work.planned(non_finite);
+                    let plan = in_span!("plan", planned.plan(model, &self.device, &self.device.caps(), &options))?;
                     let (planning, smaller) = (started.elapsed(), smaller(given, plan.report()));
                     let started = Instant::now();
-                    match (self.open(model, plan).await, smaller) {
+                    match (awaited_in!("open", self.open(model, plan)), smaller) {
                         (Ok(session), _) => (planning, started.elapsed(), session),
                         (Err(e), Some(bytes)) if e.kind() == EngineErrorKind::OutOfMemory => {
                             budget = Some(bytes);
@@ -243,7 +280,7 @@ impl Runner {
                 session.start_profile();
             }
             let started = Instant::now();
-            let done = work.perform(&mut session, model, how.reborrow()).await;
+            let done = awaited_in!("run", work.perform(&mut session, model, how.reborrow()));
             let running = started.elapsed();
             let plan = session.plan().report().clone();
             let smaller = smaller(given, &plan);

@@ -1,6 +1,5 @@
 //! Weighted sums of the planes that windows still reach, in memory or in a file.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -11,6 +10,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::Windows;
+use super::totals::{Along, Totals, inside};
 use crate::error::{RunError, RunErrorKind};
 use crate::export::{PlaneSink, Score, ScorePlane, narrowed};
 use crate::kernels::host::{Isa, Work, run};
@@ -50,10 +50,8 @@ impl Sum for f32 {
 pub(super) struct Sums<'a, S> {
     windows: &'a Windows,
     classes: usize,
-    /// The first plane that is not settled.
-    first: usize,
-    /// The sums of weights, `[H][W]`, of the planes from there on.
-    weights: VecDeque<Vec<f32>>,
+    /// The sums of weights of the planes that are not settled.
+    weights: Totals,
     /// Planes of the ring.
     ring: usize,
     place: Place<S>,
@@ -150,7 +148,7 @@ impl<'a, S: Sum> Sums<'a, S> {
             None => Place::Memory(vec![S::zeroed(); ring * rows * row]),
             Some(file) => Place::File(Band { file, ring, row, rows, planes: 0..0, at: 0..0, values: Vec::new() }),
         };
-        Self { windows, classes, first: 0, weights: VecDeque::new(), ring, place, allows_non_finite }
+        Self { windows, classes, weights: Totals::new(windows.rounds()), ring, place, allows_non_finite }
     }
 
     /// The bytes that they take of memory and of a file.
@@ -166,14 +164,13 @@ impl<'a, S: Sum> Sums<'a, S> {
 
     /// No window reaches planes before `begin` any more.
     pub(super) fn settle(&mut self, begin: i32, sink: &mut dyn PlaneSink) -> Result<(), RunError> {
-        while self.first < usize::try_from(begin).unwrap_or(0) {
-            let Some(weights) = self.weights.pop_front() else { break };
+        while let Some((first, weights)) = self.weights.pop(usize::try_from(begin).unwrap_or(0)) {
             let size = self.classes * self.windows.image.plane() as usize;
             let read;
             let sums = match &mut self.place {
-                Place::Memory(planes) => &planes[self.first % self.ring * size..][..size],
+                Place::Memory(planes) => &planes[first % self.ring * size..][..size],
                 Place::File(band) => {
-                    read = band.plane(self.first).map_err(failed)?;
+                    read = band.plane(first).map_err(failed)?;
                     read.as_slice()
                 }
             };
@@ -198,8 +195,7 @@ impl<'a, S: Sum> Sums<'a, S> {
                             more than 65504; --allow-non-finite takes it";
                 return Err(RunError::new(RunErrorKind::NonFinite, text).at("windows"));
             }
-            sink.plane(self.first, S::plane(scores))?;
-            self.first += 1;
+            sink.plane(first, S::plane(scores))?;
         }
         Ok(())
     }
@@ -208,16 +204,11 @@ impl<'a, S: Sum> Sums<'a, S> {
     pub(super) fn add(&mut self, place: [i32; 3], values: &[f32]) -> Result<(), RunError> {
         let w = self.windows;
         let (plane, classes) = (w.image.plane() as usize, self.classes);
-        // the first voxel of the window that lies in the volume, and where it lies there
-        let along = [0, 1, 2].map(|axis| {
-            let [n, image] = [w.tile, w.image].map(|e| e.axes()[axis] as usize);
-            let begin = place[axis] as isize;
-            let [skipped, at] = [begin.min(0).unsigned_abs(), begin.max(0).unsigned_abs()];
-            (skipped, at..at + n.saturating_sub(skipped).min(image.saturating_sub(at)))
-        });
+        let along = inside(w, place);
         let [(skipped, planes), (_, rows), _] = &along;
-        while self.first + self.weights.len() < planes.end {
-            let z = self.first + self.weights.len();
+        let known = self.weights.end();
+        self.weights.add(w, place);
+        for z in known..self.weights.end() {
             match &mut self.place {
                 Place::Memory(planes) => planes[z % self.ring * classes * plane..][..classes * plane].fill(S::zeroed()),
                 Place::File(band) => {
@@ -227,25 +218,22 @@ impl<'a, S: Sum> Sums<'a, S> {
                     band.begin(z).map_err(failed)?;
                 }
             }
-            self.weights.push_back(vec![0.0; plane]);
         }
         let row = classes * w.image.w as usize;
         let part = rows.start * row..rows.end * row;
-        let begin = planes.start - self.first;
-        let weights = self.weights.par_iter_mut().skip(begin).take(planes.len()).enumerate();
-        let add = |(i, weights): (usize, &mut Vec<f32>), sums: &mut [S]| {
-            run(Addition { windows: w, along: [&along[1], &along[2]], z: skipped + i, classes, values, sums, weights });
+        let add = |(i, sums): (usize, &mut [S])| {
+            run(Addition { windows: w, along: [&along[1], &along[2]], z: skipped + i, classes, values, sums });
         };
         match &mut self.place {
             Place::Memory(all) => {
                 // the ring from its first plane on
                 let (end, start) = all.split_at_mut(planes.start % self.ring * classes * plane);
                 let sums = start.par_chunks_exact_mut(classes * plane).chain(end.par_chunks_exact_mut(classes * plane));
-                weights.zip(sums).for_each(|(weights, sums)| add(weights, &mut sums[part.clone()]));
+                sums.take(planes.len()).enumerate().for_each(|(i, sums)| add((i, &mut sums[part.clone()])));
             }
             Place::File(band) => {
                 band.visit(planes, rows).map_err(failed)?;
-                weights.zip(&mut band.values).for_each(|(weights, sums)| add(weights, sums));
+                band.values.par_iter_mut().enumerate().for_each(|(i, sums)| add((i, sums)));
             }
         }
         Ok(())
@@ -256,15 +244,13 @@ impl<'a, S: Sum> Sums<'a, S> {
 struct Addition<'a, S> {
     windows: &'a Windows,
     /// Along H and W: the first voxel of the window that counts, and where it lies in the volume.
-    along: [&'a (usize, Range<usize>); 2],
+    along: [&'a Along; 2],
     /// The plane of the window.
     z: usize,
     classes: usize,
     values: &'a [f32],
     /// `[H][C][W]` of the rows.
     sums: &'a mut [S],
-    /// `[H][W]` of the plane.
-    weights: &'a mut [f32],
 }
 
 impl<S: Sum> Work for Addition<'_, S> {
@@ -273,12 +259,10 @@ impl<S: Sum> Work for Addition<'_, S> {
         let w = self.windows;
         let [d, h, tile_w] = w.tile.axes().map(|n| n as usize);
         let width = w.image.w as usize;
-        let [(skip_y, rows), (skip_x, columns)] = self.along;
+        let [(skip_y, _), (skip_x, columns)] = self.along;
         let mut shares = vec![0.0f32; columns.len()];
         for (y, sums) in self.sums.chunks_exact_mut((self.classes * width).max(1)).enumerate() {
             shares.iter_mut().enumerate().for_each(|(x, share)| *share = w.weights.at(self.z, skip_y + y, skip_x + x));
-            let weights = &mut self.weights[(rows.start + y) * width..][..width][columns.clone()];
-            weights.iter_mut().zip(&shares).for_each(|(sum, share)| *sum = S::of(*sum + *share).wide());
             for (class, sums) in sums.chunks_exact_mut(width).enumerate() {
                 let values = &self.values[((class * d + self.z) * h + skip_y + y) * tile_w + skip_x..][..columns.len()];
                 for ((sum, value), share) in sums[columns.clone()].iter_mut().zip(values).zip(&shares) {

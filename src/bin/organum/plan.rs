@@ -6,7 +6,7 @@ use organum::export::ExportBytes;
 use organum::graph::Graph;
 use organum::host::read_text;
 use organum::model::Mode;
-use organum::{Card, DeviceCaps, Elem, Extent, HostNeeds, HostPlan, OutputMode, Plan, PlanOptions, Windows, format_bytes};
+use organum::{Card, DeviceCaps, Elem, Extent, HostNeeds, HostPlan, Plan, PlanOptions, Windows, format_bytes};
 use serde_json::json;
 
 use crate::args;
@@ -69,18 +69,19 @@ pub(crate) fn run(a: &args::Plan) -> Result<(), Failure> {
 fn host_plan(a: &args::Plan, (card, graph): (&Card, &Graph), caps: &DeviceCaps, options: &PlanOptions) -> Result<HostPlan, Failure> {
     let (classes, scan) = (card.classes(), 4 * u64::from(card.in_channels()) * a.extent.voxels());
     let bytes = [scan, scan, 3 * scan];
-    let (needs, extent, options) = if card.mode() == Mode::Window {
-        let windows = Windows::new(card, a.extent)?;
-        let export = windows.export_bytes(classes);
-        let options = options.clone().with_output(OutputMode::Logits);
-        (windows.host_needs(classes, bytes, export), windows.tile(), options)
-    } else {
-        (HostNeeds::at_once(bytes, ExportBytes::of_labels(a.extent)), a.extent, options.clone())
+    let windows = (card.mode() == Mode::Window).then(|| Windows::new(card, a.extent)).transpose()?;
+    let needs = match &windows {
+        Some(windows) => windows.host_needs(classes, bytes, windows.export_bytes(classes)),
+        None => HostNeeds::at_once(bytes, ExportBytes::of_labels(a.extent)),
     };
     let session = |memory: Option<u64>| {
         let mut options = options.clone();
         options.budget = memory;
-        Ok(Plan::of_graph(graph, extent, caps, &options)?.report().clone())
+        let plan = match &windows {
+            Some(windows) => windows.plan_graph(graph, classes, (card.in_channels(), true), caps, &options)?,
+            None => Plan::of_graph(graph, a.extent, caps, &options)?,
+        };
+        Ok(plan.report().clone())
     };
     let on_host = a.caps == "host";
     Ok(match a.host.host_memory {
