@@ -126,6 +126,16 @@ impl Session {
         }
     }
 
+    /// Bytes that left the device in the last run, or in the last windows over a volume: outputs, and slabs that waited on
+    /// the host; zero on the host.
+    #[must_use]
+    pub fn downloaded_bytes(&self) -> u64 {
+        match &self.memory {
+            Memory::Gpu(memory) => memory.downloaded(),
+            Memory::Host(..) => 0,
+        }
+    }
+
     /// Times every kernel of the runs from here on, until [`Session::take_profile`]. Runs are
     /// slower meanwhile, as the device waits between batches; the bits of the outputs stay. The
     /// times need 64 KiB of the device beside [`Session::allocated_bytes`].

@@ -365,6 +365,9 @@ fn the_device_sums_windows_with_the_bits_of_the_host() {
         let mut of_labels = planned(engine, &windows, &model, true, &plain);
         let expected = labels(&mut host);
         assert_eq!(labels(&mut of_labels), expected, "{scheme}: labels");
+        let voxels = image.voxels();
+        let downloaded = of_labels.downloaded_bytes();
+        assert!(downloaded * 10 <= voxels * 11, "{scheme}: {downloaded} bytes of {voxels} voxels left the device");
         assert_eq!(labels(&mut of_labels), expected, "{scheme}: labels of a second run");
         assert_eq!(labels(&mut device), expected, "{scheme}: labels of scores");
     }

@@ -32,6 +32,8 @@ pub(crate) struct GpuMemory {
     pub(super) pace: Pace,
     /// Time in which commands were recorded.
     pub(super) recording: Duration,
+    /// Bytes that were asked for since the run began.
+    downloaded: u64,
     /// Times dispatches while a profile is made.
     pub(super) timer: Option<Timer>,
     /// Ends every wait once it is raised.
@@ -116,6 +118,7 @@ impl GpuMemory {
             pending: Vec::new(),
             pace: Pace::new(engine.caps()),
             recording: Duration::ZERO,
+            downloaded: 0,
             timer: None,
             cancel: None,
             batches: VecDeque::new(),
@@ -130,6 +133,11 @@ impl GpuMemory {
     /// Time in which commands were recorded since [`GpuMemory::begin`].
     pub(crate) fn recording_time(&self) -> Duration {
         self.recording
+    }
+
+    /// Bytes that left the device since [`GpuMemory::begin`].
+    pub(crate) fn downloaded(&self) -> u64 {
+        self.downloaded
     }
 
     /// Bytes of all buffers created.
@@ -176,6 +184,7 @@ impl GpuMemory {
     /// Asks for the bytes of a region as they are at this point of the run; [`GpuMemory::arrived`] hands them out with the
     /// tag, appended to `bytes`, reads in the order in which they were asked for.
     pub(crate) async fn fetch(&mut self, region: Region, tag: u32, bytes: Vec<u8>) -> Result<(), RunError> {
+        self.downloaded += region.size;
         self.incoming.push_back(Read { tag, size: region.size as usize, bytes });
         let mut done = 0;
         while done < region.size {
@@ -221,6 +230,7 @@ impl GpuMemory {
     pub(crate) fn begin(&mut self, cancel: Option<Cancel>) {
         self.forget();
         self.recording = Duration::ZERO;
+        self.downloaded = 0;
         self.cancel = cancel;
     }
 

@@ -87,6 +87,8 @@ pub struct RunReport {
     pub profile: Option<Profile>,
     /// Time in which the host recorded the commands of the last pass.
     pub recording: Duration,
+    /// Bytes that left the device: of the last pass, or of all windows where the device sums them.
+    pub downloaded_bytes: u64,
 }
 
 impl RunReport {
@@ -106,6 +108,7 @@ impl RunReport {
             running: self.running + next.running,
             reduced_budget: next.reduced_budget.or(self.reduced_budget),
             recording: self.recording + next.recording,
+            downloaded_bytes: self.downloaded_bytes + next.downloaded_bytes,
             profile,
             plan: next.plan,
         }
@@ -292,6 +295,7 @@ impl Runner {
                 running,
                 reduced_budget: budget.filter(|_| budget != first),
                 recording: session.recording_time(),
+                downloaded_bytes: session.downloaded_bytes(),
                 profile: session.take_profile(),
             };
             match (done, smaller) {
