@@ -11,6 +11,8 @@ use crate::shape::format_bytes;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HostNeeds {
+    /// The models' files, which stay in memory.
+    pub model: u64,
     /// The scan as it was read, where it is kept while the network runs.
     pub scan: u64,
     /// The scan as the network is given it.
@@ -49,12 +51,12 @@ impl HostNeeds {
     /// While the network runs, beside the session.
     fn running(&self, place: HostPlace) -> u64 {
         let sums = if place == HostPlace::Files { self.sums_in_file } else { self.sums };
-        self.scan + self.prepared + sums + self.mirrors + self.export + self.waiting_in(place)
+        self.model + self.scan + self.prepared + sums + self.mirrors + self.export + self.waiting_in(place)
     }
 
     /// Before and after it runs.
     fn around(&self, place: HostPlace) -> u64 {
-        self.preparing.max(self.scan + self.export + self.finishing + self.waiting_in(place))
+        self.model + self.preparing.max(self.scan + self.export + self.finishing + self.waiting_in(place))
     }
 
     /// All of it with a session, whose device may be the host.
@@ -98,6 +100,8 @@ pub struct HostPlan {
     pub peak_bytes: u64,
     /// Before and after the network runs.
     pub around_bytes: u64,
+    /// The models' files.
+    pub model_bytes: u64,
     /// The scan, as it was read and as it was prepared.
     pub scan_bytes: u64,
     /// Sums of windows, in memory.
@@ -127,6 +131,7 @@ impl HostPlan {
             budget,
             peak_bytes: needs.with(place, report, on_host),
             around_bytes: needs.around(place),
+            model_bytes: needs.model,
             scan_bytes: needs.scan + needs.prepared,
             sums_bytes: needs.mirrors + if place == HostPlace::Files { needs.sums_in_file } else { needs.sums },
             export_bytes: needs.export + needs.waiting_in(place),

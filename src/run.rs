@@ -7,11 +7,13 @@ use std::time::Instant;
 
 use crate::engine::GpuMemory;
 use crate::error::{RunError, RunErrorKind, internal};
+use crate::graph::{Graph, NodeId};
+use crate::kernels::{Binding, Call};
 use crate::plan::Plan;
 use crate::profile::Times;
-use crate::record::{Command, Recording};
+use crate::record::{Command, Recording, Region};
 use crate::reference::HostMemory;
-use crate::shape::Map;
+use crate::shape::{Elem, Map};
 use crate::transfer::{Input, OutputVolume, pack_planes};
 
 /// How far a run is, by floating-point operations.
@@ -146,6 +148,8 @@ pub(crate) struct Run<'a, 'o> {
     slots: HostSlots,
     /// Bytes of the constants that are fetched.
     kept: &'a [Vec<u8>],
+    /// The graph, where the first node of values that are not finite is looked for.
+    traced: Option<&'a Graph>,
 }
 
 impl<'a, 'o> Run<'a, 'o> {
@@ -160,6 +164,39 @@ impl<'a, 'o> Run<'a, 'o> {
             outputs: recording.outputs.iter().map(OutputVolume::empty).collect(),
             slots: HostSlots::new(recording.host_slots.len()),
             kept,
+            traced: None,
+        }
+    }
+
+    /// The same run, which ends with [`RunErrorKind::NonFinite`] at the first node whose values are
+    /// not finite: what each dispatch writes is looked through.
+    pub(crate) fn traced(mut self, plan: &'a Plan) -> Self {
+        self.traced = Some(plan.graph());
+        self
+    }
+
+    /// The regions that dispatches write, where they are looked through: what lay there before is
+    /// none of theirs, and dispatches may write a part of a region each.
+    fn looked_through(&self) -> impl Iterator<Item = Region> + use<'a, 'o> {
+        let regions = self.recording.dispatches().filter_map(|(_, regions)| regions.last().copied());
+        let regions: std::collections::HashSet<Region> = regions.filter(|_| self.traced.is_some()).collect();
+        regions.into_iter()
+    }
+
+    /// Looks through what a dispatch of a node wrote.
+    fn look(&self, node: NodeId, call: &Call, bytes: &[u8]) -> Result<(), RunError> {
+        let broken = match call.bindings().last() {
+            Some(Binding::WriteWords) => false,
+            Some(Binding::Write) if self.recording.elem == Elem::F16 => {
+                bytes.as_chunks().0.iter().any(|b| u16::from_le_bytes(*b) & 0x7C00 == 0x7C00)
+            }
+            _ => bytes.as_chunks().0.iter().any(|b| !f32::from_le_bytes(*b).is_finite()),
+        };
+        match self.traced {
+            Some(graph) if broken => {
+                Err(RunError::new(RunErrorKind::NonFinite, "its values are not finite").at(graph.node(node).name.clone()))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -173,6 +210,9 @@ impl<'a, 'o> Run<'a, 'o> {
         let recording = self.recording;
         let (mut flops, mut dispatch) = (0, 0);
         let mut plane = Vec::new();
+        for region in self.looked_through() {
+            memory.write(region, 0, &vec![0; region.size as usize]).await?;
+        }
         for (index, command) in (0u32..).zip(&recording.commands) {
             match command {
                 Command::Upload { dst, planes, .. } => {
@@ -185,9 +225,17 @@ impl<'a, 'o> Run<'a, 'o> {
                         at += plane.len() as u64 * 4;
                     }
                 }
-                Command::Dispatch { .. } => {
+                Command::Dispatch { call, bindings, node } => {
                     flops += memory.dispatch(dispatch).await?;
                     dispatch += 1;
+                    if let (Some(_), Some(region)) = (self.traced, bindings.last()) {
+                        self.take_in(memory)?;
+                        while memory.settle().await? {
+                            self.take_in(memory)?;
+                        }
+                        let bytes = memory.read(*region).await?;
+                        self.look(*node, call, &bytes)?;
+                    }
                     if memory.is_full() {
                         self.end_batch(memory, flops).await?;
                     }
@@ -236,6 +284,9 @@ impl<'a, 'o> Run<'a, 'o> {
     pub(crate) fn on_host(mut self, memory: &mut HostMemory, mut times: Option<&mut Times>) -> Result<Vec<OutputVolume>, RunError> {
         let recording = self.recording;
         let (mut flops, mut dispatch) = (0, 0);
+        for region in self.looked_through() {
+            memory.words_mut(region).fill(0);
+        }
         for command in &recording.commands {
             match command {
                 Command::Upload { dst, planes, .. } => {
@@ -245,12 +296,16 @@ impl<'a, 'o> Run<'a, 'o> {
                     let words = &mut words[..length as usize];
                     pack_planes(&self.input, map.channels, planes.clone(), recording.elem, words);
                 }
-                Command::Dispatch { call, bindings, .. } => {
+                Command::Dispatch { call, bindings, node } => {
                     flops += call.cost().flops;
                     let begin = times.as_ref().map(|_| Instant::now());
                     memory.dispatch(call, bindings);
                     if let (Some(times), Some(begin)) = (&mut times, begin) {
                         times.add(dispatch, begin.elapsed().as_secs_f64());
+                    }
+                    if let (Some(_), Some(region)) = (self.traced, bindings.last()) {
+                        self.look(*node, call, memory.bytes(*region))?;
+                        self.check_cancel()?;
                     }
                     dispatch += 1;
                 }

@@ -131,10 +131,12 @@ impl Route<'_> {
         let model = self.first.1;
         let (bytes, classes) = (prepared.host_bytes(), model.card().classes());
         let export = export.map_or_else(|| prepared.export_bytes(self.options.probabilities), Export::bytes);
-        let (extent, needs) = match windows {
+        let (extent, mut needs) = match windows {
             Some(windows) => (windows.tile(), windows.host_needs(classes, bytes, export)),
             None => (prepared.volume().extent, HostNeeds::at_once(bytes, export)),
         };
+        // of several networks the first stays open beside another
+        needs.model = model.held_bytes() * self.networks.folds().len().clamp(1, 2) as u64;
         Bounded::new(self.runner, self.options, (model, extent), needs, options)
     }
 
