@@ -46,7 +46,7 @@ macro_rules! error_type {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
+                f.write_str(&clip(&self.0.to_string()))
             }
         }
 
@@ -59,19 +59,29 @@ macro_rules! error_type {
 }
 
 /// The most characters of a message; what comes from a file may be of any length.
-const LONGEST: usize = 2000;
+const LONGEST: usize = 390;
 
-/// A message on one line: control characters escaped, and cut where it is too long.
+/// The characters at the end of a message that are kept where it is cut: what to do stands there.
+const END: usize = 150;
+
+/// The text of a message on one line of at most 390 characters, control characters escaped. One
+/// that is longer is cut in its middle. All messages of this crate's errors and warnings are so.
+#[must_use]
+pub fn one_line(message: &str) -> String {
+    clip(message)
+}
+
 pub(crate) fn clip(message: &str) -> String {
-    let mut text = String::new();
-    for (i, c) in message.chars().enumerate() {
-        if i == LONGEST {
-            text.push_str(" ..");
-            break;
-        }
-        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+    const GAP: &str = " .. ";
+    // a character is escaped by ten at most, so that no more of them are looked at
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let begin: Vec<char> = message.chars().take(LONGEST + 1).flat_map(|c| escape(c).chars().collect::<Vec<_>>()).collect();
+    if begin.len() <= LONGEST {
+        return begin.into_iter().collect();
     }
-    text
+    let end: Vec<char> = message.chars().rev().take(END).flat_map(|c| escape(c).chars().rev().collect::<Vec<_>>()).collect();
+    let begin = begin.into_iter().take(LONGEST - GAP.len() - END);
+    begin.chain(GAP.chars()).chain(end.into_iter().take(END).rev()).collect()
 }
 
 #[derive(Debug)]
@@ -200,7 +210,7 @@ error_type! {
         /// The input does not have the planned shape.
         InputMismatch,
         /// The input holds a value that is not finite, or the network makes one of a finite input; then
-        /// [`RunError::node`] is the output that holds it.
+        /// [`RunError::node`] is the first node whose values are not finite.
         NonFinite,
         /// [`crate::Cancel`] was raised; the session can run again.
         Cancelled,
@@ -228,7 +238,19 @@ mod tests {
     fn messages_are_one_line_of_bounded_length() {
         let error = PlanError::new(PlanErrorKind::Limits, "a\n\u{1b}[31mb\u{e9}");
         assert_eq!(error.to_string(), "a\\n\\u{1b}[31mb\u{e9}");
-        assert_eq!(clip(&"x".repeat(1 << 20)).len(), LONGEST + 3);
+        let long = format!("a{}z", "x".repeat(1 << 20));
+        let cut = clip(&long);
+        assert_eq!(cut.len(), LONGEST);
+        assert!(cut.starts_with("axx") && cut.contains("x .. x") && cut.ends_with("xz"), "{cut}");
+        assert_eq!(clip(&cut), cut);
+        let (short, long) = ("x".repeat(LONGEST), "\u{1}".repeat(LONGEST));
+        assert_eq!(clip(&short), short);
+        assert!(clip(&long).len() == LONGEST && clip(&long).ends_with("\\u{1}"), "{}", clip(&long));
+        // of all parts together
+        let inner = PlanError::new(PlanErrorKind::Limits, "y".repeat(1000));
+        let outer = LoadError::new(LoadErrorKind::Card, "x".repeat(1000)).at("n\n".repeat(1000)).caused_by(inner);
+        let text = outer.to_string();
+        assert!(text.chars().count() == LONGEST && text.starts_with("n\\nn") && text.ends_with("yyy"), "{text}");
     }
 
     #[test]

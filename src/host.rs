@@ -10,6 +10,10 @@ use std::path::PathBuf;
 /// where the system does not tell.
 #[must_use]
 pub fn available_memory() -> Option<u64> {
+    // fuzzing looks for what passes the bounds of any machine
+    if cfg!(fuzzing) {
+        return Some(64 << 20);
+    }
     parse_available(&std::fs::read_to_string("/proc/meminfo").ok()?)
 }
 

@@ -11,6 +11,8 @@ use crate::shape::format_bytes;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HostNeeds {
+    /// The models' files, which stay in memory.
+    pub model: u64,
     /// The scan as it was read, where it is kept while the network runs.
     pub scan: u64,
     /// The scan as the network is given it.
@@ -59,12 +61,12 @@ impl HostNeeds {
 
     /// While the network runs, beside the session.
     fn running(&self, place: HostPlace, on_device: bool) -> u64 {
-        self.scan + self.prepared + self.summing(place, on_device) + self.export + self.waiting_in(place)
+        self.model + self.scan + self.prepared + self.summing(place, on_device) + self.export + self.waiting_in(place)
     }
 
     /// Before and after it runs.
     fn around(&self, place: HostPlace) -> u64 {
-        self.preparing.max(self.scan + self.export + self.finishing + self.waiting_in(place))
+        self.model + self.preparing.max(self.scan + self.export + self.finishing + self.waiting_in(place))
     }
 
     /// All of it with a session, whose device may be the host.
@@ -108,6 +110,8 @@ pub struct HostPlan {
     pub peak_bytes: u64,
     /// Before and after the network runs.
     pub around_bytes: u64,
+    /// The models' files.
+    pub model_bytes: u64,
     /// The scan, as it was read and as it was prepared.
     pub scan_bytes: u64,
     /// Sums of windows, in memory.
@@ -137,6 +141,7 @@ impl HostPlan {
             budget,
             peak_bytes: needs.with(place, report, on_host),
             around_bytes: needs.around(place),
+            model_bytes: needs.model,
             scan_bytes: needs.scan + needs.prepared,
             sums_bytes: needs.summing(place, report.windows_bytes > 0),
             export_bytes: needs.export + needs.waiting_in(place),

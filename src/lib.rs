@@ -82,65 +82,98 @@ pub use wgpu;
 mod trace;
 
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod back;
+#[forbid(unsafe_code)]
 mod caps;
+#[forbid(unsafe_code)]
 mod device;
 #[doc(hidden)]
 pub mod engine;
+#[forbid(unsafe_code)]
 mod error;
+#[forbid(unsafe_code)]
 pub mod export;
+#[forbid(unsafe_code)]
 mod fitting;
+#[cfg(fuzzing)]
+#[allow(missing_docs, unused_results, clippy::all, reason = "compiled by fuzz/ alone")]
 #[doc(hidden)]
+pub mod fuzzing;
+#[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod graph;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod harness;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod host;
+#[forbid(unsafe_code)]
 mod host_budget;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 #[path = "../kernels/mod.rs"]
 #[doc(hidden)]
 pub mod kernels;
+#[forbid(unsafe_code)]
 pub mod model;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod monai;
+#[forbid(unsafe_code)]
 mod networks;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod nnunet;
 #[doc(hidden)]
 pub mod plan;
+#[forbid(unsafe_code)]
 mod profile;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod record;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
+#[forbid(unsafe_code)]
 mod reference;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
+#[forbid(unsafe_code)]
 mod run;
+#[forbid(unsafe_code)]
 pub mod scan;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod scores;
+#[forbid(unsafe_code)]
 pub mod segment;
+#[forbid(unsafe_code)]
 mod session;
+#[forbid(unsafe_code)]
 mod shape;
 #[expect(clippy::cast_possible_truncation, reason = "extents below 2^31, and sums that are stored in f32")]
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod tiling;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
+#[forbid(unsafe_code)]
 mod transfer;
+#[forbid(unsafe_code)]
 pub mod volume;
 #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "counts of tokens, and shares that are shown")]
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod volume_tokens;
+#[forbid(unsafe_code)]
 mod warning;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod window;
 
 pub use caps::{DeviceCaps, Measured};
 pub use device::Device;
 pub use engine::Engine;
-pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanError, PlanErrorKind, RunError, RunErrorKind};
+pub use error::{EngineError, EngineErrorKind, LoadError, LoadErrorKind, PlanError, PlanErrorKind, RunError, RunErrorKind, one_line};
 pub use fitting::{FitError, smaller_budget};
 pub use host_budget::{HostNeeds, HostPlace, HostPlan};
 pub use model::{Card, Model};

@@ -11,12 +11,13 @@ use std::time::Instant;
 use self::slots::HostSlots;
 use crate::engine::GpuMemory;
 use crate::error::{RunError, RunErrorKind, internal};
-use crate::kernels::Call;
+use crate::graph::{Graph, NodeId};
+use crate::kernels::{Binding, Call};
 use crate::plan::Plan;
 use crate::profile::Times;
-use crate::record::{Command, Recording};
+use crate::record::{Command, Recording, Region};
 use crate::reference::HostMemory;
-use crate::shape::Map;
+use crate::shape::{Elem, Map};
 use crate::transfer::{Input, OutputVolume, pack_planes};
 
 /// How far a run is, by floating-point operations.
@@ -191,16 +192,25 @@ pub(crate) struct Flight<'o> {
     passes: u64,
     /// Operations of the passes before this one.
     before: u64,
+    /// What each dispatch writes is looked through: the run ends with [`RunErrorKind::NonFinite`]
+    /// at the first node whose values are not finite.
+    traced: bool,
 }
 
 impl<'o> Flight<'o> {
     pub(crate) fn new(options: RunOptions<'o>) -> Self {
-        Self { options, slots: HostSlots::default(), planes: VecDeque::new(), passes: 1, before: 0 }
+        Self { options, slots: HostSlots::default(), planes: VecDeque::new(), passes: 1, before: 0, traced: false }
     }
 
     /// Tells the progress as that of so many passes.
     pub(crate) fn with_passes(mut self, passes: u64) -> Self {
         self.passes = passes;
+        self
+    }
+
+    /// Looks for the first node whose values are not finite.
+    pub(crate) fn tracing(mut self) -> Self {
+        self.traced = true;
         self
     }
 
@@ -228,6 +238,7 @@ impl<'o> Flight<'o> {
 /// A run under way.
 pub(crate) struct Run<'a, 'o> {
     recording: &'a Recording,
+    graph: &'a Graph,
     /// What the network reads, unless the device crops it.
     input: Option<Input<'a>>,
     pass: Option<Pass>,
@@ -245,14 +256,51 @@ impl<'a, 'o> Run<'a, 'o> {
         let recording = plan.recording();
         flight.slots.begin(recording.host_slots.len());
         let outputs = recording.outputs.iter().map(OutputVolume::empty).collect();
-        Self { recording, input: Some(input), pass: None, each: plan.report().flops, outputs, kept, flight }
+        Self { recording, graph: plan.graph(), input: Some(input), pass: None, each: plan.report().flops, outputs, kept, flight }
     }
 
     /// A pass over a window of a plan that has windows on the device.
     pub(crate) fn of_window(plan: &'a Plan, kept: &'a [Vec<u8>], pass: Pass, flight: &'a mut Flight<'o>) -> Self {
         let recording = plan.recording();
         flight.slots.begin(recording.host_slots.len());
-        Self { recording, input: None, pass: Some(pass), each: plan.report().flops, outputs: Vec::new(), kept, flight }
+        Self { recording, graph: plan.graph(), input: None, pass: Some(pass), each: plan.report().flops, outputs: Vec::new(), kept, flight }
+    }
+
+    /// The handle that stops it.
+    pub(crate) fn cancel(&self) -> Option<Cancel> {
+        self.flight.cancel()
+    }
+
+    /// The graph, where the first node of values that are not finite is looked for.
+    fn traced(&self) -> Option<&'a Graph> {
+        self.flight.traced.then_some(self.graph)
+    }
+
+    /// The regions that dispatches write, where they are looked through: what lay there before is
+    /// none of theirs, and dispatches may write a part of a region each.
+    fn looked_through(&self) -> impl Iterator<Item = Region> + use<'a, 'o> {
+        let added = |call: &Call| call.bindings().last() == Some(&Binding::Update);
+        let dispatches = self.recording.dispatches().filter(|(call, _)| !added(call));
+        let regions = dispatches.filter_map(|(_, regions)| regions.last().copied());
+        let regions: std::collections::HashSet<Region> = regions.filter(|_| self.flight.traced).collect();
+        regions.into_iter()
+    }
+
+    /// Looks through what a dispatch of a node wrote.
+    fn look(&self, node: NodeId, call: &Call, bytes: &[u8]) -> Result<(), RunError> {
+        let broken = match call.bindings().last() {
+            Some(Binding::WriteWords) => false,
+            Some(Binding::Write) if self.recording.elem == Elem::F16 => {
+                bytes.as_chunks().0.iter().any(|b| u16::from_le_bytes(*b) & 0x7C00 == 0x7C00)
+            }
+            _ => bytes.as_chunks().0.iter().any(|b| !f32::from_le_bytes(*b).is_finite()),
+        };
+        match self.traced() {
+            Some(graph) if broken => {
+                Err(RunError::new(RunErrorKind::NonFinite, "its values are not finite").at(graph.node(node).name.clone()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn input(&self) -> Result<Input<'a>, RunError> {
@@ -286,6 +334,9 @@ impl<'a, 'o> Run<'a, 'o> {
         let recording = self.recording;
         let (mut flops, mut dispatch) = (self.flight.before, 0);
         let mut plane = Vec::new();
+        for region in self.looked_through() {
+            memory.write(region, 0, &vec![0; region.size as usize]).await?;
+        }
         for (index, command) in (0u32..).zip(&recording.commands) {
             match command {
                 Command::Upload { dst, planes, .. } => {
@@ -299,12 +350,20 @@ impl<'a, 'o> Run<'a, 'o> {
                         at += plane.len() as u64 * 4;
                     }
                 }
-                Command::Dispatch { call, .. } => {
+                Command::Dispatch { call, bindings, node } => {
                     if let Some(params) = self.pass.and_then(|pass| pass.params(call)) {
                         memory.write_params(dispatch, &params).await?;
                     }
                     flops += memory.dispatch(dispatch).await?;
                     dispatch += 1;
+                    if let (Some(_), Some(region)) = (self.traced(), bindings.last()) {
+                        self.take_in(memory)?;
+                        while memory.settle().await? {
+                            self.take_in(memory)?;
+                        }
+                        let bytes = memory.read(*region).await?;
+                        self.look(*node, call, &bytes)?;
+                    }
                     if memory.is_full() {
                         self.end_batch(memory, flops).await?;
                     }
@@ -350,6 +409,9 @@ impl<'a, 'o> Run<'a, 'o> {
     pub(crate) fn on_host(mut self, memory: &mut HostMemory, mut times: Option<&mut Times>) -> Result<Vec<OutputVolume>, RunError> {
         let recording = self.recording;
         let (mut flops, mut dispatch) = (0, 0);
+        for region in self.looked_through() {
+            memory.words_mut(region).fill(0);
+        }
         for command in &recording.commands {
             match command {
                 Command::Upload { dst, planes, .. } => {
@@ -360,12 +422,16 @@ impl<'a, 'o> Run<'a, 'o> {
                     let words = &mut words[..length as usize];
                     pack_planes(&input, map.channels, planes.clone(), recording.elem, words);
                 }
-                Command::Dispatch { call, bindings, .. } => {
+                Command::Dispatch { call, bindings, node } => {
                     flops += call.cost().flops;
                     let begin = times.as_ref().map(|_| Instant::now());
                     memory.dispatch(call, bindings);
                     if let (Some(times), Some(begin)) = (&mut times, begin) {
                         times.add(dispatch, begin.elapsed().as_secs_f64());
+                    }
+                    if let (Some(_), Some(region)) = (self.traced(), bindings.last()) {
+                        self.look(*node, call, memory.bytes(*region))?;
+                        self.check_cancel()?;
                     }
                     dispatch += 1;
                 }

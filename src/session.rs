@@ -168,27 +168,25 @@ impl Session {
     /// cancelled, or when the device fails.
     pub async fn run(&mut self, input: Input<'_>, options: RunOptions<'_>) -> Result<Vec<OutputVolume>, RunError> {
         check_input(&self.plan, &input, self.grey)?;
-        let allowed = options.allows_non_finite();
         if self.plan.recording().windows.is_some() {
             let text = "the session was planned for windows of a volume: run it by Windows, or plan it with Plan::new";
             return Err(RunError::new(RunErrorKind::InputMismatch, text));
         }
+        let (allowed, cancel) = (options.allows_non_finite(), options.cancel());
         let mut flight = Flight::new(options);
-        let cancel = flight.cancel();
         let run = Run::new(&self.plan, &self.kept, input, &mut flight);
-        let mut outputs = match &mut self.memory {
-            Memory::Gpu(memory) => {
-                memory.begin(cancel);
-                let result = run.on_device(memory).await;
-                memory.end(result.is_err());
-                result
-            }
-            Memory::Host(memory, times) => run.on_host(memory, times.as_mut()),
-        }?;
+        let mut outputs = perform(&mut self.memory, run, true).await?;
         if let Some(output) = outputs.first_mut() {
             let broken = output.count_non_finite();
             if broken > 0 && !allowed {
-                return Err(not_finite(output, broken, self.plan.recording().elem));
+                let mut flight = Flight::new(RunOptions::default().with_cancel(cancel)).tracing();
+                let again = Run::new(&self.plan, &self.kept, input, &mut flight);
+                let first = match perform(&mut self.memory, again, false).await {
+                    Err(e) if e.kind() == RunErrorKind::Cancelled => return Err(e),
+                    Err(e) => e.node().map(str::to_owned),
+                    Ok(_) => None,
+                };
+                return Err(not_finite(output, first, broken, self.plan.recording().elem));
             }
         }
         Ok(outputs)
@@ -236,8 +234,22 @@ fn host_readers(recording: &Recording) -> HashMap<Region, &Call> {
     dispatches.flat_map(|(call, regions)| regions.iter().map(move |region| (*region, call))).collect()
 }
 
-/// What is wrong with an output of which so many values are not finite.
-fn not_finite(output: &OutputVolume, broken: usize, elem: Elem) -> RunError {
+/// Runs on the memory of a session; kernels are timed if they are to be.
+async fn perform(memory: &mut Memory, run: Run<'_, '_>, timed: bool) -> Result<Vec<OutputVolume>, RunError> {
+    match memory {
+        Memory::Gpu(memory) => {
+            memory.begin(run.cancel());
+            let result = run.on_device(memory).await;
+            memory.end(result.is_err());
+            result
+        }
+        Memory::Host(memory, times) => run.on_host(memory, times.as_mut().filter(|_| timed)),
+    }
+}
+
+/// What is wrong with an output of which so many values are not finite; `first` is the first node
+/// that makes such values.
+fn not_finite(output: &OutputVolume, first: Option<String>, broken: usize, elem: Elem) -> RunError {
     let hint = match elem {
         Elem::F16 => "16-bit storage holds no more than 65504: run it with 32 bits (--precision f32)",
         Elem::F32 => "its weights do not suit this input",
@@ -247,10 +259,11 @@ fn not_finite(output: &OutputVolume, broken: usize, elem: Elem) -> RunError {
         OutputData::Map(values) => values.len(),
     };
     let text = format!(
-        "the network makes NaN or infinite values of a finite input, in {broken} of {of} values of its output; {hint}; \
-         --allow-non-finite takes them"
+        "the network makes NaN or infinite values of a finite input, here first, in {broken} of {of} values of its output \
+         {:.60}; {hint}; --allow-non-finite takes them",
+        output.name
     );
-    RunError::new(RunErrorKind::NonFinite, text).at(output.name.clone())
+    RunError::new(RunErrorKind::NonFinite, text).at(first.unwrap_or_else(|| output.name.clone()))
 }
 
 /// A plan made for another device may ask for what this one does not have.

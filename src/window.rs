@@ -26,9 +26,26 @@ use crate::session::Session;
 use crate::shape::Extent;
 use crate::tiling::{Blend, TileWeights, monai_starts, nnunet_starts};
 use crate::transfer::{Input, OutputData};
+use crate::volume::claim::{Claim, Refused};
 
 /// Share of a tile that neighbours have in common where a card names none.
 const OVERLAP: f64 = 0.5;
+
+/// The least distance of windows in voxels.
+const LEAST_STEP: f64 = 0.5;
+
+/// Refuses windows of which the machine has no room for one: its input and its scores.
+fn check_room(card: &Card, tile: Extent) -> Result<(), PlanError> {
+    let values = f64::from(card.in_channels()) + f64::from(card.classes());
+    match Claim::of(tile.axes().map(i64::from), |n| 4.0 * values * n).extent() {
+        Ok(_) => Ok(()),
+        Err(Refused::Nothing) => Err(PlanError::new(PlanErrorKind::Extent, "windows without voxels")),
+        Err(Refused::TooLarge(takes)) => {
+            let text = format!("the card's windows are of {tile} voxels{takes}; give the card a smaller patch (inference.patch)");
+            Err(PlanError::new(PlanErrorKind::Limits, text))
+        }
+    }
+}
 
 /// Where the windows of a volume lie, and how their results are blended.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,9 +101,16 @@ impl Windows {
             tile.d = 1;
         }
         check_extent(tile, card)?;
+        check_room(card, tile)?;
         let scheme = inference.scheme.unwrap_or_else(|| Scheme::of(&card.architecture));
         let overlap = step.map_or_else(|| inference.overlap.unwrap_or(OVERLAP), |step| 1.0 - step);
         let step = step.unwrap_or(1.0 - overlap);
+        // MONAI's move by a voxel at least
+        let spread = matches!(scheme, Scheme::NnunetV1 | Scheme::NnunetV2);
+        if let Some(n) = tile.axes().into_iter().find(|n| spread && *n > 1 && f64::from(*n) * step < LEAST_STEP) {
+            let text = format!("windows of {n} voxels that move by {step:e} of it lie less than {LEAST_STEP} voxels apart");
+            return Err(PlanError::new(PlanErrorKind::Limits, text));
+        }
         let starts = |axis: usize| {
             let (n, window) = (image.axes()[axis], tile.axes()[axis]);
             match scheme {
@@ -316,6 +340,7 @@ impl Windows {
         let ([sums, _], [sums_in_file, file]) = (sums(false), sums(true));
         let reach = u64::from(self.tile.d.min(self.image.d));
         HostNeeds {
+            model: 0,
             scan,
             totals: reach * self.image.plane() * 4,
             prepared,

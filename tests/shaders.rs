@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::cast_possible_truncation, reason = "tests")]
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use naga::back::{glsl, hlsl, msl, pipeline_constants::process_overrides, spv};
@@ -40,7 +41,17 @@ const WORKGROUP_BYTES: u32 = 16 << 10;
 fn to_spirv(module: &Module, info: &ModuleInfo, name: &str, _: Storage) -> Result<(), String> {
     let options = spv::Options { lang_version: (1, 3), force_loop_bounding: false, ..spv::Options::default() };
     let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: name.to_owned() };
-    spv::write_vec(module, info, &options, Some(&pipeline)).map(|words| assert_eq!(words[0], 0x0723_0203)).map_err(|e| e.to_string())
+    let words = spv::write_vec(module, info, &options, Some(&pipeline)).map_err(|e| e.to_string())?;
+    assert_eq!(words[0], 0x0723_0203);
+    // for spirv-val: .ci/spirv
+    if let Some(folder) = std::env::var_os("ORGANUM_SPIRV") {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut hash = DefaultHasher::new();
+        bytes.hash(&mut hash);
+        let file = std::path::Path::new(&folder).join(format!("{name}-{:016x}.spv", hash.finish()));
+        std::fs::write(file, bytes).map_err(|e| e.to_string())?;
+    }
+    Ok(())
 }
 
 fn to_msl(module: &Module, info: &ModuleInfo, name: &str, _: Storage) -> Result<(), String> {

@@ -11,17 +11,28 @@ use rayon::prelude::*;
 
 use super::Target;
 
+#[forbid(unsafe_code)]
 mod attend;
+#[forbid(unsafe_code)]
 mod attention;
+#[forbid(unsafe_code)]
 mod by_rows;
+#[forbid(unsafe_code)]
 mod conv;
 mod isa;
+#[forbid(unsafe_code)]
 mod math;
+#[forbid(unsafe_code)]
 mod norms;
+#[forbid(unsafe_code)]
 mod points;
+#[forbid(unsafe_code)]
 mod product;
+#[forbid(unsafe_code)]
 mod rows;
+#[forbid(unsafe_code)]
 mod transpose;
+#[forbid(unsafe_code)]
 mod windows;
 
 pub use isa::name as instructions;

@@ -61,8 +61,10 @@ impl DirectCase {
             Mode::Window => Ok(prepared),
             Mode::Whole => {
                 let (n, least, stride) = (prepared.inner.axes(), card.least(), card.stride());
-                let padded = [0, 1, 2].map(|axis| resample::up(n[axis].max(least[axis]), stride[axis]));
-                let (volume, offset) = resample::pad_to(&prepared.volume, padded.into(), 0.0);
+                let padded = [0, 1, 2].map(|axis| resample::multiple(n[axis].max(least[axis]), stride[axis]));
+                let channels = f64::from(prepared.volume.channels);
+                let extent = resample::padded("padding to the network's stride", padded, |n| 4.0 * channels * n)?;
+                let (volume, offset) = resample::pad_to(&prepared.volume, extent, 0.0);
                 Ok(Self { volume, offset, ..prepared })
             }
             Mode::Slices => {

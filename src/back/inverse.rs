@@ -10,7 +10,7 @@ use crate::monai::Pipeline;
 use crate::scan::{Filtered, Forward, Grid, Invert, Overlapping, Reading, Recipe, Undo, WayBack, cut, resampled, turned};
 use crate::shape::Extent;
 use crate::transfer::Input;
-use crate::volume::resample::pad_to_multiple;
+use crate::volume::resample::{multiple, pad_to, padded};
 use crate::volume::{Affine, Axes, Volume, VolumeError, VolumeErrorKind};
 
 /// A scan as MONAI gives it to the network, and what brings results back to the scan's grid.
@@ -50,7 +50,7 @@ impl InverseCase {
     }
 
     /// The scan that went through the steps of a recipe, and what undoes them.
-    pub(crate) fn of(forward: Forward<'_>, recipe: &Recipe, multiple: Option<[u32; 3]>) -> Result<Self, VolumeError> {
+    pub(crate) fn of(forward: Forward<'_>, recipe: &Recipe, whole: Option<[u32; 3]>) -> Result<Self, VolumeError> {
         let unsupported = |text: String| VolumeError::new(VolumeErrorKind::Unsupported, text);
         let back = recipe.way_back().map_err(unsupported)?;
         let WayBack::Inverse { invert, nearest, filters, overlapping } = back else {
@@ -59,8 +59,13 @@ impl InverseCase {
         let (steps, (axes, affine), file) = (forward.undo.clone(), forward.seen, forward.file);
         let volume = forward.into_volume();
         let prepared = Grid::of(&volume);
-        let (volume, offset) = match multiple {
-            Some(multiple) => pad_to_multiple(&volume, multiple.into(), 0.0),
+        let (volume, offset) = match whole {
+            Some(stride) => {
+                let channels = f64::from(volume.channels);
+                let size = [0, 1, 2].map(|axis| multiple(volume.extent.axes()[axis], stride[axis]));
+                let extent = padded("padding to the network's stride", size, |n| 4.0 * channels * n)?;
+                pad_to(&volume, extent, 0.0)
+            }
             None => (volume, Extent::new(0, 0, 0)),
         };
         Ok(Self { volume, prepared, offset, steps, scan: file.unwrap_or(prepared), axes, affine, invert, nearest, filters, overlapping })

@@ -90,13 +90,13 @@ impl GpuMemory {
         let out_of_memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let invalid = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let buffer = |label: &str, size: u64, usage| {
-            device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
+            engine.buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
         };
         let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let chunks: Vec<wgpu::Buffer> = recording.chunks.iter().map(|&size| buffer("chunk", size, storage)).collect();
         let uniforms = buffer("uniforms", recording.uniform_bytes(), wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST);
-        let upload = Ring::new(device, Direction::Upload, recording.upload_staging);
-        let download = Ring::new(device, Direction::Download, recording.download_staging);
+        let upload = Ring::new(engine, Direction::Upload, recording.upload_staging);
+        let download = Ring::new(engine, Direction::Download, recording.download_staging);
         let (invalid, out_of_memory) = (invalid.pop(), out_of_memory.pop());
         let (invalid, out_of_memory) = (invalid.await, out_of_memory.await);
         if let Some(error) = out_of_memory.or(invalid) {

@@ -9,13 +9,19 @@ use crate::kernels::Call;
 
 mod cache;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
+#[forbid(unsafe_code)]
 mod memory;
+#[forbid(unsafe_code)]
 mod pace;
 mod pipeline;
+#[forbid(unsafe_code)]
 mod signal;
+#[forbid(unsafe_code)]
 mod staging;
 #[expect(clippy::cast_possible_truncation, reason = "lengths of slices that exist on this host")]
+#[forbid(unsafe_code)]
 mod submit;
+#[forbid(unsafe_code)]
 mod timing;
 
 use cache::Cache;
@@ -56,6 +62,8 @@ struct Inner {
     /// Bytes of the buffers that exist, and the most that may.
     allocated: AtomicU64,
     most: u64,
+    /// How many buffers are created until one is refused; 0: none is.
+    refuse: AtomicU64,
 }
 
 impl Engine {
@@ -82,6 +90,7 @@ impl Engine {
             alarm: Alarm::default(),
             allocated: AtomicU64::new(0),
             most: bytes,
+            refuse: AtomicU64::new(0),
         };
         Self(Arc::new(inner), Arc::new(caps))
     }
@@ -221,6 +230,22 @@ impl Engine {
 
     fn alarm(&self) -> &Alarm {
         &self.0.alarm
+    }
+
+    /// Refuses the buffer of this number, counted from 1 on from now: for tests of what becomes of
+    /// a session then.
+    #[doc(hidden)]
+    pub fn refuse_buffer(&self, number: u64) {
+        self.0.refuse.store(number, Ordering::Release);
+    }
+
+    fn buffer(&self, descriptor: &wgpu::BufferDescriptor<'_>) -> wgpu::Buffer {
+        let count = |left: u64| left.checked_sub(1);
+        if self.0.refuse.fetch_update(Ordering::AcqRel, Ordering::Acquire, count) == Ok(1) {
+            // beyond the limits of any device: wgpu refuses it as it refuses others
+            return self.0.device.create_buffer(&wgpu::BufferDescriptor { size: 1 << 60, mapped_at_creation: false, ..descriptor.clone() });
+        }
+        self.0.device.create_buffer(descriptor)
     }
 
     fn cache(&self) -> &Cache {

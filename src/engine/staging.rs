@@ -1,6 +1,7 @@
 //! Staging: the mappable buffers through which bytes pass between host and device. Each direction is a ring of pieces, so
 //! that the host fills or empties some while the device copies from or to others.
 
+use super::Engine;
 use super::signal::Signal;
 use crate::error::{RunError, RunErrorKind};
 
@@ -112,9 +113,9 @@ pub(super) struct Ring {
 
 impl Ring {
     /// Creates buffers of `total` bytes together.
-    pub(super) fn new(device: &wgpu::Device, direction: Direction, total: u64) -> Self {
+    pub(super) fn new(engine: &Engine, direction: Direction, total: u64) -> Self {
         let buffer = |size| {
-            device.create_buffer(&wgpu::BufferDescriptor {
+            engine.buffer(&wgpu::BufferDescriptor {
                 label: Some(direction.label()),
                 size,
                 usage: direction.usage(),

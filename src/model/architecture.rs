@@ -105,7 +105,7 @@ pub(super) fn names() -> Vec<&'static str> {
 /// The network of a config, and the config with the defaults of what it leaves out.
 pub(super) fn build(architecture: &str, config: &Value) -> Result<(Built, Value), LoadError> {
     let Some(entry) = ALL.iter().find(|entry| entry.name == architecture) else {
-        let text = format!("the card names the architecture {architecture:?}; this version builds: {}", names().join(", "));
+        let text = format!("the card names the architecture {architecture:.40?}; this version builds: {}", names().join(", "));
         return Err(LoadError::new(LoadErrorKind::UnknownArchitecture, text));
     };
     (entry.open)(config)

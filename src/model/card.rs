@@ -255,6 +255,12 @@ impl Card {
         Ok(card)
     }
 
+    /// A card of JSON.
+    #[cfg(fuzzing)]
+    pub(crate) fn of_json(json: &str) -> Result<Self, LoadError> {
+        Self::parse(json)
+    }
+
     /// Parses and checks a card.
     pub(super) fn parse(json: &str) -> Result<Self, LoadError> {
         let bad = |message: String| LoadError::new(LoadErrorKind::Card, message);

@@ -93,7 +93,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a safetensors file, or a PyTorch checkpoint of which no code is run. The file is memory-mapped, not copied. Without a
+    /// Loads a safetensors file, or a PyTorch checkpoint of which no code is run. The file is read into memory. Without a
     /// card, architecture and config are what names and shapes of the tensors tell; see [`Checkpoint`] for how to say the rest.
     ///
     /// # Errors
@@ -126,7 +126,8 @@ impl Model {
     /// When the file is damaged, or its tensors are not those of [`Graph::parameters`] or not finite.
     pub fn from_graph(graph: Graph, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, LoadError> {
         let built = Built::new(graph, [1; 3]);
-        let weights = Weights::of_safetensors(weights::Bytes::Held(bytes.into()))?;
+        let bytes: Cow<'static, [u8]> = bytes.into();
+        let weights = Weights::of_safetensors(bytes.into())?;
         Self::of(Card::parse(GRAPH_CARD)?, built, Arc::new(weights))?.finite()
     }
 
@@ -263,6 +264,11 @@ impl Model {
     #[must_use]
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// Bytes of memory that the model's file takes.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.weights.held()
     }
 
     /// What the network takes.

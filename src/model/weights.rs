@@ -1,21 +1,25 @@
-//! Tensors of a model file or checkpoint, mapped and read on demand.
+//! Tensors of a model file or checkpoint, in memory as they are stored, converted on demand.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
 use half::{bf16, f16};
-use memmap2::Mmap;
 use safetensors::tensor::{TensorInfo, TensorView};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{LoadError, LoadErrorKind};
-use crate::host::open_file;
+use crate::host::{available_memory, open_file};
 use crate::kernels::WindowShape;
+use crate::shape::format_bytes;
 
 /// The metadata key that holds the card.
 const CARD_KEY: &str = "organum";
+
+/// The largest header of a safetensors file in bytes, the card included.
+const LARGEST_HEADER: u64 = 16 << 20;
 
 /// Tensor names that are part of a training checkpoint and mean nothing to inference.
 const IGNORED_SUFFIX: &str = "num_batches_tracked";
@@ -79,32 +83,42 @@ impl Place {
     }
 }
 
-/// The bytes of a file.
+/// The bytes of a file, in memory: a mapped file that another program cuts short ends the process
+/// where it is read.
 #[derive(Debug)]
-pub(super) enum Bytes {
-    Mapped(Mmap),
-    Held(Cow<'static, [u8]>),
-}
+pub(super) struct Bytes(Cow<'static, [u8]>);
 
 impl Bytes {
-    /// Maps a file.
+    /// Reads a file.
     ///
     /// # Errors
-    /// When it is missing or unreadable.
-    pub(super) fn map(path: &Path) -> Result<Self, LoadError> {
+    /// When it is missing, unreadable, cut short meanwhile, or larger than the memory.
+    pub(super) fn read(path: &Path) -> Result<Self, LoadError> {
         let open = |e| LoadError::io(format!("cannot open the model {}", path.display()), e);
-        let file = open_file(path).map_err(open)?;
-        #[expect(unsafe_code, reason = "mapping a file; as every user of mmap, we rely on nobody truncating it meanwhile")]
-        // SAFETY: the map is read-only and lives as long as the bytes borrowed from it.
-        let map = unsafe { Mmap::map(&file) }.map_err(open)?;
-        Ok(Self::Mapped(map))
+        let mut file = open_file(path).map_err(open)?;
+        let length = file.metadata().map_err(open)?.len();
+        let bytes = usize::try_from(length).ok().filter(|_| available_memory().is_none_or(|there| length <= there));
+        let mut data = Vec::new();
+        bytes.and_then(|bytes| data.try_reserve_exact(bytes).ok()).ok_or_else(|| {
+            let text = format!("the model {} of {} does not fit into the memory", path.display(), format_bytes(length));
+            LoadError::new(LoadErrorKind::Io, text)
+        })?;
+        file.by_ref().take(length).read_to_end(&mut data).map_err(open)?;
+        if data.len() as u64 != length {
+            let text = format!("the model {} was cut short while it was read: {} of {length} bytes", path.display(), data.len());
+            return Err(LoadError::new(LoadErrorKind::Io, text));
+        }
+        Ok(Self(data.into()))
     }
 
     pub(super) fn get(&self) -> &[u8] {
-        match self {
-            Self::Mapped(m) => m,
-            Self::Held(b) => b,
-        }
+        &self.0
+    }
+}
+
+impl From<Cow<'static, [u8]>> for Bytes {
+    fn from(bytes: Cow<'static, [u8]>) -> Self {
+        Self(bytes)
     }
 }
 
@@ -112,7 +126,7 @@ impl Weights {
     /// The tensors of a safetensors file in memory.
     #[cfg(test)]
     pub(super) fn from_bytes(bytes: Cow<'static, [u8]>) -> Result<Self, LoadError> {
-        Self::of_safetensors(Bytes::Held(bytes))
+        Self::of_safetensors(bytes.into())
     }
 
     /// The tensors of a safetensors file.
@@ -121,6 +135,11 @@ impl Weights {
     /// When it is damaged.
     pub(super) fn of_safetensors(bytes: Bytes) -> Result<Self, LoadError> {
         let format = |e| LoadError::new(LoadErrorKind::Format, "damaged or no safetensors data").caused_by(e);
+        // what a header becomes in memory is many times larger
+        if let Some(length) = bytes.get().first_chunk().map(|b| u64::from_le_bytes(*b)).filter(|n| *n > LARGEST_HEADER) {
+            let text = format!("damaged or no safetensors data: its header claims {length} bytes, {LARGEST_HEADER} at most are read");
+            return Err(LoadError::new(LoadErrorKind::Format, text));
+        }
         let (header, metadata) = SafeTensors::read_metadata(bytes.get()).map_err(format)?;
         // checks the offsets once, so that tensors can be sliced without parsing the header again
         SafeTensors::deserialize(bytes.get()).map_err(format)?;
@@ -137,6 +156,13 @@ impl Weights {
     /// Tensors of a file of another format.
     pub(super) fn of_tensors(bytes: Bytes, tensors: BTreeMap<String, Stored>) -> Self {
         Self { bytes, tensors, metadata: HashMap::new() }
+    }
+
+    /// Bytes of memory that the file takes, and tensors beside it.
+    pub(super) fn held(&self) -> u64 {
+        let file = if matches!(self.bytes.0, Cow::Owned(_)) { self.bytes.get().len() } else { 0 };
+        let tensors = self.tensors.values().map(|t| if matches!(t.data, Place::Held(_)) { t.data.len() } else { 0 });
+        (file + tensors.sum::<usize>()) as u64
     }
 
     /// The card's JSON, if the file holds one.

@@ -92,6 +92,12 @@ impl Bundle {
         Ok(Self { path, config, metadata })
     }
 
+    /// A bundle of a config alone.
+    #[cfg(fuzzing)]
+    pub(super) fn of_config(config: Config) -> Self {
+        Self { path: PathBuf::new(), metadata: Some(config.clone()), config }
+    }
+
     /// The bundle whose `models` folder a file of weights lies in, if there is one.
     ///
     /// # Errors
@@ -178,7 +184,7 @@ impl Bundle {
         Ok(changed && self.is_of_before(1, 5)?)
     }
 
-    /// The network with its weights; the file is mapped.
+    /// The network with its weights.
     ///
     /// # Errors
     /// As [`Bundle::card`], or when there are no weights or they do not fit the network.

@@ -29,15 +29,23 @@ impl Config {
     /// When it is missing, damaged or no object.
     pub(super) fn read(file: &Path) -> Result<Self, LoadError> {
         let text = read_text(file, LARGEST).map_err(|e| LoadError::io(format!("cannot read {}", file.display()), e))?;
-        let format = |what: &str| LoadError::new(LoadErrorKind::Format, format!("{} {what}", file.display()));
-        let value = if file.extension().is_some_and(|e| e == "yaml" || e == "yml") {
-            yaml(&text).map_err(|e| format(&format!("is no YAML: {e}")))?
+        let is_yaml = file.extension().is_some_and(|e| e == "yaml" || e == "yml");
+        Self::parse(&text, is_yaml).map_err(|what| LoadError::new(LoadErrorKind::Format, format!("{} {what}", file.display())))
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// Says what it is not.
+    pub(super) fn parse(text: &str, is_yaml: bool) -> Result<Self, String> {
+        let value = if is_yaml {
+            yaml(text).map_err(|e| format!("is no YAML: {e}"))?
         } else {
-            serde_json::from_str(&text).map_err(|e| format("is no JSON").caused_by(e))?
+            serde_json::from_str(text).map_err(|e| format!("is no JSON: {e}"))?
         };
         match value {
             Value::Object(object) => Ok(Self(object)),
-            _ => Err(format("is no object")),
+            _ => Err("is no object".into()),
         }
     }
 

@@ -39,6 +39,16 @@ pub use pipeline::{Filter, Invert, Largest, Pipeline, Transform};
 
 use crate::error::{LoadError, LoadErrorKind};
 
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_config(text: &str, yaml: bool) {
+    drop(config::Config::parse(text, yaml).map(|config| Bundle::of_config(config).card()));
+}
+
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_expression(text: &str) {
+    drop(expression::evaluate(text, &mut |id| (id.len() < 4).then(|| id.into())));
+}
+
 /// What is wrong with a bundle's config.
 fn bad(message: impl Into<String>) -> LoadError {
     LoadError::new(LoadErrorKind::Card, message)

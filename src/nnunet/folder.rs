@@ -15,6 +15,10 @@ use crate::warning::{Warning, WarningKind};
 const V2_FILES: [&str; 2] = ["checkpoint_final.pth", "checkpoint_final.safetensors"];
 const V1_FILES: [&str; 2] = ["model_final_checkpoint.model", "model_best.model"];
 
+/// The largest JSON file and the largest pickle in bytes.
+const LARGEST_JSON: u64 = 16 << 20;
+const LARGEST_PICKLE: u64 = 64 << 20;
+
 /// Most checkpoints that a message names.
 const MOST_NAMED: usize = 8;
 
@@ -88,7 +92,7 @@ impl Folder {
         }
         let json = |name: &str| {
             let file = path.join(name);
-            let bytes = read(&file).map_err(|e| {
+            let bytes = read(&file, LARGEST_JSON).map_err(|e| {
                 let text = format!("{} is no folder of an nnU-Net v2 model", path.display());
                 LoadError::new(e.kind(), text).caused_by(e)
             })?;
@@ -222,7 +226,7 @@ impl Folder {
         checkpoint.trainer.clone().or_else(named)
     }
 
-    /// A fold's model; the file is mapped.
+    /// A fold's model.
     ///
     /// # Errors
     /// As [`Folder::card`], or when the weights do not fit the network of the plans.
@@ -248,7 +252,7 @@ impl Folder {
             Version::V1 => {
                 notes.extend(self.sidecar(&checkpoint)?.note());
                 let file = self.path.join("postprocessing.json");
-                let asked = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+                let asked = read_file(&file, LARGEST_JSON).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
                 let asked =
                     asked.and_then(|asked| Some(asked.get("for_which_classes")?.to_string())).filter(|list| list != "[]" && list != "null");
                 notes.extend(asked.map(|classes| {
@@ -285,7 +289,7 @@ impl Folder {
     fn sidecar(&self, file: &Path) -> Result<v1::Sidecar, LoadError> {
         let beside = beside(file);
         let told = if beside.is_file() { beside } else { self.path.join("plans.pkl") };
-        v1::Sidecar::read(&told, &read(&told)?, &self.path.canonicalize().map_err(|e| io(&self.path, e))?)
+        v1::Sidecar::read(&told, &read(&told, LARGEST_PICKLE)?, &self.path.canonicalize().map_err(|e| io(&self.path, e))?)
     }
 
     /// The names of checkpoints, the one that is taken first.
@@ -434,8 +438,8 @@ fn differences(own: &Value, other: &Value, path: &str, levels: usize) -> Vec<Str
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, LoadError> {
-    read_file(file, u64::MAX).map_err(|e| io(file, e))
+fn read(file: &Path, most: u64) -> Result<Vec<u8>, LoadError> {
+    read_file(file, most).map_err(|e| io(file, e))
 }
 
 fn io(file: &Path, e: std::io::Error) -> LoadError {

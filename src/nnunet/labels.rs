@@ -56,9 +56,9 @@ impl Heads {
         }
         let highest = all.iter().flat_map(|(_, numbers)| numbers).copied().max().unwrap_or(0);
         if let Some(ignored) = ignored
-            && ignored != [highest + 1]
+            && ignored != [highest.saturating_add(1)]
         {
-            return Err(bad(format!("the label \"ignore\" is {ignored:?}, not {}, the one after the highest", highest + 1)));
+            return Err(bad(format!("the label \"ignore\" is {ignored:?}, not {}, the one after the highest", highest.saturating_add(1))));
         }
         if all.iter().any(|(_, numbers)| numbers.len() > 1) {
             return Self::regions(&all, order);

@@ -40,3 +40,9 @@ pub use folder::{FoldCheckpoint, Folder};
 pub use pipeline::{Interpolation, Pipeline, Resampling, Scaling};
 pub use reader::Reader;
 pub use v2::card;
+
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_sidecar(bytes: &[u8], checkpoint: &crate::model::Checkpoint) {
+    let path = std::path::Path::new("nnUNetTrainerV2__nnUNetPlansv2.1");
+    drop(v1::Sidecar::read(path, bytes, path).map(|sidecar| (sidecar.note(), sidecar.card(checkpoint))));
+}

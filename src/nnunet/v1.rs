@@ -261,7 +261,7 @@ impl Sidecar {
         let agree = [
             ("dimensions", &config["dims"], stage.patch_size.len().into()),
             ("channels", &config["in_channels"], self.plans.num_modalities.into()),
-            ("classes", &config["classes"], (self.plans.num_classes + 1).into()),
+            ("classes", &config["classes"], self.plans.num_classes.saturating_add(1).into()),
             ("strides", &strides.clone().into(), stage.pool_op_kernel_sizes.clone().unwrap_or_else(|| strides.into())),
         ];
         if let Some((what, own, planned)) = agree.iter().find(|(_, own, planned)| *own != planned) {

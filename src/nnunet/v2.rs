@@ -143,6 +143,9 @@ pub(super) fn of_trainer(
     })?;
     let axes = (reader == Reader::NibabelReorient).then_some("SAR");
     let dims = conf.patch_size.len();
+    if !(2..=3).contains(&dims) || mirror.iter().any(|&axis| axis as usize >= dims) {
+        return Err(bad(format!("patches of {dims} dimensions, mirrored along {mirror:?}, are not supported")));
+    }
     let channels = dataset.channel_names.len();
     let Heads { count: classes, names: labels, regions } = Heads::of(&dataset.labels, dataset.regions_class_order)?;
     let mut network = Network::of(&whole, dims)?;
@@ -172,9 +175,6 @@ pub(super) fn of_trainer(
         regions,
         reader,
     };
-    if !(2..=3).contains(&dims) || mirror.iter().any(|&axis| axis as usize >= dims) {
-        return Err(bad(format!("patches of {dims} dimensions, mirrored along {mirror:?}, are not supported")));
-    }
     let mirror: Vec<usize> = mirror.iter().map(|&axis| axis as usize + 3 - dims).collect();
     let mut names: Vec<_> = dataset.channel_names.into_iter().collect();
     names.sort_by_key(|(number, _)| number.parse::<u32>().unwrap_or(u32::MAX));

@@ -10,7 +10,7 @@ use super::splines::{Resampling, resized};
 use super::{Scan, crop, values};
 use crate::shape::Extent;
 use crate::volume::orient::turned_spacing;
-use crate::volume::resample::{self as linear, place, plausible};
+use crate::volume::resample::{self as linear, padded, place, plausible};
 use crate::volume::{Affine, Axes, Direction, Volume, VolumeError, VolumeErrorKind, closest, reorient, sizes};
 
 /// Spacings that differ by less than this share are taken as equal.
@@ -215,6 +215,9 @@ impl<'a> Forward<'a> {
             start[axis] = low - (wanted - width) / 2;
             size[axis] = wanted;
         }
+        if (0..3).any(|axis| size[axis] > i64::from(before.axes()[axis])) {
+            padded("CropForeground with its margin and k_divisible", size, self.bytes())?;
+        }
         self.set(cut(&self.volume, start, size)?);
         self.undo.push(Undo::Cut { before, start });
         Ok(())
@@ -233,13 +236,12 @@ impl<'a> Forward<'a> {
         if size == n.map(i64::from) {
             return Ok(());
         }
-        let spacing = self.volume.spacing;
-        plausible(size.map(|n| n as f64), spacing, spacing, self.bytes())?;
-        let mut padded = cut(&self.volume, start, size)?;
+        padded("padding", size, self.bytes())?;
+        let mut volume = cut(&self.volume, start, size)?;
         if replicate {
-            repeat_edges(&mut padded, start.map(|n| -n), before);
+            repeat_edges(&mut volume, start.map(|n| -n), before);
         }
-        self.set(padded);
+        self.set(volume);
         self.undo.push(Undo::Cut { before, start });
         Ok(())
     }

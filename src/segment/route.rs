@@ -134,13 +134,15 @@ impl Route<'_> {
         let (bytes, classes) = (prepared.host_bytes(), model.card().classes());
         let labels = export.is_none() && !self.options.probabilities && !non_finite;
         let export = export.map_or_else(|| prepared.export_bytes(self.options.probabilities), Export::bytes);
-        let (planned, needs) = match windows {
+        let (planned, mut needs) = match windows {
             Some(windows) => {
                 let channels = prepared.input().channels;
                 (Planned::Windows { windows, channels, labels }, windows.host_needs(classes, bytes, export))
             }
             None => (Planned::Runs(prepared.volume().extent), HostNeeds::at_once(bytes, export)),
         };
+        // of several networks the first stays open beside another
+        needs.model = model.held_bytes() * self.networks.folds().len().clamp(1, 2) as u64;
         Bounded::new(self.runner, self.options, (model, planned), needs, options)
     }
 

@@ -4,6 +4,7 @@
 //! with the spacing in millimetres and the patient direction of every axis. Nothing here knows of the device.
 
 pub mod affine;
+pub(crate) mod claim;
 pub(crate) mod closest;
 #[cfg(feature = "nifti")]
 pub mod file;
@@ -19,11 +20,11 @@ pub mod picture;
 pub mod resample;
 pub mod spline;
 pub mod statistics;
+#[cfg(any(feature = "nifti", feature = "cli"))]
+mod whole;
 
 use std::error::Error;
 use std::fmt;
-#[cfg(any(feature = "nifti", feature = "cli"))]
-use std::{io, path::Path};
 
 pub use affine::Affine;
 pub use intensity::Intensity;
@@ -31,6 +32,8 @@ pub use legend::{Class, Legend};
 pub use metrics::{LabelScore, Summary, TOLERANCE_MM, evaluate, evaluate_at};
 pub use orient::{Axes, Direction, reorient};
 pub use statistics::{Intensities, LabelStatistics, statistics, statistics_csv, statistics_table};
+#[cfg(any(feature = "nifti", feature = "cli"))]
+pub use whole::{stop_writing, write_whole};
 
 use crate::error::clip;
 use crate::shape::Extent;
@@ -168,37 +171,6 @@ pub(crate) fn sizes(extent: Extent) -> [usize; 3] {
     [extent.d as usize, extent.h as usize, extent.w as usize]
 }
 
-/// Lets `write` make a file called `temporary` in a folder of its own beside `path`, then moves it to `path`: the file
-/// appears whole or not at all. A link is followed, if it leads to a file. `write` returns I/O
-/// errors as they are; they are told here.
-///
-/// # Errors
-/// When the folder is missing or the file cannot be written.
-#[cfg(any(feature = "nifti", feature = "cli"))]
-pub fn write_whole(path: &Path, temporary: &str, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), VolumeError> {
-    let followed = if path.is_symlink() { path.canonicalize().ok() } else { None };
-    let path = followed.as_deref().unwrap_or(path);
-    let parent = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let written = tempfile::Builder::new().prefix(".organum-").tempdir_in(parent).and_then(|folder| {
-        let temporary = folder.path().join(temporary);
-        write(&temporary)?;
-        std::fs::rename(&temporary, path)
-    });
-    written.map_err(|e| {
-        let (path, folder) = (path.display(), parent.display());
-        let (kind, text) = match e.kind() {
-            io::ErrorKind::NotFound => {
-                (VolumeErrorKind::NotFound, format!("cannot write {path}: there is no folder {folder}; create it first"))
-            }
-            _ => (VolumeErrorKind::Io, format!("cannot write {path}: {e}")),
-        };
-        VolumeError::new(kind, text).caused(e)
-    })
-}
-
 /// What went wrong with a volume or its file; see [`VolumeError::kind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -275,19 +247,6 @@ mod tests {
         assert_eq!(kind(Volume::new(2, extent, [1.0; 3], axes, vec![0; 47])), Some(VolumeErrorKind::GridMismatch));
         assert_eq!(kind(Volume::new(1, Extent::new(0, 3, 4), [1.0; 3], axes, vec![])), Some(VolumeErrorKind::GridMismatch));
         assert_eq!(kind(Volume::new(1, extent, [1.0, 0.0, 1.0], axes, vec![0; 24])), Some(VolumeErrorKind::Format));
-        Ok(())
-    }
-
-    #[cfg(all(unix, feature = "nifti"))]
-    #[test]
-    fn links_are_followed() -> Result<(), Box<dyn Error>> {
-        let folder = tempfile::tempdir()?;
-        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
-        std::fs::write(&file, "old")?;
-        std::os::unix::fs::symlink("file", &link)?;
-        write_whole(&link, "new", |path| std::fs::write(path, "new"))?;
-        assert!(link.is_symlink());
-        assert_eq!(std::fs::read_to_string(&file)?, "new");
         Ok(())
     }
 

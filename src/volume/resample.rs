@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use super::claim::{Claim, Refused};
 use super::{Volume, VolumeError, VolumeErrorKind, sizes};
 use crate::host::available_memory;
 use crate::shape::Extent;
@@ -119,9 +120,6 @@ fn whole(x: f64) -> u32 {
     x.round().clamp(1.0, f64::from(u32::MAX)) as u32
 }
 
-/// The most voxels of a resampled channel: 8 GiB of f32. More is a header in metres, not a scan.
-const MOST_VOXELS: f64 = 2_147_483_648.0;
-
 /// A spacing in mm that no scan has along all axes.
 const NO_SPACING: f64 = 100.0;
 
@@ -146,7 +144,7 @@ fn plausible_within(
     bytes: impl Fn(f64) -> f64,
     available: Option<u64>,
 ) -> Result<Extent, VolumeError> {
-    let ([d, h, w], all) = (voxels, voxels.iter().product::<f64>());
+    let [d, h, w] = voxels;
     let refused = |kind, what: String| {
         let text = format!(
             "resampling the scan from {from:?} mm to the model's {to:?} mm makes {d}x{h}x{w} voxels{what}; \
@@ -154,22 +152,30 @@ fn plausible_within(
         );
         Err(VolumeError::new(kind, text))
     };
-    if voxels.contains(&0.0) {
-        return refused(VolumeErrorKind::Unsupported, ", which is nothing".into());
-    }
     // a scan whose voxels are this large does not exist: its header is wrong, whatever would fit
     let header = from.iter().all(|&s| s >= NO_SPACING);
     let kind = if header { VolumeErrorKind::Format } else { VolumeErrorKind::TooLarge };
-    let needed = bytes(all);
-    let takes = format!(", which take {needed:.0} bytes ({:.1} GiB)", needed / 1_073_741_824.0);
-    match available {
-        _ if all.is_nan() || all > MOST_VOXELS => refused(kind, takes),
-        Some(there) if needed > there as f64 => {
-            let there = crate::shape::format_bytes(there);
-            refused(kind, format!("{takes}, but the machine has {there} available"))
-        }
-        _ => Ok(voxels.map(whole).into()),
+    match Claim::new(voxels, bytes).within(available) {
+        Ok(extent) => Ok(extent),
+        Err(Refused::Nothing) => refused(VolumeErrorKind::Unsupported, ", which is nothing".into()),
+        Err(Refused::TooLarge(takes)) => refused(kind, takes),
     }
+}
+
+/// The extent that a step of a recipe makes of a scan by putting voxels around, checked before any
+/// of them is allocated.
+///
+/// # Errors
+/// [`VolumeErrorKind::Unsupported`] or [`VolumeErrorKind::TooLarge`].
+pub(crate) fn padded(step: &str, size: [i64; 3], bytes: impl Fn(f64) -> f64) -> Result<Extent, VolumeError> {
+    let [d, h, w] = size;
+    Claim::of(size, bytes).extent().map_err(|refused| {
+        let (kind, what) = match refused {
+            Refused::Nothing => (VolumeErrorKind::Unsupported, ", which is nothing".to_owned()),
+            Refused::TooLarge(takes) => (VolumeErrorKind::TooLarge, takes),
+        };
+        VolumeError::new(kind, format!("{step} makes {d}x{h}x{w} voxels of the scan{what}; are the model's numbers right?"))
+    })
 }
 
 /// Pads every axis to the next multiple of `multiple` (0 counts as 1), the smaller half in front, with `value`.
@@ -182,7 +188,12 @@ pub fn pad_to_multiple(volume: &Volume<f32>, multiple: Extent, value: f32) -> (V
     pad_to(volume, Extent::new(up(n.d, multiple.d), up(n.h, multiple.h), up(n.w, multiple.w)), value)
 }
 
-/// The next multiple of `multiple`, 0 counting as 1.
+/// The next multiple of `of`, 0 counting as 1.
+pub(crate) fn multiple(n: u32, of: u32) -> i64 {
+    i64::try_from(u64::from(n).next_multiple_of(of.max(1).into())).unwrap_or(i64::MAX)
+}
+
+/// The next multiple of `multiple`, 0 counting as 1; `n` where that is beyond 32 bits.
 pub(crate) fn up(n: u32, multiple: u32) -> u32 {
     n.checked_next_multiple_of(multiple.max(1)).unwrap_or(n)
 }

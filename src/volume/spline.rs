@@ -112,7 +112,7 @@ pub(crate) fn resized(values: &[f32], from: [usize; 3], to: [usize; 3], order: O
         let mut resized = along_axes(wide, from, to, [Some(order); 3], Grid::Field);
         if order == Order::Cubic {
             let (low, high) = range(values.iter().copied());
-            resized.par_iter_mut().for_each(|v| *v = v.clamp(low, high));
+            resized.par_iter_mut().for_each(|v| *v = clamped(*v, low, high));
         }
         return resized;
     };
@@ -134,7 +134,7 @@ pub(crate) fn resized(values: &[f32], from: [usize; 3], to: [usize; 3], order: O
             .collect();
         sliced.par_chunks_exact_mut(step_to).enumerate().for_each(|(i, line)| {
             let (low, high) = ranges[i % slices];
-            line.iter_mut().for_each(|v| *v = v.clamp(low, high));
+            line.iter_mut().for_each(|v| *v = clamped(*v, low, high));
         });
     }
     let mut orders = [None; 3];
@@ -197,6 +197,12 @@ pub fn zoom_labels(labels: &[u16], from: [usize; 2], to: [usize; 2]) -> Vec<u16>
 fn range(values: impl Iterator<Item = f32>) -> (f64, f64) {
     let (low, high) = values.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     (low.into(), high.into())
+}
+
+/// The value held within a range; as it is where the range is none, since all values that it was
+/// made of are NaN.
+fn clamped(value: f64, low: f64, high: f64) -> f64 {
+    if low <= high { value.clamp(low, high) } else { value }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "stored as f32")]
@@ -341,6 +347,21 @@ mod tests {
         assert_eq!(resize(&[1.0, 2.0, 3.0, 4.0], [4, 1, 1], [2, 1, 1], Order::Nearest), [2.0, 4.0]);
         assert_eq!(Order::of_degree(3), Some(Order::Cubic));
         assert_eq!(Order::of_degree(2), None);
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_no_panic() {
+        let nan = [f32::NAN; 12];
+        assert!(resize(&nan, [1, 3, 4], [1, 5, 6], Order::Cubic).iter().all(|v| v.is_nan()));
+        assert!(resize_slices(&nan, [3, 2, 2], [3, 3, 5], Order::Cubic, 0, Order::Nearest).iter().all(|v| v.is_nan()));
+        // a slice of NaN beside others, and values near the greatest float
+        let mut mixed = wave(12);
+        mixed[..4].fill(f32::NAN);
+        let got = resize_slices(&mixed, [3, 2, 2], [3, 3, 5], Order::Cubic, 0, Order::Nearest);
+        assert!(got[..15].iter().all(|v| v.is_nan()) && got[15..].iter().all(|v| v.is_finite()));
+        let large: Vec<f32> = (0..12).map(|i| if i % 2 == 0 { f32::MAX } else { -f32::MAX }).collect();
+        assert!(resize(&large, [1, 3, 4], [1, 7, 9], Order::Cubic).iter().all(|v| v.is_finite()));
+        assert!(resize(&[f32::INFINITY; 12], [1, 3, 4], [1, 7, 9], Order::Cubic).len() == 63);
     }
 
     #[test]

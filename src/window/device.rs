@@ -7,7 +7,7 @@ use crate::export::{PlaneSink, ScorePlane};
 use crate::kernels::Call;
 use crate::model::Model;
 use crate::record::{Command, OutputKind, WindowSums};
-use crate::run::{Flight, Pass, RunOptions};
+use crate::run::{Cancel, Flight, Pass, RunOptions};
 use crate::session::{Session, check_finite};
 use crate::transfer::{Input, OutputData, OutputVolume};
 
@@ -32,11 +32,29 @@ impl Windows {
         self.check(&sums, &input, &planes)?;
         let allowed = options.allows_non_finite();
         let passes = self.passes() as u64;
-        session.begin_windows(options.cancel());
+        let cancel = options.cancel();
+        session.begin_windows(cancel.clone());
         let flight = Flight::new(options).with_passes(passes);
-        let mut run = DeviceRun { windows: self, sums, input, planes, allowed, flight, totals: Totals::new(self.rounds()), uploaded: 0 };
-        let result = run.all(session, model).await;
+        let mut run = DeviceRun {
+            windows: self,
+            sums,
+            input,
+            planes,
+            allowed,
+            discard: false,
+            flight,
+            totals: Totals::new(self.rounds()),
+            uploaded: 0,
+        };
+        let mut result = run.all(session, model).await;
         session.end_windows(result.is_err());
+        if let Err(e) = &result
+            && e.kind() == RunErrorKind::NonFinite
+        {
+            // once more, to name the first node of such values
+            let (first, text) = (run.first_broken(session, model, cancel).await, e.to_string());
+            result = result.map_err(|e| first.map_or(e, |node| RunError::new(RunErrorKind::NonFinite, text).at(node)));
+        }
         result
     }
 
@@ -72,6 +90,8 @@ struct DeviceRun<'a, 's, 'o> {
     input: Input<'a>,
     planes: Planes<'s>,
     allowed: bool,
+    /// Planes are not handed on.
+    discard: bool,
     flight: Flight<'o>,
     totals: Totals,
     /// Planes of the scan that went to the device.
@@ -104,6 +124,16 @@ impl DeviceRun<'_, '_, '_> {
         self.settle(session, windows.image.d as i32).await?;
         session.finish_windows(&mut self.flight).await?;
         self.take()
+    }
+
+    /// The first node whose values are not finite; `None` where it was cancelled, or no node makes them again.
+    async fn first_broken(&mut self, session: &mut Session, model: &Model, cancel: Cancel) -> Option<String> {
+        session.begin_windows(cancel.clone());
+        self.flight = Flight::new(RunOptions::default().with_cancel(cancel)).tracing();
+        (self.totals, self.uploaded, self.discard) = (Totals::new(self.windows.rounds()), 0, true);
+        let result = self.all(session, model).await;
+        session.end_windows(result.is_err());
+        result.err().and_then(|e| e.node().map(str::to_owned))
     }
 
     /// Brings the planes of the scan that a window at `place` reads, and lets those of the sums begin with zero.
@@ -180,6 +210,10 @@ impl DeviceRun<'_, '_, '_> {
     /// Hands on the planes that have arrived.
     fn take(&mut self) -> Result<(), RunError> {
         while let Some((z, bytes)) = self.flight.planes.pop_front() {
+            if self.discard {
+                self.flight.give_back(bytes);
+                continue;
+            }
             let mut plane = OutputVolume::empty(&self.sums.plane);
             plane.unpack(&bytes, 0..1, self.sums.elem);
             self.flight.give_back(bytes);

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::args;
 use crate::fail::Failure;
+use crate::interrupt;
 use crate::models;
 use crate::output::{need_different, note, say, say_json};
 use crate::outputs::{Outputs, make};
@@ -151,7 +152,7 @@ pub(crate) fn run(a: &args::Segment, pattern: &Path) -> Result<(), Failure> {
                         say(&format!("{}/{} {}: {:.1} s", n + 1, cases.len(), case.name, started.elapsed().as_secs_f64()));
                     }
                 }
-                Err(failure) if failure.code == 130 => return Err(failure),
+                Err(failure) if interrupt::handle().is_raised() => return Err(failure),
                 Err(failure) => {
                     note(&format!("organum: {}/{} {}: {}", n + 1, cases.len(), case.name, failure.message));
                     line["status"] = "failed".into();

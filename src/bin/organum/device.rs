@@ -1,16 +1,16 @@
 //! The device of a run: an adapter with its file of compiled kernels, the host, or the kernels'
 //! twins; progress and Ctrl-C; and what a run took.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use organum::segment::RunReport;
-use organum::{Cancel, Device, Progress, RunOptions, Runner, SegmentOptions, format_bytes};
+use organum::{Device, Progress, RunOptions, Runner, SegmentOptions, format_bytes};
 use serde_json::{Value, json};
 
 use crate::args::Run;
 use crate::compiled::Kept;
 use crate::fail::Failure;
+use crate::interrupt;
 use crate::output::{be_quiet, note, progress_bar, say_waiting, seconds};
 use crate::profile::{Ceilings, Told};
 use crate::slicer;
@@ -60,15 +60,6 @@ impl Opened {
 
     /// Does some work with a progress bar; Ctrl-C cancels it. Keeps what was compiled for it.
     pub(crate) fn watch<T>(&self, args: &Run, work: impl FnOnce(RunOptions<'_>) -> T) -> T {
-        // a process has one handler: all its runs share a handle
-        static CANCEL: OnceLock<Cancel> = OnceLock::new();
-        let cancel = CANCEL.get_or_init(|| {
-            let cancel = Cancel::new();
-            let raise = cancel.clone();
-            // without a handler Ctrl-C ends the process
-            let _ = ctrlc::set_handler(move || raise.raise());
-            cancel
-        });
         if args.quiet {
             be_quiet();
         }
@@ -85,11 +76,13 @@ impl Opened {
             bar.set_length(p.total);
             bar.set_position(p.done);
         };
-        let mut how = RunOptions::default().with_progress(&mut show).with_cancel(cancel.clone());
-        if args.allow_non_finite {
-            how = how.with_non_finite();
-        }
-        let done = work(how);
+        let done = interrupt::watch(|cancel| {
+            let mut how = RunOptions::default().with_progress(&mut show).with_cancel(cancel);
+            if args.allow_non_finite {
+                how = how.with_non_finite();
+            }
+            work(how)
+        });
         bar.finish_and_clear();
         if let (Device::Gpu(engine), Some(kept)) = (&self.device, &self.kept) {
             kept.update(engine);

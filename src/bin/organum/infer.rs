@@ -1,12 +1,11 @@
 //! `organum infer`: the network alone.
 
-use std::io::BufReader;
 use std::path::Path;
 use std::time::Instant;
 
 use half::f16;
 use organum::graph::{Node, Op};
-use organum::host::{available_memory, open_file, read_file};
+use organum::host::{available_memory, read_file};
 use organum::model::Layout;
 use organum::{Extent, Input, Model, OutputData, OutputMode, OutputVolume, PlanOptions};
 use safetensors::{Dtype, SafeTensors};
@@ -15,13 +14,8 @@ use crate::args;
 use crate::device::Opened;
 use crate::fail::Failure;
 use crate::models;
+use crate::npy::{self, Array};
 use crate::output::{need_different, need_folder, say, say_json, write_npy};
-
-/// An array of f32 in C order.
-struct Array {
-    shape: Vec<u64>,
-    values: Vec<f32>,
-}
 
 fn read(path: &Path) -> Result<Array, Failure> {
     let bad = |e: &dyn std::fmt::Display| Failure::input(format!("cannot read {}: {e}", path.display()));
@@ -37,14 +31,7 @@ fn read(path: &Path) -> Result<Array, Failure> {
         };
         return Ok(Array { shape: t.shape().iter().map(|&n| n as u64).collect(), values });
     }
-    let file = open_file(path).map_err(|e| bad(&e))?;
-    let npy = npyz::NpyFile::new(BufReader::new(file)).map_err(|e| bad(&e))?;
-    if npy.order() != npyz::Order::C {
-        return Err(bad(&"the array is in Fortran order; save it with numpy.ascontiguousarray"));
-    }
-    let shape = npy.shape().to_vec();
-    let values = npy.into_vec::<f32>().map_err(|e| bad(&e))?;
-    Ok(Array { shape, values })
+    npy::read(path).map_err(|e| bad(&e))
 }
 
 /// Channels and extent of a (1,C,[D,]H,W) array.

@@ -1,4 +1,5 @@
 //! The command line `organum`; it parses, calls the library and prints.
+#![forbid(unsafe_code)]
 
 mod args;
 mod batch;
@@ -13,7 +14,9 @@ mod habits;
 mod infer;
 mod info;
 mod inspect;
+mod interrupt;
 mod models;
+mod npy;
 mod output;
 mod outputs;
 mod plan;
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let cli = Cli::parse_from(arguments);
+    let cancel = interrupt::handle();
     let done = match &cli.command {
         Command::Demo(a) => demo::run(a),
         Command::Segment(a) => segment::run(a),
@@ -57,6 +61,11 @@ fn main() -> ExitCode {
         Ok(()) => {
             output::say_waiting();
             ExitCode::SUCCESS
+        }
+        // whatever failed because of it
+        Err(_) if cancel.is_raised() => {
+            interrupt::say();
+            ExitCode::from(interrupt::CODE)
         }
         Err(failure) => {
             output::note(&format!("organum: {}", failure.message));

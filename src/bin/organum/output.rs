@@ -24,9 +24,7 @@ pub(crate) fn say(text: &str) {
 
 /// A line that is not data, on one line whatever a file puts into it.
 pub(crate) fn note(text: &str) {
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    let text: String = text.chars().take(3000).map(escape).collect();
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", organum::one_line(text));
 }
 
 /// True if nothing but errors is printed to stderr.

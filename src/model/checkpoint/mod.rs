@@ -2,7 +2,7 @@
 //!
 //! PyTorch's are a zip archive of a pickle and raw storages, or pickles and storages one after the
 //! other ([`legacy`]). The pickle is read as data ([`pickle`]): nothing in the file is run. The
-//! tensors stay where they lie ([`tensor`]), so that a checkpoint is mapped and read on demand like
+//! tensors stay where they lie ([`tensor`]), so that a checkpoint is converted on demand like
 //! a model file.
 
 mod legacy;
@@ -136,7 +136,7 @@ impl Found {
 }
 
 impl Checkpoint {
-    /// Maps a safetensors file or a PyTorch checkpoint (.pth, .pt, .ckpt, .model), whatever it is called.
+    /// Reads a safetensors file or a PyTorch checkpoint (.pth, .pt, .ckpt, .model), whatever it is called.
     ///
     /// # Errors
     /// When the file is missing, damaged, of another format, or holds no tensors.
@@ -151,7 +151,7 @@ impl Checkpoint {
     /// As [`Checkpoint::open`], or when there are no tensors under that key.
     pub fn open_under(path: impl AsRef<Path>, key: Option<&str>) -> Result<Self, LoadError> {
         let path = path.as_ref();
-        Self::read(Bytes::map(path)?, key)
+        Self::read(Bytes::read(path)?, key)
             .map_err(|e| LoadError::new(e.kind(), format!("{} is not a model file", path.display())).caused_by(e))
     }
 
@@ -160,7 +160,8 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, LoadError> {
-        Self::read(Bytes::Held(bytes.into()), None)
+        let bytes: Cow<'static, [u8]> = bytes.into();
+        Self::read(bytes.into(), None)
     }
 
     fn read(bytes: Bytes, key: Option<&str>) -> Result<Self, LoadError> {
@@ -430,13 +431,13 @@ impl Checkpoint {
     }
 
     fn unrecognised(&self) -> LoadError {
-        let names: Vec<&str> = self.weights.names().take(3).collect();
+        let names: Vec<String> = self.weights.names().take(3).map(|name| format!("{name:.40}")).collect();
         let text = format!(
-            "the model has no card (safetensors metadata under the key \"organum\"), and the names of its {} tensors ({}, ..) are those of no \
-             architecture that is recognised; convert it with --architecture A --config C.json, where A is one of: {}",
+            "the model has no card (safetensors metadata under the key \"organum\"), and the names of its {} tensors ({}, ..) \
+             are those of no architecture that is recognised; convert it with --architecture A --config C.json, where A is a \
+             name of the table of networks (docs/networks.md)",
             self.weights.names().count(),
-            names.join(", "),
-            super::architecture::names().join(", ")
+            names.join(", ")
         );
         LoadError::new(LoadErrorKind::Card, text)
     }

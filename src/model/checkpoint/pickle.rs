@@ -15,6 +15,15 @@ const MOST_BYTES: usize = 64 << 20;
 /// Most values of a pickle.
 const MOST_VALUES: usize = 4 << 20;
 
+/// Most places of the memo: a place for each value is what `pickle` writes at most.
+const MOST_PLACES: usize = MOST_VALUES;
+
+/// Most containers that are begun and not yet closed.
+const MOST_OPEN: usize = 1 << 16;
+
+/// Most references to values, of containers and of the stack: a value may be named again and again.
+const MOST_REFERENCES: usize = 16 << 20;
+
 /// A value, by its place in the arena.
 pub(super) type Id = u32;
 
@@ -69,7 +78,7 @@ impl<'a> Pickle<'a> {
     /// Says what is damaged, too large or beyond protocol 5.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, String> {
         let bytes = &bytes[..bytes.len().min(MOST_BYTES)];
-        let mut machine = Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+        let mut machine = Machine::new(bytes);
         let root = machine.run()?;
         Ok(Self { bytes, length: machine.at, values: machine.values, root })
     }
@@ -137,9 +146,15 @@ struct Machine<'a> {
     /// Heights of the stack.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
+    /// References that were made.
+    references: usize,
 }
 
-impl Machine<'_> {
+impl<'a> Machine<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), references: 0 }
+    }
+
     fn run(&mut self) -> Result<Id, String> {
         loop {
             let at = self.at;
@@ -180,8 +195,18 @@ impl Machine<'_> {
         if self.values.len() >= MOST_VALUES {
             return Err(format!("the pickle holds more than {MOST_VALUES} values"));
         }
-        self.stack.push(u32::try_from(self.values.len()).map_err(|e| e.to_string())?);
+        let id = u32::try_from(self.values.len()).map_err(|e| e.to_string())?;
         self.values.push(value);
+        self.refer(id)
+    }
+
+    /// Puts a value on the stack that is there.
+    fn refer(&mut self, id: Id) -> Result<(), String> {
+        self.references += 1;
+        if self.references > MOST_REFERENCES {
+            return Err(format!("the pickle refers to values more than {MOST_REFERENCES} times"));
+        }
+        self.stack.push(id);
         Ok(())
     }
 
@@ -242,13 +267,15 @@ impl Machine<'_> {
     fn remember(&mut self, index: u32) -> Result<(), String> {
         let top = self.top()?;
         self.memo.insert(index, top);
+        if self.memo.len() > MOST_PLACES {
+            return Err(format!("the pickle's memo has more than {MOST_PLACES} places"));
+        }
         Ok(())
     }
 
     fn recall(&mut self, index: u32) -> Result<(), String> {
         let id = *self.memo.get(&index).ok_or("the pickle refers to what it did not remember")?;
-        self.stack.push(id);
-        Ok(())
+        self.refer(id)
     }
 
     fn extend_list(&mut self, list: Id, items: Vec<Id>) {
@@ -288,6 +315,9 @@ impl Machine<'_> {
             // a frame is but a hint for reading ahead
             0x95 => self.take::<8>().map(|_| ()),
             b'(' => {
+                if self.marks.len() == MOST_OPEN {
+                    return Err(format!("the pickle begins more than {MOST_OPEN} containers within each other"));
+                }
                 self.marks.push(self.stack.len());
                 Ok(())
             }
@@ -299,8 +329,7 @@ impl Machine<'_> {
             b'1' => self.popped().map(|_| ()),
             b'2' => {
                 let top = self.top()?;
-                self.stack.push(top);
-                Ok(())
+                self.refer(top)
             }
             b'N' => self.push(Value::None),
             0x88 | 0x89 => self.push(Value::Bool(code == 0x88)),
@@ -404,5 +433,28 @@ impl Machine<'_> {
             }
             _ => Err("this is no opcode that is read".into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(begin: &[u8], again: &[u8], times: usize) -> String {
+        let bytes = [begin, &again.repeat(times), b"."].concat();
+        Pickle::read(&bytes).map(|_| ()).expect_err("it floods the machine")
+    }
+
+    #[test]
+    fn what_repeats_costs_no_more_than_an_honest_pickle() {
+        assert!(refused(b"\x80\x04N", &[0x94], MOST_PLACES + 1).contains("memo"));
+        assert!(refused(b"\x80\x02", b"(", MOST_OPEN + 1).contains("containers"));
+        for again in [&b"2"[..], b"h\0", b"20"] {
+            assert!(refused(b"\x80\x02Nq\0", again, MOST_REFERENCES).contains("refers"), "{again:?}");
+        }
+        assert!(refused(b"\x80\x02", b"N", MOST_VALUES + 1).contains("values"));
+        // an opcode of the text protocols, or one that is none, is no reason to go on
+        assert!(Pickle::read(b"\x80\x02I1\n.").is_err_and(|e| e.contains("text protocols")));
+        assert!(Pickle::read(b"\x80\x02\xff.").is_err_and(|e| e.contains("no opcode")));
     }
 }

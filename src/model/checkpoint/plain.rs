@@ -8,8 +8,11 @@ use serde_json::{Map, Value as Json};
 
 use super::pickle::{Id, Pickle, Value};
 
-/// Most values that are told: a file may tell one of them again and again.
+/// Most values that are told or looked at: a file may tell one of them again and again.
 const MOST_VALUES: usize = 1 << 20;
+
+/// Most bytes of all texts that are told.
+const MOST_BYTES: usize = 16 << 20;
 
 /// Most elements of an array that is told.
 const MOST_ELEMENTS: usize = 4096;
@@ -25,7 +28,7 @@ const DEEPEST: u32 = 32;
 /// Says what is damaged, nested too deeply or too large.
 pub(crate) fn plain(bytes: &[u8], keys: &[&str]) -> Result<Json, String> {
     let pickle = Pickle::read(bytes)?;
-    Telling { pickle: &pickle, keys: Some(keys), told: 0 }.value(pickle.root, 0)
+    Telling { pickle: &pickle, keys: Some(keys), told: 0, bytes: 0 }.value(pickle.root, 0)
 }
 
 /// A value of a pickle as JSON, with all keys of its dicts; otherwise as [`plain`].
@@ -33,7 +36,7 @@ pub(crate) fn plain(bytes: &[u8], keys: &[&str]) -> Result<Json, String> {
 /// # Errors
 /// As [`plain`].
 pub(super) fn value(pickle: &Pickle<'_>, id: Id) -> Result<Json, String> {
-    Telling { pickle, keys: None, told: 0 }.value(id, 0)
+    Telling { pickle, keys: None, told: 0, bytes: 0 }.value(id, 0)
 }
 
 /// Type of numpy's numbers: kind (`f`, `i`, `u`, `b`, or `O` for any value), bytes, and whether the first of them is the greatest.
@@ -71,30 +74,52 @@ struct Telling<'a> {
     /// Keys that are text are told if they are among these, or all of them.
     keys: Option<&'a [&'a str]>,
     told: usize,
+    bytes: usize,
 }
 
 impl Telling<'_> {
-    fn value(&mut self, id: Id, depth: u32) -> Result<Json, String> {
-        self.told += 1;
-        if self.told > MOST_VALUES || depth > DEEPEST {
-            return Err(format!("the pickle's values are nested more than {DEEPEST} deep, or are more than {MOST_VALUES}"));
+    /// Counts values that are told or looked at.
+    fn count(&mut self, values: usize) -> Result<(), String> {
+        self.told = self.told.saturating_add(values);
+        if self.told > MOST_VALUES {
+            return Err(format!("the pickle's values, and those that they repeat, are more than {MOST_VALUES}"));
         }
-        Ok(match self.pickle.value(id).clone() {
-            Value::Bool(value) => value.into(),
-            Value::Int(value) => value.into(),
-            Value::Float(value) => value.into(),
-            Value::Text(span) => self.pickle.span(&span).into(),
-            Value::List(items) | Value::Tuple(items) => self.list(&items, depth)?,
+        Ok(())
+    }
+
+    /// The text of a value, which is copied.
+    fn copied(&mut self, text: &str) -> Result<String, String> {
+        self.bytes = self.bytes.saturating_add(text.len());
+        if self.bytes > MOST_BYTES {
+            return Err(format!("the pickle's texts, and those that they repeat, are more than {MOST_BYTES} bytes"));
+        }
+        Ok(text.to_owned())
+    }
+
+    fn value(&mut self, id: Id, depth: u32) -> Result<Json, String> {
+        let pickle = self.pickle;
+        self.count(1)?;
+        if depth > DEEPEST {
+            return Err(format!("the pickle's values are nested more than {DEEPEST} deep"));
+        }
+        Ok(match pickle.value(id) {
+            Value::Bool(value) => (*value).into(),
+            Value::Int(value) => (*value).into(),
+            Value::Float(value) => (*value).into(),
+            Value::Text(span) => self.copied(pickle.span(span))?.into(),
+            Value::List(items) | Value::Tuple(items) => self.list(items, depth)?,
             Value::Dict(items) => {
+                // keys that are not told are looked at
+                self.count(items.len())?;
                 let mut told = Map::new();
-                for (key, value) in items {
-                    if let Some(key) = self.key(key) {
+                for &(key, value) in items {
+                    if let Some(key) = self.key(key)? {
                         told.insert(key, self.value(value, depth + 1)?);
                     }
                 }
                 told.into()
             }
-            Value::Object { callee, arguments, state } => self.object(callee, arguments, state, depth)?,
+            Value::Object { callee, arguments, state } => self.object(*callee, *arguments, *state, depth)?,
             Value::None | Value::Bytes(_) | Value::Global(..) | Value::Persistent(_) | Value::Opaque => Json::Null,
         })
     }
@@ -104,18 +129,20 @@ impl Telling<'_> {
     }
 
     /// A key that is told.
-    fn key(&self, id: Id) -> Option<String> {
-        match self.pickle.value(id) {
+    fn key(&mut self, id: Id) -> Result<Option<String>, String> {
+        let pickle = self.pickle;
+        Ok(match pickle.value(id) {
             Value::Text(span) => {
                 let wanted = |key: &&str| self.keys.is_none_or(|keys| keys.contains(key));
-                Some(self.pickle.span(span)).filter(wanted).map(str::to_owned)
+                Some(pickle.span(span)).filter(wanted).map(|key| self.copied(key)).transpose()?
             }
             Value::Int(number) => Some(number.to_string()),
             Value::Object { callee, arguments, .. } => {
-                self.scalar(*callee, self.tuple(*arguments)?).filter(|n| n.is_i64()).map(|n| n.to_string())
+                let number = tuple(pickle, *arguments).and_then(|arguments| self.scalar(*callee, arguments));
+                number.filter(|n| n.is_i64()).map(|n| n.to_string())
             }
             _ => None,
-        }
+        })
     }
 
     /// A function of numpy's insides.
@@ -126,23 +153,24 @@ impl Telling<'_> {
     }
 
     fn object(&mut self, callee: Id, arguments: Id, state: Option<Id>, depth: u32) -> Result<Json, String> {
-        let arguments = self.tuple(arguments).unwrap_or_default().to_vec();
-        let found = match (self.numpy(callee), arguments.as_slice()) {
+        let pickle = self.pickle;
+        let arguments = tuple(pickle, arguments).unwrap_or_default();
+        let found = match (self.numpy(callee), arguments) {
             (Some("scalar"), arguments) => return Ok(self.scalar(callee, arguments).unwrap_or_default()),
-            (Some("_reconstruct"), _) => match state.and_then(|state| self.tuple(state)) {
-                Some(&[_, shape, dtype, columns, data]) => Some((shape, dtype, *self.pickle.value(columns) == Value::Bool(true), data)),
+            (Some("_reconstruct"), _) => match state.and_then(|state| tuple(pickle, state)) {
+                Some(&[_, shape, dtype, columns, data]) => Some((shape, dtype, *pickle.value(columns) == Value::Bool(true), data)),
                 _ => None,
             },
-            (Some("_frombuffer"), &[data, dtype, shape, order]) => Some((shape, dtype, self.pickle.text(order) == Some("F"), data)),
+            (Some("_frombuffer"), &[data, dtype, shape, order]) => Some((shape, dtype, pickle.text(order) == Some("F"), data)),
             _ => None,
         };
         let Some((shape, dtype, columns, data)) = found else { return Ok(Json::Null) };
         let Some((shape, dtype)) = self.shape(shape).zip(self.dtype(dtype)) else { return Ok(Json::Null) };
-        let elements = if let Value::List(items) = self.pickle.value(data).clone() {
+        let elements = if let Value::List(items) = pickle.value(data) {
             if items.len() > MOST_ELEMENTS {
                 return Ok(Json::Null);
             }
-            match self.list(&items, depth)? {
+            match self.list(items, depth)? {
                 Json::Array(elements) => elements,
                 _ => Vec::new(),
             }
@@ -153,9 +181,13 @@ impl Telling<'_> {
             }
             bytes.chunks_exact(dtype.size).map(|element| dtype.number(element)).collect()
         };
-        self.told += elements.len();
+        self.count(elements.len())?;
         if shape.iter().try_fold(1usize, |all, &n| all.checked_mul(n)) != Some(elements.len()) {
             return Err("an array's elements are not those of its shape".into());
+        }
+        // of no elements there may be any number of lists; their product is not that of the others
+        if elements.is_empty() {
+            return Ok(Json::Array(Vec::new()));
         }
         let mut steps = vec![1; shape.len()];
         for axis in 1..shape.len() {
@@ -172,15 +204,8 @@ impl Telling<'_> {
         (bytes.len() == dtype.size).then(|| dtype.number(&bytes))
     }
 
-    fn tuple(&self, id: Id) -> Option<&[Id]> {
-        match self.pickle.value(id) {
-            Value::Tuple(items) => Some(items),
-            _ => None,
-        }
-    }
-
     fn shape(&self, id: Id) -> Option<Vec<usize>> {
-        let axes = self.tuple(id).filter(|axes| axes.len() < DEEPEST as usize)?;
+        let axes = tuple(self.pickle, id).filter(|axes| axes.len() < DEEPEST as usize)?;
         let axis = |&id: &Id| match self.pickle.value(id) {
             Value::Int(n) => usize::try_from(*n).ok(),
             _ => None,
@@ -190,11 +215,11 @@ impl Telling<'_> {
 
     fn dtype(&self, id: Id) -> Option<Dtype> {
         let Value::Object { callee, arguments, state } = self.pickle.value(id) else { return None };
-        let (("numpy", "dtype"), [name, ..]) = (self.pickle.global(*callee)?, self.tuple(*arguments)?) else { return None };
+        let (("numpy", "dtype"), [name, ..]) = (self.pickle.global(*callee)?, tuple(self.pickle, *arguments)?) else { return None };
         let name = self.pickle.text(*name)?;
         let kind = name.chars().next()?;
         let size = name.get(1..)?.parse().ok().filter(|size| (1..=8).contains(size))?;
-        let order = state.and_then(|state| self.tuple(state)?.get(1)).and_then(|&order| self.pickle.text(order));
+        let order = state.and_then(|state| tuple(self.pickle, state)?.get(1)).and_then(|&order| self.pickle.text(order));
         Some(Dtype { kind, size, big: order == Some(">") })
     }
 
@@ -202,7 +227,7 @@ impl Telling<'_> {
     fn bytes(&self, id: Id) -> Option<Cow<'_, [u8]>> {
         match self.pickle.value(id) {
             Value::Bytes(span) => Some(self.pickle.raw(span).into()),
-            Value::Object { callee, arguments, .. } => match (self.pickle.global(*callee)?, self.tuple(*arguments)?) {
+            Value::Object { callee, arguments, .. } => match (self.pickle.global(*callee)?, tuple(self.pickle, *arguments)?) {
                 (("_codecs", "encode"), [text, ..]) => {
                     self.pickle.text(*text)?.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect::<Option<Vec<_>>>().map(Cow::from)
                 }
@@ -214,6 +239,13 @@ impl Telling<'_> {
             },
             _ => None,
         }
+    }
+}
+
+fn tuple<'a>(pickle: &'a Pickle<'_>, id: Id) -> Option<&'a [Id]> {
+    match pickle.value(id) {
+        Value::Tuple(items) => Some(items),
+        _ => None,
     }
 }
 
@@ -261,6 +293,23 @@ mod tests {
     }
 
     #[test]
+    fn arrays_without_elements_cost_nothing() {
+        let array = |shape: &[u64]| {
+            let mut bytes = b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(C\x00cnumpy\ndtype\nX\x02\x00\x00\x00f8\x85R(".to_vec();
+            for n in shape {
+                bytes.extend([0x8A, 8]);
+                bytes.extend(n.to_le_bytes());
+            }
+            bytes.extend(b"tX\x01\x00\x00\x00CtR.");
+            plain(&bytes, &[])
+        };
+        for shape in [&[1 << 40, 0][..], &[0, 1 << 40], &[100_000_000, 0, 3], &[0]] {
+            assert_eq!(array(shape), Ok(json!([])), "{shape:?}");
+        }
+        assert!(array(&[1 << 32, 1 << 32]).is_err_and(|e| e.contains("shape")));
+    }
+
+    #[test]
     fn values_that_repeat_without_end_are_refused() {
         // ten times a list of the last list, and so on: 10^8 values of some hundred bytes
         let mut bytes = b"\x80\x02]".to_vec();
@@ -270,7 +319,25 @@ mod tests {
             bytes.push(b'e');
         }
         bytes.push(b'.');
-        assert!(plain(&bytes, &[]).is_err_and(|e| e.contains("more than")));
+        assert!(plain(&bytes, &[]).is_err_and(|e| e.contains("more than 1048576")));
+        // one text of a megabyte, twenty thousand times
+        let mut bytes = b"\x80\x02X\0\0\x10\0".to_vec();
+        bytes.resize(bytes.len() + (1 << 20), b'x');
+        bytes.extend(b"q\x000](");
+        bytes.extend(b"h\x00".repeat(20_000));
+        bytes.extend(b"e.");
+        assert!(plain(&bytes, &[]).is_err_and(|e| e.contains("texts")));
+        // and so are its keys
+        let at = bytes.len() - 2;
+        bytes[at..].copy_from_slice(b"d.");
+        assert!(plain(&bytes, &[]).is_ok_and(|v| v == json!({})), "keys that are not asked for are not copied");
+        // a dict of keys that are not told, again and again
+        let mut bytes = b"\x80\x02}(".to_vec();
+        bytes.extend(b"NN".repeat(10_000));
+        bytes.extend(b"uq\x000](");
+        bytes.extend(b"h\x00".repeat(10_000));
+        bytes.extend(b"e.");
+        assert!(plain(&bytes, &[]).is_err_and(|e| e.contains("more than 1048576")));
         // a list of itself
         assert!(plain(b"\x80\x02]q\x00h\x00a.", &[]).is_err_and(|e| e.contains("nested")));
         assert_eq!(plain(b"\x80\x02N.", &[]), Ok(Json::Null));

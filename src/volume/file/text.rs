@@ -12,6 +12,9 @@ use crate::volume::{VolumeError, VolumeErrorKind};
 /// The most bytes of a header.
 const LONGEST_HEADER: u64 = 4 << 20;
 
+/// The most bytes that are passed over in a compressed file.
+const LONGEST_SKIP: u64 = 1 << 30;
+
 /// The lines of a header, one by one.
 pub(super) struct Lines<'a> {
     pub(super) path: &'a Path,
@@ -162,6 +165,10 @@ impl Files {
             Encoding::Zlib => Source::zlib(file),
             Encoding::Raw | Encoding::Text => Source::Plain(file),
         };
+        // bytes of a stream are passed over by unpacking them
+        if skip > LONGEST_SKIP && self.encoding != Encoding::Raw {
+            return Err(bad(path, VolumeErrorKind::Format, format!("its header passes over {skip} bytes, {LONGEST_SKIP} at most are")));
+        }
         source.append(path, skip, expected, bytes, values)
     }
 }

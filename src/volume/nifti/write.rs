@@ -9,6 +9,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::file::{EXTENDER_BYTES, HEADER_BYTES};
+use crate::volume::whole::delay;
 use crate::volume::{VolumeError, VolumeErrorKind, write_whole};
 
 /// `NIFTI_ECODE_IGNORE`, which TotalSegmentator gives its names of labels: of code 30, which is
@@ -54,6 +55,7 @@ impl Voxels<'_> {
             if bytes.len() >= ROOM {
                 self.to.write_all(&bytes)?;
                 bytes.clear();
+                delay();
             }
         }
         self.to.write_all(&bytes)

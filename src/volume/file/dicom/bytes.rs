@@ -22,6 +22,8 @@ const DEEPEST: usize = 32;
 const MOST_FILES: usize = 1 << 17;
 /// Explicit VR Big Endian, which is retired, but lives on in archives.
 const EXPLICIT_BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
+/// The bytes by which an image is told from other files.
+const BEGIN: u64 = 133;
 /// A length that is not told.
 const UNDEFINED: u32 = u32::MAX;
 
@@ -48,16 +50,19 @@ impl Place {
     /// All bytes: of an entry no more than half of the memory holds, whatever it claims.
     pub(super) fn bytes(&self) -> Result<Vec<u8>, VolumeError> {
         let most = available_memory().unwrap_or(u64::MAX) / 2;
-        let mut bytes = Vec::new();
         match self {
-            Self::File(path) => plain(path)?.take(most).read_to_end(&mut bytes),
+            Self::File(path) => image(plain(path)?, most),
             Self::Entry(archive, index, _) => {
                 let mut archive = archive.lock().unwrap_or_else(PoisonError::into_inner);
                 let entry = archive.by_index(*index).map_err(std::io::Error::other);
-                entry.and_then(|entry| entry.take(most).read_to_end(&mut bytes))
+                entry.and_then(|entry| image(entry, most))
             }
         }
-        .map_err(|e| trouble(self.path(), "read", e))?;
+        .map_err(|e| trouble(self.path(), "read", e))
+        .and_then(|bytes| self.within(bytes, most))
+    }
+
+    fn within(&self, bytes: Vec<u8>, most: u64) -> Result<Vec<u8>, VolumeError> {
         if bytes.len() as u64 == most {
             return Err(VolumeError::new(
                 VolumeErrorKind::TooLarge,
@@ -65,6 +70,35 @@ impl Place {
             ));
         }
         Ok(bytes)
+    }
+}
+
+/// The bytes of what may be an image: of anything else, which may unpack to any size, the begin
+/// alone.
+fn image(mut from: impl Read, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.by_ref().take(BEGIN).read_to_end(&mut bytes)?;
+    if begin(&bytes).is_some() {
+        from.take(most.saturating_sub(BEGIN)).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// The begin of an image.
+enum Begin {
+    /// Meta elements from this byte on.
+    Meta(usize),
+    /// A data set alone, as older programs wrote it: its first group is 0008.
+    Bare,
+}
+
+/// The begin of an image's bytes; `None` if they are no image's.
+fn begin(bytes: &[u8]) -> Option<Begin> {
+    match bytes.get(128..132) {
+        Some(b"DICM") => Some(Begin::Meta(132)),
+        _ if bytes.starts_with(&[2, 0, 0, 0]) => Some(Begin::Meta(0)),
+        _ if bytes.starts_with(&[8, 0]) && bytes.get(3) == Some(&0) && bytes.len() as u64 >= BEGIN => Some(Begin::Bare),
+        _ => None,
     }
 }
 
@@ -148,17 +182,14 @@ impl Layout {
 
     /// The layout of a file; `None` if it is no DICOM file.
     pub(super) fn of(mut bytes: Vec<u8>) -> Option<Result<Self, String>> {
-        let meta = match bytes.get(128..132) {
-            Some(b"DICM") => 132,
-            _ if bytes.starts_with(&[2, 0, 0, 0]) => 0,
-            // a data set alone, as older programs wrote it: its first group is 0008
-            _ if bytes.starts_with(&[8, 0]) && bytes.get(3) == Some(&0) && bytes.len() > 132 => {
+        let meta = match begin(&bytes)? {
+            Begin::Meta(at) => at,
+            Begin::Bare => {
                 let explicit = bytes[4..6].iter().all(u8::is_ascii_uppercase);
                 let syntax = if explicit { uids::EXPLICIT_VR_LITTLE_ENDIAN } else { uids::IMPLICIT_VR_LITTLE_ENDIAN };
                 let pixels = walk(&bytes, 0, !explicit, false).ok()?;
                 return Some(Ok(Self { bytes, syntax: syntax.into(), start: 0, pixels }));
             }
-            _ => return None,
         };
         let (mut syntax, mut start) = match meta_group(&bytes, meta) {
             Ok(found) => found,

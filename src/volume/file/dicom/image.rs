@@ -116,7 +116,7 @@ impl Image {
         let allocated = need(tags::BITS_ALLOCATED, "bits allocated")?;
         let stored = whole(&object, tags::BITS_STORED).unwrap_or(allocated);
         let high = whole(&object, tags::HIGH_BIT).unwrap_or(stored.saturating_sub(1));
-        if ![8, 16, 32].contains(&allocated) || stored == 0 || stored > high + 1 || high >= allocated {
+        if ![8, 16, 32].contains(&allocated) || stored == 0 || high >= allocated || stored > high + 1 {
             return Err(unsupported(format!("voxels of {stored} bits in {allocated}, the highest {high}, are not read")));
         }
         let bits = Bits {

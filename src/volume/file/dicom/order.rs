@@ -14,6 +14,8 @@ const GAP: f64 = 1.5;
 /// The distance at which a slice may lie beside its place in an even grid, as a share of the
 /// distance, without a word.
 const EVEN: f64 = 0.02;
+/// The most kinds of slices that are told apart.
+const MOST_GROUPS: usize = 256;
 /// The names that a message lists.
 const LISTED: usize = 3;
 
@@ -63,6 +65,10 @@ pub(super) fn stack(images: &[Image]) -> Result<Stack, VolumeError> {
             match group {
                 Some(group) => group.push(slice),
                 None => groups.push(vec![slice]),
+            }
+            if groups.len() > MOST_GROUPS {
+                let text = format!("the images of the series are of more than {MOST_GROUPS} extents, orientations and spacings");
+                return Err(VolumeError::new(VolumeErrorKind::Format, text));
             }
         }
     }
