@@ -8,8 +8,8 @@ use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use organum::volume::VolumeError;
-use organum::volume::file::cases::{Case, cases, sha256};
 use organum::volume::file;
+use organum::volume::file::cases::{Case, cases, sha256};
 use serde_json::{Value, json};
 
 use crate::args;
