@@ -9,7 +9,8 @@ A script changes one import::
     predictor.predict_from_files("imagesTs", "predictions")
 
 or does all of it at once by :func:`predict_from_files`. Labels equal those of nnunetv2 2.8.1 in
-every voxel on the reference cases. Neither PyTorch nor nnunetv2 is needed.
+every voxel of all reference cases but one, of which one voxel in 32,844 differs. Neither PyTorch
+nor nnunetv2 is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import json
 import os
 import pickle
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -55,15 +55,13 @@ def _device(device: Any) -> str | None:
 def _whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file that appears whole or not at all."""
     path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".organum-", delete=False) as file:
-        try:
+    partial = path.with_name(f".organum-{os.getpid()}-{path.name}")
+    try:
+        with partial.open("wb") as file:
             write(file)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            file.close()
-            os.unlink(file.name)
-            raise
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _write_json(path: Path, value: Any) -> None:
