@@ -134,7 +134,9 @@ def _shown(progress: Any) -> Iterator[_Call | None]:
         yield None
         return
     if progress is True:
-        from tqdm.auto import tqdm as progress
+        import tqdm.auto
+
+        progress = tqdm.auto.tqdm
     if not hasattr(progress, "update"):
         if not callable(progress):
             raise TypeError(

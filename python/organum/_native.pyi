@@ -5,6 +5,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["Model", "Scan", "Segmentation", "devices", "parse_bytes"]
+
 _Path = str | PathLike[str]
 _Matrix = list[list[float]]
 
