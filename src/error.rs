@@ -26,8 +26,8 @@ macro_rules! error_type {
             }
 
             #[allow(dead_code, reason = "not every error kind wraps another")]
-            pub(crate) fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
-                self.0.source = Some(Box::new(source));
+            pub(crate) fn caused_by(mut self, source: impl Cause) -> Self {
+                self.0.source = Some(boxed(source));
                 self
             }
 
@@ -56,6 +56,29 @@ macro_rules! error_type {
             }
         }
     };
+}
+
+/// An error that another one names as its source.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) trait Cause: std::error::Error + Send + Sync + 'static {}
+#[cfg(not(target_arch = "wasm32"))]
+impl<T: std::error::Error + Send + Sync + 'static> Cause for T {}
+
+/// The same in a browser, where errors of wgpu hold objects of JavaScript's, which stay on their thread.
+#[cfg(target_arch = "wasm32")]
+pub(crate) trait Cause: std::error::Error + 'static {}
+#[cfg(target_arch = "wasm32")]
+impl<T: std::error::Error + 'static> Cause for T {}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn boxed(source: impl Cause) -> Box<dyn std::error::Error + Send + Sync> {
+    Box::new(source)
+}
+
+/// Its text, which may go from thread to thread.
+#[cfg(target_arch = "wasm32")]
+fn boxed(source: impl Cause) -> Box<dyn std::error::Error + Send + Sync> {
+    source.to_string().into()
 }
 
 /// The most characters of a message; what comes from a file may be of any length.

@@ -184,7 +184,7 @@ pub use run::{Cancel, Progress, RunOptions};
 pub use scan::Scan;
 pub use segment::{Runner, SegmentError, SegmentOptions, Segmentation, Segmenter, open};
 pub use session::Session;
-pub use shape::{Elem, Extent, Map, format_bytes};
+pub use shape::{Elem, Extent, Map, format_bytes, parse_bytes};
 pub use transfer::{Input, OutputData, OutputVolume};
 pub use warning::{Warning, WarningKind};
 pub use window::{Blended, Windows};

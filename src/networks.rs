@@ -9,8 +9,8 @@ use crate::nnunet::{self, Folder};
 use crate::warning::{Warning, WarningKind};
 
 /// The networks that segment a scan: that of a model file, a checkpoint or a MONAI bundle, or those
-/// of the folds of an nnU-Net model.
-#[derive(Debug)]
+/// of the folds of an nnU-Net model. Clones share the weights.
+#[derive(Clone, Debug)]
 pub struct Networks {
     /// The only network, or that of the first fold.
     pub first: Model,

@@ -134,9 +134,58 @@ pub fn format_bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.2} {}", UNITS[unit]) }
 }
 
+/// The bytes that a text stands for: a number, or one with a suffix KiB, MiB, GiB (or K, M, G) or kB,
+/// MB, GB, in any case; `64MiB`, `1.5 GB`.
+///
+/// # Errors
+/// Says what is wrong with the text.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(digits);
+    let unit: u64 = match suffix.trim().to_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "k" | "ki" | "kib" => 1 << 10,
+        "m" | "mi" | "mib" => 1 << 20,
+        "g" | "gi" | "gib" => 1 << 30,
+        other => return Err(format!("unknown suffix {other:?}; use KiB MiB GiB (or K M G) or kB MB GB")),
+    };
+    if let Ok(n) = number.parse::<u64>() {
+        return n.checked_mul(unit).ok_or_else(|| "too large".into());
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a unit is at most 2^30")]
+    let bytes = number.parse::<f64>().ok().map(|n| n * unit as f64).filter(|n| n.is_finite());
+    let bytes = bytes.ok_or("not a size: a number, or with a suffix KiB MiB GiB or kB MB GB")?;
+    // 2^64
+    if bytes >= 18_446_744_073_709_551_616.0 {
+        return Err("too large".into());
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a size like 1.5 GiB, below 2^64; digits and a point make no negative number"
+    )]
+    Ok(bytes as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_parsed() {
+        assert_eq!(parse_bytes("1048576"), Ok(1 << 20));
+        assert_eq!(parse_bytes("24MiB"), Ok(24 << 20));
+        assert_eq!(parse_bytes("1.5GB"), Ok(1_500_000_000));
+        for same in ["64M", "64m", "64Mi", "64mib", "64 MiB"] {
+            assert_eq!(parse_bytes(same), Ok(64 << 20), "{same}");
+        }
+        for wrong in ["12 parsecs", "", "99999999999GiB", "1000000000000000000000000000000GiB", "1.5e30"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn padded_map_sizes() {

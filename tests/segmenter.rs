@@ -318,3 +318,27 @@ fn the_hosts_memory_is_bounded_and_a_scan_can_be_freed() {
     let e = of(nowhere).segment_blocking(&scan, RunOptions::default()).expect_err("there is no such folder");
     assert!(matches!(&e, SegmentError::Option { option, .. } if option == "host-spill"), "{e}");
 }
+
+#[test]
+fn options_change_between_scans() {
+    let scan = scan();
+    let mut segmenter = segmenter(SegmentOptions::default());
+    let run = |segmenter: &mut Segmenter| segmenter.segment_blocking(&scan, RunOptions::default()).expect("it is segmented");
+    let first = run(&mut segmenter);
+    // the session is kept where plan and precision are the same
+    segmenter.set_options(SegmentOptions::default()).expect("they suit the model");
+    assert!(run(&mut segmenter).report.run.planning.is_zero());
+    let bounded = SegmentOptions::default().with_budget(first.report.run.plan.smallest_budget);
+    segmenter.set_options(bounded.clone()).expect("they suit the model");
+    let second = run(&mut segmenter);
+    assert!(second.labels == first.labels && !second.report.run.planning.is_zero());
+    assert!(second.report.run.plan.peak_bytes < first.report.run.plan.peak_bytes);
+    segmenter.set_options(bounded.clone().with_precision(organum::Elem::F16)).expect("they suit the model");
+    assert!(!run(&mut segmenter).report.run.planning.is_zero());
+    // what is refused changes nothing
+    segmenter.set_options(bounded).expect("they suit the model");
+    let refused = segmenter.set_options(SegmentOptions::default().with_mode(Mode::Slices)).err();
+    assert!(matches!(refused, Some(SegmentError::Option { .. })));
+    assert_eq!(run(&mut segmenter).report.run.plan.peak_bytes, second.report.run.plan.peak_bytes);
+    assert_eq!(segmenter.device().name(), "cpu");
+}

@@ -1,5 +1,6 @@
 //! Segmenting scans: a model, a device and options, and scan after scan through them.
 
+mod again;
 mod bounded;
 mod error;
 mod explain;

@@ -309,6 +309,14 @@ impl Runner {
         }
     }
 
+    /// Takes budget, precision and profile from options; a session of another precision is closed.
+    pub(super) fn set_options(&mut self, options: &super::SegmentOptions) {
+        if self.precision != options.precision || self.profile != options.profile {
+            self.close();
+        }
+        (self.budget, self.precision, self.profile) = (options.budget, options.precision, options.profile);
+    }
+
     /// Gives the memory of the session that was kept back.
     pub(crate) fn close(&mut self) {
         self.kept = None;

@@ -83,6 +83,25 @@ impl<T> Volume<T> {
         Ok(Self { channels, extent, spacing, axes, data, affine: Affine::orthogonal(spacing, axes) })
     }
 
+    /// Joins values `[C][D][H][W]` and an affine, which says all of the grid: the spacings are the
+    /// lengths of its steps, the axes the patient directions that these are closest to.
+    ///
+    /// # Errors
+    /// As [`Volume::new`]; [`VolumeErrorKind::Format`] if the steps do not span space or a number
+    /// is not finite.
+    pub fn on_affine(channels: u32, extent: Extent, affine: Affine, data: Vec<T>) -> Result<Self, VolumeError> {
+        let columns = [0, 1, 2].map(|row| [2, 1, 0].map(|axis| affine.steps[axis][row]));
+        let finite = affine.origin.iter().all(|x| x.is_finite());
+        let Some([i, j, k]) = closest::directions(columns).filter(|_| finite) else {
+            let text = format!(
+                "the affine with steps {:?} and origin {:?} is degenerate: its steps must span space and its numbers be finite",
+                affine.steps, affine.origin
+            );
+            return Err(VolumeError::new(VolumeErrorKind::Format, text));
+        };
+        Ok(Self::new(channels, extent, affine.spacing(), Axes::new([k, j, i])?, data)?.with_affine(affine))
+    }
+
     /// The same volume where `affine` says that it lies. Without it the grid is orthogonal and its
     /// first voxel lies at the origin.
     ///
@@ -247,6 +266,20 @@ mod tests {
         assert_eq!(kind(Volume::new(2, extent, [1.0; 3], axes, vec![0; 47])), Some(VolumeErrorKind::GridMismatch));
         assert_eq!(kind(Volume::new(1, Extent::new(0, 3, 4), [1.0; 3], axes, vec![])), Some(VolumeErrorKind::GridMismatch));
         assert_eq!(kind(Volume::new(1, extent, [1.0, 0.0, 1.0], axes, vec![0; 24])), Some(VolumeErrorKind::Format));
+        Ok(())
+    }
+
+    #[test]
+    fn an_affine_tells_spacing_and_axes() -> Result<(), VolumeError> {
+        let affine = Affine { steps: [[0.0, 0.0, 3.0], [0.0, -2.0, 0.0], [1.5, 0.0, 0.0]], origin: [1.0, 2.0, 3.0] };
+        let v = Volume::on_affine(1, Extent::new(2, 3, 4), affine, vec![0u8; 24])?;
+        assert_eq!((v.spacing, v.axes, *v.affine()), ([3.0, 2.0, 1.5], "SPR".parse()?, affine));
+        let flat = Affine { steps: [[0.0, 0.0, 3.0], [0.0, -2.0, 0.0], [0.0, -1.0, 0.0]], ..affine };
+        let far = Affine { origin: [f64::NAN, 0.0, 0.0], ..affine };
+        for wrong in [flat, far] {
+            let refused = Volume::on_affine(1, Extent::new(2, 3, 4), wrong, vec![0u8; 24]);
+            assert_eq!(refused.err().map(|e| e.kind()), Some(VolumeErrorKind::Format));
+        }
         Ok(())
     }
 

@@ -69,6 +69,26 @@ pub fn read(path: impl AsRef<Path>) -> Result<Scan, VolumeError> {
     super::file::scan_of(&stored(path.as_ref())?)
 }
 
+/// A scan of voxels in memory and the 348 bytes of a NIfTI-1 header, read as their file would be:
+/// `data` holds the voxels `[C][k][j][i]` after slope and intercept.
+///
+/// # Errors
+/// [`VolumeErrorKind::Format`] (not such a header, a contradictory one, a degenerate affine),
+/// [`VolumeErrorKind::GridMismatch`] if there are not as many voxels as it says,
+/// [`VolumeErrorKind::NonFinite`], or [`VolumeErrorKind::Unsupported`] (more dimensions).
+pub fn scan(header: &[u8], data: Vec<f32>) -> Result<Scan, VolumeError> {
+    let path = Path::new("the image");
+    let header = file::header(header, path)?;
+    let grid = grid(&(&header).into(), path)?;
+    let [h, w] = [grid.extent.h as usize, grid.extent.w as usize];
+    let place = |at: usize| format!("voxel ({}, {}, {})", at % w, at / w % h, at / w / h % grid.extent.d as usize);
+    let image = grid.volume(super::file::finite(data, path, place)?)?;
+    let warnings = warnings(&header, path);
+    let mut scan = Scan::new(header, image);
+    scan.warnings = warnings;
+    Ok(scan)
+}
+
 /// Where the header of a file contradicts itself (pixdim, sform, qform) or says nothing of its
 /// orientation, and how it is read; the file's name is for the messages.
 #[must_use]

@@ -2,7 +2,7 @@
 //! device, 7 some of many scans failed, 130 cancelled.
 
 use organum::volume::{VolumeError, VolumeErrorKind};
-use organum::{EngineError, LoadError, PlanError, PlanErrorKind, RunError, RunErrorKind, SegmentError};
+use organum::{EngineError, LoadError, PlanError, PlanErrorKind, RunError, SegmentError};
 
 /// Why the program ends without success.
 #[derive(Debug)]
@@ -33,65 +33,26 @@ impl Failure {
     }
 }
 
-impl From<VolumeError> for Failure {
-    fn from(e: VolumeError) -> Self {
-        let code = if e.kind() == VolumeErrorKind::TooLarge { 5 } else { 3 };
-        Self { code, message: e.to_string() }
-    }
-}
-
-impl From<LoadError> for Failure {
-    fn from(e: LoadError) -> Self {
-        Self { code: 4, message: e.to_string() }
-    }
-}
-
-impl From<PlanError> for Failure {
-    fn from(e: PlanError) -> Self {
-        let code = match e.kind() {
-            PlanErrorKind::Extent => 3,
-            PlanErrorKind::Unsupported => 6,
-            _ => 5,
-        };
-        let option = match e.kind() {
-            PlanErrorKind::Budget => "--memory: ",
-            PlanErrorKind::HostBudget => "--host-memory: ",
-            _ => "",
-        };
-        Self { code, message: format!("{option}{e}") }
-    }
-}
-
-impl From<EngineError> for Failure {
-    fn from(e: EngineError) -> Self {
-        Self { code: 6, message: e.to_string() }
-    }
-}
-
 impl From<SegmentError> for Failure {
     fn from(e: SegmentError) -> Self {
-        match e {
-            SegmentError::Option { option, message } => Self::usage(format!("--{option}: {message}")),
-            SegmentError::Load(e) => e.into(),
-            SegmentError::Volume(e) => e.into(),
-            SegmentError::Plan(e) => e.into(),
-            SegmentError::Engine(e) => e.into(),
-            SegmentError::Run(e) => e.into(),
-            other => Self::internal(other.to_string()),
-        }
+        let option = match &e {
+            SegmentError::Option { .. } => "--",
+            SegmentError::Plan(e) if e.kind() == PlanErrorKind::Budget => "--memory: ",
+            SegmentError::Plan(e) if e.kind() == PlanErrorKind::HostBudget => "--host-memory: ",
+            _ => "",
+        };
+        Self { code: e.exit_code(), message: format!("{option}{e}") }
     }
 }
 
-impl From<RunError> for Failure {
-    fn from(e: RunError) -> Self {
-        let code = match e.kind() {
-            // of a finite input: the network's own
-            RunErrorKind::NonFinite if e.node().is_some() => 4,
-            RunErrorKind::InputMismatch | RunErrorKind::NonFinite => 3,
-            RunErrorKind::Cancelled => 130,
-            RunErrorKind::DeviceLost | RunErrorKind::OutOfMemory => 6,
-            _ => 1,
-        };
-        Self { code, message: e.to_string() }
-    }
+macro_rules! from {
+    ($($error:ty),+) => {
+        $(impl From<$error> for Failure {
+            fn from(e: $error) -> Self {
+                SegmentError::from(e).into()
+            }
+        })+
+    };
 }
+
+from!(VolumeError, LoadError, PlanError, EngineError, RunError);

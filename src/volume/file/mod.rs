@@ -33,7 +33,7 @@ pub(super) use grid::{Grid, SetGrid};
 use raw::{Stored, plain, trouble};
 pub use write::{LabelFormat, write_labels, write_masks};
 
-use super::{Legend, Volume, VolumeError, VolumeErrorKind, nifti, same_grid};
+use super::{Legend, Volume, VolumeError, VolumeErrorKind, nifti, same_grid, sizes};
 use crate::scan::FileGeometry;
 use crate::warning::Warning;
 
@@ -65,6 +65,23 @@ impl Scan {
             #[cfg(feature = "dicom")]
             origin: None,
         }
+    }
+}
+
+impl Scan {
+    /// A scan of voxels that lie in no file, with a header of their grid to write results by. A
+    /// planar one is a 2D image with one plane along D, as readers of other frameworks tell it from
+    /// a volume of one plane.
+    ///
+    /// # Errors
+    /// [`VolumeErrorKind::NonFinite`], as for files.
+    pub fn of_volume(mut image: Volume<f32>, planar: bool) -> Result<Self, VolumeError> {
+        let Volume { channels, extent, spacing, axes, .. } = image;
+        let grid = Grid { channels, extent, spacing, axes, affine: *image.affine() };
+        let [d, h, w] = sizes(extent);
+        let place = |at: usize| format!("channel {}, plane {}, row {}, column {}", at / (d * h * w), at / w / h % d, at / w % h, at % w);
+        image.data = finite(image.data, Path::new("the array"), place)?;
+        Ok(Self { own: Some(grid.geometry(planar)), ..Self::new(grid.header(planar), image) })
     }
 }
 
@@ -259,7 +276,7 @@ pub(super) fn scan_of(stored: &Stored) -> Result<Scan, VolumeError> {
 }
 
 /// Refuses values that are not finite.
-fn finite(data: Vec<f32>, path: &Path, place: impl Fn(usize) -> String) -> Result<Vec<f32>, VolumeError> {
+pub(super) fn finite(data: Vec<f32>, path: &Path, place: impl Fn(usize) -> String) -> Result<Vec<f32>, VolumeError> {
     let bad = data.par_iter().filter(|x| !x.is_finite()).count();
     if bad == 0 {
         return Ok(data);

@@ -122,6 +122,20 @@ fn read_header(source: &mut Source, path: &Path) -> Result<Header, VolumeError> 
     })
 }
 
+/// The header in the 348 bytes of one of NIfTI-1.
+pub(super) fn header(bytes: &[u8], path: &Path) -> Result<NiftiHeader, VolumeError> {
+    let foreign = || {
+        let text = format!("{}: {} bytes are no header of NIfTI-1, which has {HEADER_BYTES}", path.display(), bytes.len());
+        VolumeError::new(VolumeErrorKind::Format, text)
+    };
+    let size = bytes.first_chunk().map(|b| i32::from_le_bytes(*b)).ok_or_else(foreign)?;
+    let is_one = [size, size.swap_bytes()].iter().any(|s| i64::from(*s) == HEADER_BYTES.cast_signed());
+    if !is_one || bytes.len() as u64 != HEADER_BYTES {
+        return Err(foreign());
+    }
+    NiftiHeader::from_reader(bytes).map_err(|e| foreign().caused(e))
+}
+
 fn voxel_type(header: &NiftiHeader, path: &Path) -> Result<Scalar, VolumeError> {
     let Ok(kind) = header.data_type() else {
         return Err(VolumeError::new(

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::volume::Affine;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -180,6 +181,50 @@ fn channels_and_labels() -> Outcome {
         let path = file(f, "bad.nii", &header(&[1, 1], 16, 32), &fractions[skip..skip + 4])?;
         assert_eq!(kind(read_labels(path)), Some(VolumeErrorKind::Format));
     }
+    Ok(())
+}
+
+#[test]
+fn voxels_in_memory_are_read_as_those_of_a_file() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    // sform and pixdim disagree, and the image is 2D with channels
+    let bytes = with(header(&[2, 1, 1, 3], 2, 8), 80, &9f32.to_le_bytes());
+    let of_file = read(file(folder.path(), "a.nii", &bytes, &[0, 1, 2, 3, 4, 5])?)?;
+    let voxels: Vec<f32> = (0u8..6).map(f32::from).collect();
+    let in_memory = scan(&bytes[..348], voxels.clone())?;
+    assert_eq!(in_memory.image, of_file.image);
+    assert_eq!(in_memory.warnings.len(), of_file.warnings.len());
+    assert!(!of_file.warnings.is_empty());
+    assert_eq!(crate::Scan::from(&in_memory).header, crate::Scan::from(&of_file).header);
+
+    assert_eq!(kind(scan(&bytes, voxels.clone())), Some(VolumeErrorKind::Format));
+    assert_eq!(kind(scan(&[0; 348], voxels.clone())), Some(VolumeErrorKind::Format));
+    assert_eq!(kind(scan(&bytes[..348], voxels[1..].to_vec())), Some(VolumeErrorKind::GridMismatch));
+    let refused = scan(&bytes[..348], vec![0.0, 1.0, 2.0, 3.0, 4.0, f32::NAN]).err().map(|e| e.to_string());
+    assert!(refused.is_some_and(|text| text.contains("voxel (1, 0, 0)")));
+    Ok(())
+}
+
+#[test]
+fn voxels_of_no_file_have_a_header_to_write_by() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let affine = Affine { steps: [[0.0, 0.1, 3.0], [0.0, -2.0, 0.0], [1.5, 0.0, 0.0]], origin: [1.0, 2.0, 3.0] };
+    for planar in [false, true] {
+        let depth = if planar { 1 } else { 2 };
+        let extent = Extent::new(depth, 3, 4);
+        let image = Volume::on_affine(1, extent, affine, vec![0.5; depth as usize * 12])?;
+        let scan = Scan::of_volume(image, planar)?;
+        assert_eq!((scan.header.dim[0], crate::Scan::from(&scan).header.planar), (if planar { 2 } else { 3 }, planar));
+        let labels = scan.image.regrid(extent, scan.image.spacing, vec![3u16; depth as usize * 12]);
+        let path = folder.path().join("labels.nii");
+        write_labels(&path, &scan.header, &labels)?;
+        let (_, back) = read_labels(&path)?;
+        assert!(back.affine().distance(&affine, [2, 3, 4]) < 1e-5);
+        assert_eq!((back.data, back.extent), (labels.data, extent));
+    }
+    let hole = Volume::on_affine(1, Extent::new(1, 1, 2), affine, vec![0.5, f32::INFINITY])?;
+    let refused = Scan::of_volume(hole, false).err();
+    assert!(refused.is_some_and(|e| e.kind() == VolumeErrorKind::NonFinite && e.to_string().contains("column 1")));
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Values of options.
 
 use clap::ValueEnum;
+pub(super) use organum::parse_bytes as size;
 use organum::{Elem, Extent};
 
 /// `f32` or `f16`.
@@ -17,37 +18,6 @@ impl From<Precision> for Elem {
             Precision::F16 => Self::F16,
         }
     }
-}
-
-/// `64MiB` to bytes.
-pub(super) fn size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let (number, suffix) = text.split_at(digits);
-    let unit: u64 = match suffix.trim().to_lowercase().as_str() {
-        "" | "b" => 1,
-        "kb" => 1000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "k" | "ki" | "kib" => 1 << 10,
-        "m" | "mi" | "mib" => 1 << 20,
-        "g" | "gi" | "gib" => 1 << 30,
-        other => return Err(format!("unknown suffix {other:?}; use KiB MiB GiB (or K M G) or kB MB GB")),
-    };
-    if let Ok(n) = number.parse::<u64>() {
-        return n.checked_mul(unit).ok_or_else(|| "too large".into());
-    }
-    let bytes = number.parse::<f64>().ok().map(|n| n * unit as f64).filter(|n| n.is_finite());
-    let bytes = bytes.ok_or("not a size: a number, or with a suffix KiB MiB GiB or kB MB GB")?;
-    // 2^64
-    if bytes >= 18_446_744_073_709_551_616.0 {
-        return Err("too large".into());
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a size like 1.5 GiB, below 2^64; digits and a point make no negative number"
-    )]
-    Ok(bytes as u64)
 }
 
 /// `GFLOPS,GBS` to two numbers.
@@ -76,21 +46,6 @@ pub(super) fn extent(text: &str) -> Result<Extent, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        assert_eq!(size("1048576"), Ok(1 << 20));
-        assert_eq!(size("24MiB"), Ok(24 << 20));
-        assert_eq!(size("1.5GB"), Ok(1_500_000_000));
-        for same in ["64M", "64m", "64Mi", "64mib", "64 MiB"] {
-            assert_eq!(size(same), Ok(64 << 20), "{same}");
-        }
-        assert!(size("12 parsecs").is_err());
-        assert!(size("").is_err());
-        assert!(size("99999999999GiB").is_err());
-        assert!(size("1000000000000000000000000000000GiB").is_err());
-        assert!(size("1.5e30").is_err());
-    }
 
     #[test]
     fn two_ceilings() {

@@ -1,0 +1,24 @@
+//! Compares `include/organum.h` with what cbindgen makes of the source; with ORGANUM_BLESS=1 it is
+//! written anew. A crate of its own, so that cbindgen's dependencies are none of the library's.
+
+use std::error::Error;
+use std::path::Path;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let config = cbindgen::Config::from_file(folder.join("cbindgen.toml"))?;
+    let mut builder = cbindgen::Builder::new().with_config(config);
+    for name in ["lib.rs", "error.rs", "labels.rs", "model.rs"] {
+        builder = builder.with_src(folder.join("src").join(name));
+    }
+    let mut made = Vec::new();
+    builder.generate()?.write(&mut made);
+    let file = folder.join("include/organum.h");
+    if std::env::var_os("ORGANUM_BLESS").is_some() {
+        std::fs::write(&file, &made)?;
+    }
+    if std::fs::read(&file).unwrap_or_default() != made {
+        return Err("capi/include/organum.h is not that of capi/src; ORGANUM_BLESS=1 writes it".into());
+    }
+    Ok(())
+}
