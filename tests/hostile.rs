@@ -440,10 +440,11 @@ fn scans_take_no_more_than_they_announce() {
 
 #[test]
 fn values_near_the_limit_are_no_panic() {
+    type Voxel = fn(usize) -> f32;
     let desk = Desk::new();
-    let voxels = |value: fn(usize) -> f32| (0..12 * 14 * 16).flat_map(|i| value(i).to_le_bytes()).collect::<Vec<u8>>();
+    let voxels = |value: Voxel| (0..12 * 14 * 16).flat_map(|i| value(i).to_le_bytes()).collect::<Vec<u8>>();
     let nnunet = format!("{VECTORS}/nnunet/model");
-    let all: [(&str, fn(usize) -> f32); 3] = [
+    let all: [(&str, Voxel); 3] = [
         ("the greatest floats", |i| if i % 2 == 0 { f32::MAX } else { -f32::MAX }),
         ("the least floats", |i| f32::from_bits(1 + (i % 7) as u32)),
         ("all alike", |_| 5.0),
