@@ -31,7 +31,7 @@ pub struct Progress {
 }
 
 /// Stops a run: at once where it waits for the device, which finishes what was submitted, some tenths of a second of work;
-/// on the host at the end of a batch. The session can run again.
+/// on the host at the end of a kernel. The session can run again.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
@@ -338,8 +338,8 @@ impl<'a, 'o> Run<'a, 'o> {
                     }
                     if let (Some(_), Some(region)) = (self.traced(), bindings.last()) {
                         self.look(*node, call, memory.bytes(*region))?;
-                        self.check_cancel()?;
                     }
+                    self.check_cancel()?;
                     dispatch += 1;
                 }
                 Command::Download { src, output, planes } => {

@@ -6,7 +6,7 @@ use super::prepared::{Export, PreparedScan, Restored, Scores};
 use super::result::{Attention, SegmentReport, WindowsReport, centroid};
 use super::runner::{Done, Planned, RunReport, Runner, Work};
 use super::{SegmentError, SegmentOptions};
-use crate::error::{LoadError, LoadErrorKind, PlanError, RunError, internal};
+use crate::error::{LoadError, LoadErrorKind, PlanError, PlanErrorKind, RunError, internal};
 use crate::export::{Probabilities, hand_over};
 use crate::host_budget::HostNeeds;
 use crate::model::{Mirror, Mode, Model};
@@ -156,6 +156,7 @@ impl Route<'_> {
     fn no_windows(&self, e: PlanError) -> SegmentError {
         match self.first.1.card().way_back() {
             WayBack::Spline { .. } => e.into(),
+            _ if e.kind() == PlanErrorKind::Limits => e.into(),
             _ => SegmentError::option("mode window", e),
         }
     }

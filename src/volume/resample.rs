@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::claim::{Claim, Refused};
+use super::claim::{Claim, Refused, shown};
 use super::{Volume, VolumeError, VolumeErrorKind, sizes};
 use crate::host::available_memory;
 use crate::shape::Extent;
@@ -144,7 +144,7 @@ fn plausible_within(
     bytes: impl Fn(f64) -> f64,
     available: Option<u64>,
 ) -> Result<Extent, VolumeError> {
-    let [d, h, w] = voxels;
+    let [d, h, w] = voxels.map(shown);
     let refused = |kind, what: String| {
         let text = format!(
             "resampling the scan from {from:?} mm to the model's {to:?} mm makes {d}x{h}x{w} voxels{what}; \

@@ -13,9 +13,9 @@ use crate::output::note;
 /// The exit code of a command that was cancelled.
 pub(crate) const CODE: u8 = 130;
 /// The time that a run has to end by itself: it looks at its handle between pieces of work.
-const PATIENCE: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_millis(400);
 /// The time from the end of a run to that of the program.
-const CLOSING: Duration = Duration::from_millis(150);
+const CLOSING: Duration = Duration::from_millis(100);
 
 /// Whether something runs that looks at the handle.
 static RUNNING: AtomicBool = AtomicBool::new(false);
