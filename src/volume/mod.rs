@@ -19,6 +19,8 @@ pub mod picture;
 pub mod resample;
 pub mod spline;
 pub mod statistics;
+#[cfg(feature = "surfaces")]
+pub mod surface;
 
 use std::error::Error;
 use std::fmt;
