@@ -285,7 +285,7 @@ fn evaluate_folders(desk: &Desk, header: &nifti::NiftiHeader, part: &Volume<u16>
     desk.fails(2, &["--tolerance"], &["evaluate", LABELS, LABELS, "--tolerance", "nan"]);
     desk.fails(2, &["--csv"], &["evaluate", LABELS, LABELS, "--csv", LABELS]);
     let empty = folder("empty", &[]);
-    desk.fails(3, &["has no .nii"], &["evaluate", &empty, &empty]);
+    desk.fails(3, &["has no label maps"], &["evaluate", &empty, &empty]);
     let twice = folder("twice", &[("b.nii", part), ("b.nii.gz", part)]);
     desk.fails(3, &["both"], &["evaluate", &twice, &references]);
     let one = folder("one", &[("crop.nii", &labels)]);

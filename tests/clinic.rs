@@ -103,7 +103,21 @@ fn nifti_files_name_their_labels() {
     assert!((offset - (352 + size) as f32).abs() < 0.5);
     let text = String::from_utf8_lossy(&bytes[360..352 + size as usize]);
     assert!(text.contains("<Label Key=\"1\" Red=\"1.000000\"") && text.contains("<![CDATA[one & <two>]]></Label>"), "{text}");
-    assert_eq!(file::read_labels(&out).expect("labels").labels, read.labels);
+    let again = file::read_labels(&out).expect("labels");
+    assert_eq!((again.labels, again.legend), (read.labels, legend));
+}
+
+#[test]
+fn folders_of_any_format_are_compared() {
+    let desk = Desk::new();
+    let read = file::read_labels(LABELS).expect("labels");
+    for (folder, ending) in [("ours", ".seg.nrrd"), ("theirs", ".mha")] {
+        std::fs::create_dir_all(desk.at(folder)).expect("a folder");
+        let path = desk.at(&format!("{folder}/x{ending}"));
+        file::write_labels(path, &read.header, &read.labels, &Legend::default()).expect("written");
+    }
+    let scores = done_json(&["evaluate", &desk.at("ours"), &desk.at("theirs")]);
+    assert_eq!(scores["cases"]["x"]["labels"]["2"]["dice"], json!(1.0), "{scores}");
 }
 
 #[test]

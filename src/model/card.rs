@@ -149,6 +149,10 @@ impl InputSpec {
     }
 }
 
+/// Values of CT that are drawn black and white, at most so far apart; a wider range shows no tissue.
+#[cfg(feature = "cli")]
+const WIDEST_GREY: f64 = 800.0;
+
 /// The whole volume at once, windows of it, or its slices zoomed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -248,6 +252,34 @@ pub struct Inference {
 }
 
 impl Card {
+    /// The values that are black and white in pictures of the first channel, where the card tells:
+    /// those that the network sees, or soft tissue where these are wide or the channel is called
+    /// `CT`.
+    #[cfg(feature = "cli")]
+    #[must_use]
+    pub fn grey_range(&self) -> Option<[f32; 2]> {
+        use crate::scan::{Scaling, Values};
+        let ct = self.input.channels.first().is_some_and(|name| name.eq_ignore_ascii_case("ct"));
+        let seen = self.input.recipe().steps.into_iter().find_map(|step| match step {
+            Step::Scale(Intensity::Window { low, high }) => Some([low, high]),
+            Step::ScaleValues(Values::ScaleRange { from, clip: true, .. }) => Some(from),
+            Step::ScaleChannels { channels, .. } => match channels.first()? {
+                Scaling::Ct { low, high, .. } | Scaling::Ct2 { low, high, .. } => Some([*low, *high].map(f64::from)),
+                _ => None,
+            },
+            _ => None,
+        });
+        match seen {
+            Some([low, high]) if high > low && high - low <= WIDEST_GREY => {
+                #[expect(clippy::cast_possible_truncation, reason = "values of a scan")]
+                let range = [low as f32, high as f32];
+                Some(range)
+            }
+            Some([low, high]) => (ct || (low < -100.0 && high > 100.0)).then_some(crate::volume::picture::SOFT_TISSUE),
+            None => ct.then_some(crate::volume::picture::SOFT_TISSUE),
+        }
+    }
+
     /// Parses and checks a card that was put together here, and its network.
     pub(crate) fn checked(json: &str) -> Result<Self, LoadError> {
         let mut card = Self::parse(json)?;

@@ -20,6 +20,8 @@ pub mod picture;
 pub mod resample;
 pub mod spline;
 pub mod statistics;
+#[cfg(feature = "surfaces")]
+pub mod surface;
 #[cfg(any(feature = "nifti", feature = "cli"))]
 mod whole;
 

@@ -8,6 +8,7 @@
 mod affine;
 mod extended;
 mod file;
+mod names;
 mod second;
 mod write;
 

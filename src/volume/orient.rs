@@ -10,7 +10,7 @@ use std::str::FromStr;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Volume, VolumeError, VolumeErrorKind, sizes};
+use super::{Affine, Volume, VolumeError, VolumeErrorKind, sizes};
 use crate::shape::Extent;
 
 /// A direction in the patient.
@@ -48,6 +48,13 @@ impl Direction {
     #[must_use]
     pub fn from_letter(letter: char) -> Option<Self> {
         (0..3).flat_map(|axis| [Self::along(axis, true), Self::along(axis, false)]).find(|d| d.letter() == letter)
+    }
+
+    /// The direction the other way.
+    #[cfg(feature = "cli")]
+    pub(crate) fn opposite(self) -> Self {
+        let axis = self.world_axis();
+        Self::along(axis, self != Self::along(axis, true))
     }
 
     /// The way along world axis 0 (left to right), 1 (posterior to anterior) or 2 (inferior to superior).
@@ -203,6 +210,12 @@ impl View {
         })
     }
 
+    /// The affine of the voxels along the wanted axes.
+    pub(crate) fn affine(&self, stored: &Affine) -> Affine {
+        let last = [0, 1, 2].map(|axis| self.flipped[axis].then(|| self.sizes[axis] - 1));
+        stored.reoriented(self.source, last)
+    }
+
     fn extent(&self, stored: Extent) -> Extent {
         let s = self.source.map(|s| [stored.d, stored.h, stored.w][s]);
         Extent::new(s[0], s[1], s[2])
@@ -241,8 +254,7 @@ pub fn reorient<T: Copy + Send + Sync>(volume: &Volume<T>, to: Axes) -> Volume<T
             }
         }
     });
-    let last = [0, 1, 2].map(|axis| view.flipped[axis].then(|| view.sizes[axis] - 1));
-    let affine = volume.affine().reoriented(view.source, last);
+    let affine = view.affine(volume.affine());
     let extent = view.extent(volume.extent);
     Volume { channels: volume.channels, extent, spacing: view.spacing, axes: to, data, affine }
 }

@@ -78,6 +78,8 @@ pub(crate) fn run(a: &args::Segment, pattern: &Path) -> Result<(), Failure> {
         ("--probabilities", &a.probabilities),
         ("--attention", &a.attention),
         ("--masks", &a.masks),
+        ("--surfaces", &a.surfaces),
+        ("--report", &a.report),
         ("--label-table", &a.label_table),
         ("--statistics", &a.statistics),
     ] {
@@ -90,7 +92,8 @@ pub(crate) fn run(a: &args::Segment, pattern: &Path) -> Result<(), Failure> {
     }
     let total = all.len();
     let with_outputs = |case: Case| {
-        let outputs = Outputs::of(a, pattern, Some(&case.name));
+        let mut outputs = Outputs::of(a, pattern, Some(&case.name));
+        outputs.inputs.clone_from(&case.files);
         (case, outputs)
     };
     let mut written: Vec<(Case, Outputs)> = all.into_iter().map(with_outputs).collect();

@@ -77,7 +77,10 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The NIfTI files of a folder by their names without endings.
+/// Endings of label maps, of which the longest counts.
+const ENDINGS: [&str; 9] = [".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh"];
+
+/// The label maps of a folder by their names without endings.
 fn listed(folder: &Path) -> Result<BTreeMap<String, PathBuf>, Failure> {
     let unreadable = |e: std::io::Error| Failure::input(format!("the folder {} cannot be read: {e}", folder.display()));
     let mut files = BTreeMap::new();
@@ -85,7 +88,7 @@ fn listed(folder: &Path) -> Result<BTreeMap<String, PathBuf>, Failure> {
         let path = entry.map_err(unreadable)?.path();
         let name = file_name(&path);
         let lower = name.to_lowercase();
-        let Some(ending) = [".nii.gz", ".nii"].into_iter().find(|ending| lower.ends_with(ending)) else { continue };
+        let Some(ending) = ENDINGS.into_iter().find(|ending| lower.ends_with(ending)) else { continue };
         let stem = name[..name.len() - ending.len()].to_owned();
         if !path.is_file() || name.starts_with('.') {
             continue;
@@ -109,7 +112,7 @@ fn pairs(prediction: &Path, reference: &Path, warnings: &mut Warnings) -> Result
     }
     let (mut predictions, references) = (listed(prediction)?, listed(reference)?);
     if references.is_empty() {
-        return Err(Failure::input(format!("the folder {} has no .nii or .nii.gz", reference.display())));
+        return Err(Failure::input(format!("the folder {} has no label maps ({})", reference.display(), ENDINGS.join(", "))));
     }
     let some = |names: Vec<&String>| {
         let first: Vec<&str> = names.iter().take(5).map(|name| name.as_str()).collect();

@@ -1,17 +1,18 @@
-//! `organum doctor`, `completions`, `man` and `picture`.
+//! `organum doctor`, `completions`, `man`, `picture` and `surfaces`.
 
 use std::path::Path;
 
 use clap::CommandFactory;
 use organum::host::available_memory;
-use organum::volume::{file, picture as draw};
+use organum::volume::surface::{SurfaceFormat, write_surfaces};
+use organum::volume::{VolumeError, file, picture as draw};
 use organum::{DeviceCaps, Engine, format_bytes};
 use serde_json::{Value, json};
 
 use crate::args::{self, Cli};
 use crate::fail::Failure;
 use crate::output::{Warnings, need_different, need_folder, say, say_json};
-use crate::outputs::make;
+use crate::outputs::{legend_of, make};
 
 /// Advice on what to install where there is no adapter.
 fn advice() -> &'static str {
@@ -93,5 +94,26 @@ pub(crate) fn picture(a: &args::Picture) -> Result<(), Failure> {
     let labels = file::read_labels(&a.labels)?;
     warnings.add(&scan.warnings)?;
     warnings.add(&labels.warnings)?;
-    draw::overlay(&scan.image, &labels.labels)?.save(&a.output).map_err(|e| Failure::writing(&e))
+    let legend = legend_of(a.model.as_deref(), labels.legend)?;
+    draw::overlay(&scan.image, &labels.labels, &legend, a.grey)?.save(&a.output).map_err(|e| Failure::writing(&e))
+}
+
+/// `organum surfaces`.
+pub(crate) fn surfaces(a: &args::Surfaces) -> Result<(), Failure> {
+    let usage = |e: VolumeError| Failure::usage(e.to_string());
+    if SurfaceFormat::of(&a.output).map_err(usage)? != SurfaceFormat::Stl {
+        need_folder(&a.output)?;
+    }
+    need_different(&[("--output", a.output.as_path())], &[&a.labels])?;
+    let mut warnings = Warnings::new(false);
+    let read = file::read_labels(&a.labels)?;
+    warnings.add(&read.warnings)?;
+    let legend = legend_of(a.model.as_deref(), read.legend)?;
+    let written = write_surfaces(&a.output, &read.labels, &legend).map_err(|e| Failure::writing(&e))?;
+    if a.json {
+        say_json(&json!({"files": written, "warnings": warnings.json()}));
+    } else {
+        written.iter().for_each(|path| say(&path.to_string_lossy()));
+    }
+    Ok(())
 }

@@ -22,6 +22,7 @@ mod outputs;
 mod plan;
 mod plot;
 mod profile;
+mod report;
 mod segment;
 mod slicer;
 mod tune;
@@ -45,6 +46,8 @@ fn main() -> ExitCode {
         Command::Segment(a) => segment::run(a),
         Command::Stats(a) => outputs::stats(a),
         Command::Picture(a) => habits::picture(a),
+        Command::Report(a) => report::run(a),
+        Command::Surfaces(a) => habits::surfaces(a),
         Command::Infer(a) => infer::run(a),
         Command::Plan(a) => plan::run(a),
         Command::Inspect(a) => inspect::run(a),

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use organum::segment::LabelVolume;
 use organum::volume::file::{self, LabelFormat};
-use organum::volume::{LabelStatistics, VolumeError, nifti, picture, statistics, statistics_csv, statistics_table, write_whole};
+use organum::volume::surface::{SurfaceFormat, write_surfaces};
+use organum::volume::{LabelStatistics, Legend, VolumeError, nifti, picture, statistics, statistics_csv, statistics_table, write_whole};
 use organum::{Segmentation, Segmenter};
 use serde_json::{Map, Value, json};
 
 use crate::args;
 use crate::fail::Failure;
 use crate::output::need_folder;
+use crate::report;
 
 /// The files of a result.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +26,15 @@ pub(crate) struct Outputs {
     pub(crate) masks: Option<PathBuf>,
     pub(crate) table: Option<PathBuf>,
     pub(crate) statistics: Option<PathBuf>,
+    /// A folder that is made, or a file.
+    pub(crate) surfaces: Option<PathBuf>,
+    /// A page of HTML.
+    pub(crate) report: Option<PathBuf>,
+    /// The files of the scan and the model, for the report.
+    pub(crate) inputs: Vec<PathBuf>,
+    pub(crate) model: Option<PathBuf>,
+    /// The values that are black and white in pictures.
+    pub(crate) grey: Option<[f32; 2]>,
 }
 
 impl Outputs {
@@ -42,6 +53,11 @@ impl Outputs {
             masks: option(&a.masks),
             table: option(&a.label_table),
             statistics: option(&a.statistics),
+            surfaces: option(&a.surfaces),
+            report: option(&a.report),
+            inputs: Vec::new(),
+            model: Some(a.model.clone()),
+            grey: a.grey,
         }
     }
 
@@ -55,16 +71,19 @@ impl Outputs {
             ("--statistics", &self.statistics),
             ("--attention", &self.attention),
             ("--masks", &self.masks),
+            ("--surfaces", &self.surfaces),
+            ("--report", &self.report),
         ];
         all.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?))).collect()
     }
 
     /// Refuses names whose endings no format has, and folders that are not there; those of
-    /// `--attention` and `--masks` are made.
+    /// `--attention`, `--masks` and `--surfaces` are made.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let usage = |e: VolumeError| Failure::usage(e.to_string());
         self.labels.as_deref().map_or(Ok(()), |path| LabelFormat::of(path).map(|_| ()).map_err(usage))?;
-        let endings: [(&Option<PathBuf>, &[&str]); 3] = [
+        let endings: [(&Option<PathBuf>, &[&str]); 4] = [
+            (&self.report, &[".html", ".htm"]),
             (&self.probabilities, &[".nii", ".nii.gz"]),
             (&self.table, &[".txt", ".label", ".ctbl"]),
             (&self.statistics, &[".json", ".csv"]),
@@ -75,12 +94,17 @@ impl Outputs {
                 return Err(Failure::usage(format!("{name} must end in {}", endings.join(" or "))));
             }
         }
-        self.named().iter().filter(|o| !matches!(o.0, "--attention" | "--masks")).try_for_each(|(_, path)| need_folder(path))
+        let format = self.surfaces.as_deref().map(SurfaceFormat::of).transpose().map_err(usage)?;
+        let made = |option: &str| match option {
+            "--surfaces" => format == Some(SurfaceFormat::Stl),
+            _ => matches!(option, "--attention" | "--masks"),
+        };
+        self.named().iter().filter(|o| !made(o.0)).try_for_each(|(_, path)| need_folder(path))
     }
 
     /// Returns `true` if the voxels of the scan are needed after the network ran.
     pub(crate) fn need_scan(&self) -> bool {
-        self.overlay.is_some() || self.statistics.is_some()
+        self.overlay.is_some() || self.statistics.is_some() || self.report.is_some()
     }
 
     /// Writes a result, its labels last.
@@ -93,8 +117,13 @@ impl Outputs {
         if let (Some(path), Some(maps)) = (&self.probabilities, &result.probabilities) {
             nifti::write_probabilities(path, header, maps).map_err(failed)?;
         }
+        let grey = self.grey.or_else(|| segmenter.model().card().grey_range());
+        if let Some(path) = &self.report {
+            let text = report::text(self, result, segmenter);
+            write_text(path, &picture::report(&scan.image, &result.labels, &legend, grey, &text)?)?;
+        }
         if let Some(path) = &self.overlay {
-            picture::overlay(&scan.image, &result.labels)?.save(path).map_err(failed)?;
+            picture::overlay(&scan.image, &result.labels, &legend, grey)?.save(path).map_err(failed)?;
         }
         if let (Some(path), Some(a)) = (&self.attention, &result.attention) {
             make(path.parent().unwrap_or(Path::new(".")))?;
@@ -108,6 +137,9 @@ impl Outputs {
         if let Some(path) = &self.statistics {
             let measured = statistics(&result.labels, &legend, (!own_grid).then_some(&scan.image))?;
             write_statistics(path, &measured)?;
+        }
+        if let Some(path) = &self.surfaces {
+            write_surfaces(path, &result.labels, &legend).map_err(failed)?;
         }
         if let Some(folder) = &self.masks {
             make(folder)?;
@@ -152,6 +184,14 @@ pub(crate) fn table(volumes: &[LabelVolume]) -> String {
     volumes.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// The names of a model's labels, or those that a label map tells.
+pub(crate) fn legend_of(model: Option<&Path>, told: Legend) -> Result<Legend, Failure> {
+    let Some(path) = model else { return Ok(told) };
+    let model = crate::models::open(path, &crate::models::options(&[], None, true))?.first;
+    let named = |class: u32| Some((u16::try_from(class).ok()?, model.card().label_name(class)));
+    Ok(Legend::new(model.card().label_values().into_iter().filter_map(named)))
+}
+
 /// `organum stats`.
 pub(crate) fn stats(a: &args::Stats) -> Result<(), Failure> {
     let mut warnings = crate::output::Warnings::new(a.strict);
@@ -161,14 +201,7 @@ pub(crate) fn stats(a: &args::Stats) -> Result<(), Failure> {
     if let Some(scan) = &scan {
         warnings.add(&scan.warnings)?;
     }
-    let legend = match &a.model {
-        Some(path) => {
-            let model = crate::models::open(path, &crate::models::options(&[], None, true))?.first;
-            let classes = 1..=u16::try_from(model.card().classes()).unwrap_or(u16::MAX).saturating_sub(1);
-            organum::volume::Legend::new(classes.map(|class| (class, model.card().label_name(class.into()))))
-        }
-        None => read.legend,
-    };
+    let legend = legend_of(a.model.as_deref(), read.legend)?;
     let measured = statistics(&read.labels, &legend, scan.as_ref().map(|scan| &scan.image))?;
     if let Some(path) = &a.output {
         need_folder(path)?;

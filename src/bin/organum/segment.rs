@@ -68,13 +68,20 @@ impl<'a> Opening<'a> {
         options.close_session &= !keep;
         a.host.bound(&mut options, output);
         let segmenter = Segmenter::new(networks, device.device.clone(), options)?;
-        if a.overlay.is_some() && !segmenter.keeps_grid() {
-            let text = "--overlay: the bundle inverts nothing, its labels lie on another grid than the scan";
-            return Err(Failure::usage(text));
+        let drawn = [("--overlay", &a.overlay), ("--report", &a.report)].into_iter().find(|(_, path)| path.is_some());
+        if let Some((option, _)) = drawn.filter(|_| !segmenter.keeps_grid()) {
+            let text = "the bundle inverts nothing, its labels lie on another grid than the scan";
+            return Err(Failure::usage(format!("{option}: {text}")));
         }
         let format = file::LabelFormat::of(output).ok();
         if segmenter.model().card().labels_overlap() {
-            let one_a_voxel = [("--overlay", &a.overlay), ("--statistics", &a.statistics), ("--masks", &a.masks)];
+            let one_a_voxel = [
+                ("--overlay", &a.overlay),
+                ("--statistics", &a.statistics),
+                ("--masks", &a.masks),
+                ("--surfaces", &a.surfaces),
+                ("--report", &a.report),
+            ];
             let other = format.is_some_and(|format| format != file::LabelFormat::Nifti);
             let named = one_a_voxel.into_iter().find(|(_, path)| path.is_some()).map(|(option, _)| option);
             if let Some(option) = named.or(other.then_some("--output")) {
@@ -147,12 +154,13 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
         let text = "--resume, --shard and --manifest are for many scans: --output must be a folder, or have {case} in its name";
         return Err(Failure::usage(text));
     }
-    let outputs = Outputs::of(a, &a.output, None);
+    let mut outputs = Outputs::of(a, &a.output, None);
     outputs.check()?;
     let networks = models::open(&a.model, &loading(a))?;
     let inputs = channel_files(a.inputs(), networks.first.card().in_channels());
     let read: Vec<&Path> = inputs.iter().chain([&a.model]).map(PathBuf::as_path).collect();
     need_different(&outputs.named(), &read)?;
+    outputs.inputs.clone_from(&inputs);
     let mut opening = Opening::new(a, networks, &a.output, false)?;
     let scan = file::read_all(&inputs, &reading(a)).map_err(|e| batch::explain(e, a))?;
     let done = opening.one(scan, &outputs, started)?;

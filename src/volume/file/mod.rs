@@ -31,6 +31,8 @@ use rayon::prelude::*;
 
 pub(super) use grid::{Grid, SetGrid};
 use raw::{Stored, plain, trouble};
+#[cfg(feature = "surfaces")]
+pub(crate) use write::class_path;
 pub use write::{LabelFormat, write_labels, write_masks};
 
 use super::{Legend, Volume, VolumeError, VolumeErrorKind, nifti, same_grid, sizes};

@@ -109,14 +109,7 @@ pub fn write_masks(
     let mut written: Vec<PathBuf> = Vec::new();
     let mut mask = labels.clone();
     for class in legend.classes() {
-        let safe = |c: char| if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
-        let name: String = class.name.chars().take(100).map(safe).collect();
-        let name = name.trim_start_matches('.');
-        let mut path = folder.as_ref().join(format!("{name}{ending}"));
-        let same = |other: &PathBuf| other.to_string_lossy().to_lowercase() == path.to_string_lossy().to_lowercase();
-        if name.is_empty() || written.iter().any(same) {
-            path = folder.as_ref().join(format!("{name}_{}{ending}", class.label));
-        }
+        let path = class_path(folder.as_ref(), ending, class.label, &class.name, &written);
         mask.data.clear();
         mask.data.extend(labels.data.iter().map(|label| u16::from(*label == class.label)));
         let one = Legend::new([(1, class.name.clone())]);
@@ -124,6 +117,16 @@ pub fn write_masks(
         written.push(path);
     }
     Ok(written)
+}
+
+/// A file in a folder that is named by a class, other than those `written` before.
+pub(crate) fn class_path(folder: &Path, ending: &str, label: u16, name: &str, written: &[PathBuf]) -> PathBuf {
+    let safe = |c: char| if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+    let name: String = name.chars().take(100).map(safe).collect();
+    let name = name.trim_start_matches('.');
+    let path = folder.join(format!("{name}{ending}"));
+    let same = |other: &PathBuf| other.to_string_lossy().to_lowercase() == path.to_string_lossy().to_lowercase();
+    if name.is_empty() || written.iter().any(same) { folder.join(format!("{name}_{label}{ending}")) } else { path }
 }
 
 /// Whether labels need 16 bits.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ::nifti::{NiftiHeader, NiftiType};
 
 use super::affine::Fields;
-use super::{file_geometry_of, grid, second, warnings_of};
+use super::{file_geometry_of, grid, names, second, warnings_of};
 use crate::volume::file::raw::{Scalar, Source, Stored, Voxels, trouble};
 use crate::volume::{VolumeError, VolumeErrorKind};
 
@@ -39,7 +39,7 @@ pub(in crate::volume) fn stored(path: &Path) -> Result<Stored, VolumeError> {
     let grid = grid(&fields, &path)?;
     let scalar = voxel_type(&header, &path)?;
     let start = length + EXTENDER_BYTES;
-    let skip = match (whole(offset), single) {
+    let mut skip = match (whole(offset), single) {
         (Some(0), true) => start - length,
         (Some(offset), true) if offset >= start => offset - length,
         (Some(offset), false) => offset,
@@ -58,12 +58,17 @@ pub(in crate::volume) fn stored(path: &Path) -> Result<Stored, VolumeError> {
     if !single {
         source = Source::open(&data_path)?;
     }
+    let mut extensions = Vec::new();
+    if single {
+        source.by_ref().take(skip.min(names::MOST)).read_to_end(&mut extensions).map_err(|e| trouble(&path, "read", e))?;
+        skip -= extensions.len() as u64;
+    }
     let bytes = source.voxels(&data_path, skip, &grid, scalar.size())?;
     let own = (length != HEADER_BYTES).then(|| file_geometry_of(&fields));
     let warnings = warnings_of(&fields, &path);
     let scale = scaled.then_some([slope, inter]);
     let voxels = Voxels { scalar, big_endian, scale, interleaved: false, bytes };
-    Ok(Stored { path, header, grid, own, warnings, names: Vec::new(), voxels })
+    Ok(Stored { path, header, grid, own, warnings, names: names::names(&extensions, big_endian), voxels })
 }
 
 /// A header file's path: that itself, or the `.hdr` of an `.img`.

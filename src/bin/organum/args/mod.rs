@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use habits::{Completions, Doctor, Man, Picture};
+pub(crate) use habits::{Completions, Doctor, Man, Picture, Report, Surfaces};
 pub(crate) use host::Host;
 pub(crate) use models::{Bench, Convert, Devices, Evaluate, Inspect, Plan, Tune};
 pub(crate) use segment::{Segment, Stats};
@@ -33,8 +33,12 @@ pub(crate) enum Command {
     Segment(Box<Segment>),
     /// Measures the labels of a map: volumes, places, and values of a scan in them
     Stats(Stats),
-    /// Draws a scan with its labels: three planes through their middle
+    /// Draws a scan with its labels: three planes, a row of slices, and the labels' names
     Picture(Picture),
+    /// Makes a page of HTML of a scan with its labels, which needs no network
+    Report(Report),
+    /// Makes surfaces of a label map: STL, OBJ or GLB
+    Surfaces(Surfaces),
     /// Runs the network alone, on arrays
     Infer(Infer),
     /// Shows what a run needs, without a device

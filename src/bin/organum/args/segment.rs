@@ -56,9 +56,17 @@ pub(crate) struct Segment {
     /// it and back; absent: as the card says, else as the network was published or its extents tell
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Mode>,
-    /// Also write a picture of three planes with the labels
+    /// Also write a picture: three planes and a row of slices with the labels, and their names
     #[arg(long, value_name = "P.png")]
     pub(crate) overlay: Option<PathBuf>,
+    /// Also write a page of HTML: slices with labels that can be switched off, their measures,
+    /// warnings, and how they were made; it needs no network
+    #[arg(long, value_name = "R.html")]
+    pub(crate) report: Option<PathBuf>,
+    /// Values of the scan that are black and white in pictures. Not given: as the model sees CT,
+    /// soft tissue for other CT, else percentiles
+    #[arg(long, value_name = "LOW,HIGH", value_parser = super::values::range, allow_hyphen_values = true)]
+    pub(crate) grey: Option<[f32; 2]>,
     /// Also write the probabilities of all classes, 4D
     #[arg(long, value_name = "P.nii.gz")]
     pub(crate) probabilities: Option<PathBuf>,
@@ -68,6 +76,9 @@ pub(crate) struct Segment {
     /// Also write a mask of each class into this folder, NAME.nii.gz
     #[arg(long, value_name = "DIR")]
     pub(crate) masks: Option<PathBuf>,
+    /// Also write the surfaces of the labels: into a folder NAME.stl of each, or all into one file
+    #[arg(long, value_name = "DIR|S.obj|S.glb")]
+    pub(crate) surfaces: Option<PathBuf>,
     /// Also write names and colours of the labels: .txt for ITK-SNAP, .ctbl for 3D Slicer
     #[arg(long, value_name = "T.txt|T.ctbl")]
     pub(crate) label_table: Option<PathBuf>,
@@ -110,7 +121,8 @@ pub(crate) struct Stats {
     pub(crate) labels: PathBuf,
     /// Scan on the same grid, whose values are told
     pub(crate) scan: Option<PathBuf>,
-    /// Model that tells the names of the labels; absent: those that a .seg.nrrd holds
+    /// Model that tells the names of the labels; absent: those that the
+    /// label map holds
     #[arg(short, long)]
     pub(crate) model: Option<PathBuf>,
     /// File to write

@@ -27,6 +27,13 @@ pub(super) fn ceilings(text: &str) -> Result<[f64; 2], String> {
     both.ok_or_else(|| "not two numbers above 0 like 8000,300".into())
 }
 
+/// `LOW,HIGH` to two values.
+pub(super) fn range(text: &str) -> Result<[f32; 2], String> {
+    let number = |part: &str| part.trim().parse::<f32>().ok().filter(|n| n.is_finite());
+    let both = text.split_once(',').and_then(|(low, high)| Some([number(low)?, number(high)?]));
+    both.filter(|[low, high]| low < high).ok_or_else(|| "not two values like -160,240, the lesser first".into())
+}
+
 /// `i/n` to two numbers from 1 on.
 pub(super) fn shard(text: &str) -> Result<[usize; 2], String> {
     let both = text.split_once('/').and_then(|(i, n)| Some([i.parse().ok()?, n.parse().ok()?]));
