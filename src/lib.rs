@@ -66,6 +66,7 @@
 //! |---|---|---|
 //! | `cli` | the command line `organum` and what only it needs; implies the others | yes |
 //! | `nifti` | reading NIfTI, NRRD, MetaImage and MGH volumes, writing NIfTI ([`volume::file`], [`volume::nifti`]) | with `cli` |
+//! | `archives` | reading models from zip archives (`Unpacked`) | with `cli` |
 //! | `dicom` | reading DICOM series ([`volume::file`]) | with `cli` |
 //! | `yaml` | configs of MONAI bundles that are YAML | with `cli` |
 //!
@@ -77,6 +78,8 @@
 
 pub use wgpu;
 
+#[cfg(feature = "archives")]
+mod archive;
 mod caps;
 mod device;
 #[doc(hidden)]
@@ -133,6 +136,8 @@ mod warning;
 #[doc(hidden)]
 pub mod window;
 
+#[cfg(feature = "archives")]
+pub use archive::Unpacked;
 pub use caps::{DeviceCaps, Measured};
 pub use device::Device;
 pub use engine::Engine;

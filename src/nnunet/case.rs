@@ -4,7 +4,7 @@ use super::export::{Export, ExportOptions};
 use super::pipeline::{Pipeline, Resampling};
 use crate::export::{Exported, Layout, Reduction, hand_over, mismatch};
 use crate::model::Card;
-use crate::scan::{Forward, Recipe, Resample, Scan, Step, Undo, WayBack};
+use crate::scan::{Filtered, Forward, Recipe, Resample, Scan, Step, Undo, WayBack};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::orient::View;
@@ -30,6 +30,8 @@ pub struct Case {
     pub(super) probable: bool,
     /// The reduction that makes labels of them.
     pub(super) reduction: Reduction,
+    /// What is done to the labels, and the volume of a voxel in mm³.
+    pub(super) filters: (Vec<Filtered>, f64),
 }
 
 impl Case {
@@ -43,7 +45,7 @@ impl Case {
         let recipe = pipeline.recipe(card.input.axes);
         let channels = u32::try_from(pipeline.channels.len()).unwrap_or(u32::MAX);
         let mut needs = card.needs(0.0, Self::voxel_bytes(channels));
-        (needs.channels, needs.grey) = (channels, false);
+        (needs.channels, needs.grey) = (channels.saturating_add(recipe.added()), false);
         Self::of(Forward::new(&recipe, &scan.into(), needs)?, &recipe)
     }
 
@@ -53,7 +55,7 @@ impl Case {
         let back = recipe.way_back().map_err(unsupported)?;
         let undo = forward.undo.as_slice();
         let (
-            WayBack::Spline { orders, half, regions },
+            WayBack::Spline { orders, half, regions, filters },
             [.., Undo::Cut { before, start }, Undo::Resampled { before: cropped, spacing, .. }],
         ) = (back, undo)
         else {
@@ -65,7 +67,10 @@ impl Case {
         let volume = forward.into_volume();
         let axis = orders.axis_back(recipe.transpose().filter(|_| !half), spacing, volume.spacing);
         let reduction = regions.map_or(Reduction::ArgMax, Reduction::Regions);
-        Ok(Self { volume, whole, spacing, first, size, axes, affine, back: (orders, axis), probable: !half, reduction })
+        let mut file = [0.0; 3];
+        recipe.transpose().unwrap_or([0, 1, 2]).iter().zip(spacing).for_each(|(&axis, mm)| file[axis] = mm);
+        let filters = (filters, file[2] * file[1] * file[0]);
+        Ok(Self { volume, whole, spacing, first, size, axes, affine, back: (orders, axis), probable: !half, reduction, filters })
     }
 
     /// The bytes that a voxel of the cropped scan takes on the host: its channels and its label.
@@ -109,10 +114,12 @@ impl Case {
             }
         }
         let turning = if axes == image.axes { 0 } else { read };
-        let prepared = 4 * channels * to.iter().map(|&n| n as u64).product::<u64>();
+        let added = u64::from(recipe.added());
+        let prepared = 4 * (channels + added) * to.iter().map(|&n| n as u64).product::<u64>();
         // the turned scan and a mask, or the cropped scan and what becomes of it
         let most = (turning + read + 10 * voxels).max(read + 2 * voxels + resampling + prepared + prepared / channels.max(1));
-        [read, prepared, read + most]
+        let stage = recipe.previous().map_or(0, |stage| stage.bytes(voxels, prepared / (4 * (channels + added).max(1))));
+        [read, prepared, read + most + stage]
     }
 
     /// The network's input.
@@ -160,6 +167,8 @@ mod tests {
             resample,
             resample_logits: Resampling { order: 1, ..resample },
             regions: None,
+            postprocessing: Vec::new(),
+            previous: None,
             reader: Reader::SimpleItk,
         };
         Ok((serde_json::from_str(r#"{"architecture":"x","config":{}}"#)?, pipeline))

@@ -12,7 +12,7 @@ use crate::args;
 use crate::fail::Failure;
 use crate::output::need_folder;
 
-/// The files of a result.
+/// The files of a result, and the labels that it begins with.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outputs {
     pub(crate) labels: Option<PathBuf>,
@@ -24,6 +24,8 @@ pub(crate) struct Outputs {
     pub(crate) masks: Option<PathBuf>,
     pub(crate) table: Option<PathBuf>,
     pub(crate) statistics: Option<PathBuf>,
+    /// Labels of a cascade's previous stage, which are read.
+    pub(crate) previous: Option<PathBuf>,
 }
 
 impl Outputs {
@@ -42,6 +44,7 @@ impl Outputs {
             masks: option(&a.masks),
             table: option(&a.label_table),
             statistics: option(&a.statistics),
+            previous: option(&a.previous),
         }
     }
 
