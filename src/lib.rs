@@ -66,6 +66,7 @@
 //! |---|---|---|
 //! | `cli` | the command line `organum` and what only it needs; implies the others | yes |
 //! | `nifti` | reading NIfTI, NRRD, MetaImage and MGH volumes, writing NIfTI ([`volume::file`], [`volume::nifti`]) | with `cli` |
+//! | `archives` | reading models from zip archives (`Unpacked`) | with `cli` |
 //! | `dicom` | reading DICOM series ([`volume::file`]) | with `cli` |
 //! | `yaml` | configs of MONAI bundles that are YAML | with `cli` |
 //! | `tracing` | spans of the stages of a segmentation, for the crate `tracing`: `prepare`, `plan`, `open`, `run`, `export` | with `cli` |
@@ -81,6 +82,9 @@ pub use wgpu;
 #[macro_use]
 mod trace;
 
+#[cfg(feature = "archives")]
+#[forbid(unsafe_code)]
+mod archive;
 #[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod back;
@@ -170,6 +174,8 @@ mod warning;
 #[forbid(unsafe_code)]
 pub mod window;
 
+#[cfg(feature = "archives")]
+pub use archive::Unpacked;
 pub use caps::{DeviceCaps, Measured};
 pub use device::Device;
 pub use engine::Engine;

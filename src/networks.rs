@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "archives")]
+use crate::archive::Unpacked;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::model::{Checkpoint, InputSpec, Model};
 use crate::monai::Bundle;
 use crate::nnunet::{self, Folder};
+use crate::scan::Filter;
 use crate::warning::{Warning, WarningKind};
 
 /// The networks that segment a scan: that of a model file, a checkpoint or a MONAI bundle, or those
@@ -20,6 +23,13 @@ pub struct Networks {
     /// The file, if the model is one.
     file: Option<PathBuf>,
     allow_non_finite: bool,
+    /// What is done to labels in place of what the model's cards say.
+    postprocessing: Option<Vec<Filter>>,
+    /// How they were opened.
+    options: LoadOptions,
+    /// The archive's model, as long as files of it are read.
+    #[cfg(feature = "archives")]
+    unpacked: Option<Unpacked>,
 }
 
 /// How [`Networks`] are opened.
@@ -37,6 +47,10 @@ pub struct LoadOptions {
     pub weights: Option<String>,
     /// Whether weights may be NaN or infinite.
     pub allow_non_finite: bool,
+    /// What is done to the labels of an nnU-Net model in the end, as
+    /// [`nnunet::postprocessing`] reads it; none of it where the list is empty. `None` for what a
+    /// file beside the model says.
+    pub postprocessing: Option<Vec<Filter>>,
 }
 
 impl LoadOptions {
@@ -59,6 +73,14 @@ impl LoadOptions {
     #[must_use]
     pub fn with_weights(mut self, key: impl Into<String>) -> Self {
         self.weights = Some(key.into());
+        self
+    }
+
+    /// With this done to the labels of an nnU-Net model in the end, in place of what a file beside it
+    /// says.
+    #[must_use]
+    pub fn with_postprocessing(mut self, filters: Vec<Filter>) -> Self {
+        self.postprocessing = Some(filters);
         self
     }
 
@@ -124,18 +146,45 @@ impl Carried {
 impl From<Model> for Networks {
     fn from(first: Model) -> Self {
         let (folds, warnings) = (Vec::new(), Vec::new());
-        Self { first, folder: None, folds, warnings, file: None, allow_non_finite: true }
+        Self {
+            first,
+            folder: None,
+            folds,
+            warnings,
+            file: None,
+            allow_non_finite: true,
+            postprocessing: None,
+            options: LoadOptions::default(),
+            #[cfg(feature = "archives")]
+            unpacked: None,
+        }
     }
 }
 
 impl Networks {
     /// Opens a model file, a PyTorch checkpoint, a MONAI bundle ([`Bundle::locate`]), or an nnU-Net
-    /// folder: all its folds, or those told. A checkpoint without a card has the pipeline that it
-    /// carries or lies in ([`Carried`]).
+    /// folder: all its folds, or those told; the latter two in a zip archive, too (`Unpacked`). A
+    /// checkpoint without a card has the pipeline that it carries or lies in ([`Carried`]).
     ///
     /// # Errors
     /// When the model cannot be loaded, or folds or a checkpoint are told of what has none.
     pub fn open(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self, LoadError> {
+        #[cfg(feature = "archives")]
+        if let Some(unpacked) = Unpacked::of(&path)? {
+            let mut networks = Self::open(unpacked.path(), options).map_err(|e| unpacked.explain(e))?;
+            networks.unpacked = Some(unpacked);
+            return Ok(networks);
+        }
+        let mut networks = Self::opened(path, options)?;
+        if let Some(filters) = &options.postprocessing {
+            networks.first = networks.first.with_postprocessing(filters)?;
+            networks.postprocessing = Some(filters.clone());
+        }
+        networks.options = options.clone();
+        Ok(networks)
+    }
+
+    fn opened(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self, LoadError> {
         let located = Bundle::locate(path.as_ref())?;
         let path = located.as_deref().unwrap_or(path.as_ref());
         if options.weights.is_some() && path.is_dir() {
@@ -147,8 +196,10 @@ impl Networks {
             let folder = Folder::open_checkpoint(path, options.checkpoint.as_deref())?;
             let folds = if told { options.folds.clone() } else { folder.folds()? };
             let first = folder.model_with(&folds[0], allowed)?;
-            let warnings = folder.warnings(&folds[0])?;
-            return Ok(Self { first, folder: Some(folder), folds, warnings, file: None, allow_non_finite: allowed });
+            let mut warnings = folder.warnings(&folds[0])?;
+            warnings.extend(folder.unapplied().filter(|_| options.postprocessing.is_none()));
+            let one = Self { folder: Some(folder), folds, warnings, allow_non_finite: allowed, ..Self::from(first) };
+            return Ok(one);
         }
         if told || options.checkpoint.is_some() {
             let what = if told { "folds" } else { "checkpoints to choose from" };
@@ -157,11 +208,15 @@ impl Networks {
         }
         let one = |first, folds, warnings, file: Option<&Path>| {
             let file = file.map(Path::to_owned);
-            Self { first, folder: None, folds, warnings, file, allow_non_finite: allowed }
+            Self { folds, warnings, file, allow_non_finite: allowed, ..Self::from(first) }
         };
         if path.is_dir() {
             let bundle = Bundle::open(path)?;
             return Ok(one(bundle.model_with(allowed)?, Vec::new(), bundle.warnings()?, None));
+        }
+        if let Some(folder) = nnunet::of_part(path) {
+            let text = format!("{} is a part of the nnU-Net model in {}; give that folder", path.display(), folder.display());
+            return Err(LoadError::new(LoadErrorKind::NotFound, text));
         }
         let checkpoint = Checkpoint::open_under(path, options.weights.as_deref())?.allow_non_finite(allowed);
         let aside = aside(&checkpoint);
@@ -183,7 +238,37 @@ impl Networks {
     /// The networks of the folds behind the first, each loaded as it is asked for, with its fold.
     pub fn others(&self) -> impl Iterator<Item = (&str, Result<Model, LoadError>)> {
         let others = self.folder.iter().flat_map(|folder| self.folds.iter().skip(1).map(move |fold| (folder, fold)));
-        others.map(|(folder, fold)| (fold.as_str(), folder.model_with(fold, self.allow_non_finite)))
+        let with = |model: Model| match &self.postprocessing {
+            Some(filters) => model.with_postprocessing(filters),
+            None => Ok(model),
+        };
+        others.map(move |(folder, fold)| (fold.as_str(), folder.model_with(fold, self.allow_non_finite).and_then(with)))
+    }
+
+    /// The post-processing that was given in place of the model's.
+    pub(crate) fn postprocessing(&self) -> &[Filter] {
+        self.postprocessing.as_deref().unwrap_or_default()
+    }
+
+    /// The networks of the previous stage of a cascade: of the model whose folder lies beside that of
+    /// its second stage.
+    ///
+    /// # Errors
+    /// When the model is no second stage, there is no such folder or several, or it cannot be opened.
+    pub(crate) fn previous_stage(&self) -> Result<Self, LoadError> {
+        let missing = |text: &str| LoadError::new(LoadErrorKind::NotFound, text);
+        let recipe = self.first.card().input.recipe();
+        let stage = &recipe.previous().ok_or_else(|| missing("the model is no second stage of a cascade"))?.stage;
+        let found = self.folder.as_ref().map(|folder| folder.sibling(stage)).transpose()?.flatten();
+        let path = found.ok_or_else(|| {
+            missing(&format!(
+                "the model is the second stage of a cascade: the folder of {stage}, its first, does not lie beside it; put \
+                 it there, or give the labels of {stage} by --previous LABELS"
+            ))
+        })?;
+        // what nnU-Net hands from stage to stage is not post-processed
+        let options = LoadOptions { postprocessing: Some(Vec::new()), ..self.options.clone() };
+        Self::open(path, &options)
     }
 
     /// What the results lack of the reference implementation's, and what is assumed.

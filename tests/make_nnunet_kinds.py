@@ -100,15 +100,18 @@ CASES = {  # change of the plans, and else: of the dataset, trainer, folds, opti
 }
 
 
-def network(trainer, plans, dataset, seed):
-    """The trainer's network with random weights in 16-bit floats."""
+def network(trainer, plans, dataset, seed, configuration="3d_fullres", previous=None):
+    """The trainer's network with random weights in 16-bit floats; `previous` are labels of the stage before."""
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot, determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
     manager = PlansManager(json.loads(json.dumps(plans)))
-    heads = manager.get_label_manager(dataset).num_segmentation_heads
+    label_manager = manager.get_label_manager(dataset)
+    conf = manager.get_configuration(configuration)
+    channels = determine_num_input_channels(manager, conf, dataset)
     torch.manual_seed(seed)
     net = recursive_find_trainer_class_by_name(trainer).build_network_architecture(
-        manager, manager.get_configuration("3d_fullres"), 1, heads, enable_deep_supervision=False)
+        manager, conf, channels, label_manager.num_segmentation_heads, enable_deep_supervision=False)
     state = net.state_dict()
     for name, value in state.items():
         if not value.is_floating_point():
@@ -124,12 +127,13 @@ def network(trainer, plans, dataset, seed):
             random *= 0.3
         value.copy_(random.half().float())
     # heads that have no favourite among the classes
-    conf = manager.get_configuration("3d_fullres")
-    data, _, _ = conf.preprocessor_class(verbose=False).run_case([str(SCAN)], None, manager, conf, dataset)
+    data, seg, _ = conf.preprocessor_class(verbose=False).run_case([str(SCAN)], previous and str(previous), manager, conf, dataset)
+    if previous:
+        data = np.vstack((data, convert_labelmap_to_one_hot(seg[0], label_manager.foreground_labels, data.dtype)))
     patch = [min(n, p) for n, p in zip(data.shape[1:], conf.patch_size)]
     begin = [(n - p) // 2 for n, p in zip(data.shape[1:], patch)]
-    window = torch.zeros(1, 1, *conf.patch_size)
-    window[(0, 0, *(slice(p) for p in patch))] = torch.from_numpy(data[(0, *(slice(b, b + p) for b, p in zip(begin, patch)))])
+    window = torch.zeros(1, channels, *conf.patch_size)
+    window[(0, slice(None), *(slice(p) for p in patch))] = torch.from_numpy(data[(slice(None), *(slice(b, b + p) for b, p in zip(begin, patch)))])
     with torch.no_grad():
         logits = net.eval()(window)[0].flatten(1)
     head = [name for name in state if name.startswith("decoder.seg_layers.") and name.endswith(".bias")][-1]

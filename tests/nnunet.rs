@@ -259,7 +259,15 @@ fn what_is_not_supported_is_told() {
     told("transpose [0, 0, 1]", &|plans, _| plans["transpose_forward"] = json!([0, 0, 1]));
     told("the plans have no configuration", &|plans, _| plans["configurations"] = json!({"2d": {}}));
     told("inherits without end", &|plans, _| conf(plans, "inherits_from", json!("3d_fullres")));
-    told("is a cascade", &|plans, _| conf(plans, "previous_stage", json!("3d_lowres")));
+    told("the argument is_seg = false of resample_data_or_seg_to_shape, of label maps, is not supported", &|plans, _| {
+        conf(plans, "previous_stage", json!("3d_lowres"));
+        conf(plans, "resampling_fn_seg_kwargs", json!({"is_seg": false}));
+    });
+    told("no_resampling_hack is for both", &|plans, _| {
+        conf(plans, "previous_stage", json!("3d_lowres"));
+        conf(plans, "resampling_fn_seg", json!("no_resampling_hack"));
+        conf(plans, "resampling_fn_seg_kwargs", json!({}));
+    });
     told("preprocessor", &|plans, _| conf(plans, "preprocessor_name", json!("OtherPreprocessor")));
     told("reader", &|plans, _| plans["image_reader_writer"] = json!("NaturalImage2DIO"));
     told("network class", &|plans, _| conf(plans, "architecture", json!({"network_class_name": "a.Primus", "arch_kwargs": {}})));
@@ -617,9 +625,10 @@ fn folders_of_the_first_version_are_read_in_their_forms() {
     let (card, told) = convert(&model, &[]);
     assert_eq!(card["inference"]["mirror"], json!([]));
     assert!(told.contains("is no trainer of nnunet 1.7.1: taken to be nnUNetTrainerV2, without mirror images"), "{told}");
-    assert!(told.contains("postprocessing.json keeps the largest part alone of the classes [1,[1,2]]"), "{told}");
+    let filter = |labels: Value| json!({"filter": "largest_components", "labels": labels, "connectivity": 1});
+    assert_eq!(card["input"]["nnunet"]["postprocessing"], json!([filter(json!([1])), filter(json!([1, 2]))]));
     fs::write(model.join("postprocessing.json"), r#"{"for_which_classes": []}"#).expect("written");
-    assert!(!convert(&model, &[]).1.contains("postprocessing"));
+    assert_eq!(convert(&model, &[]).0["input"]["nnunet"]["postprocessing"], Value::Null);
 
     // the plans alone, whose stage the folder's place tells; the best model where none is trained to the end; all folds in one
     for (place, patch) in [("3d_lowres", [9, 28, 24]), ("3d_fullres", [9, 32, 32])] {

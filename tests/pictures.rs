@@ -88,7 +88,10 @@ fn a_report_stands_alone_and_its_labels_can_be_hidden() {
         Some(browser) => {
             let [all, some, none] = ["", "#hide=2", "#hide=1,2"].map(|fragment| drawn(browser, &desk, &page, fragment));
             assert!(all.len() == 3 && all.iter().all(|n| *n > 100), "{all:?}");
-            assert!(some.iter().zip(&all).all(|(some, all)| some < all) && some.iter().any(|n| *n > 100), "{some:?} of {all:?}");
+            // a plane through the middle of both labels may meet one of them alone
+            let fewer = some.iter().zip(&all).filter(|(some, all)| some < all).count();
+            let more = some.iter().zip(&all).any(|(some, all)| some > all);
+            assert!(fewer > 1 && !more && some.iter().any(|n| *n > 100), "{some:?} of {all:?}");
             assert_eq!(none, [0; 3]);
         }
     }

@@ -6,7 +6,7 @@ use self::export::{SplineExport, SplineExportOptions};
 use crate::export::{Exported, Layout, Reduction, hand_over, mismatch};
 use crate::model::Card;
 use crate::nnunet::Pipeline;
-use crate::scan::{Forward, Recipe, Resample, Resampling, Scan, Step, Undo, WayBack};
+use crate::scan::{Filtered, Forward, Recipe, Resample, Resampling, Scan, Step, Undo, WayBack};
 use crate::shape::Extent;
 use crate::transfer::Input;
 use crate::volume::orient::View;
@@ -32,6 +32,8 @@ pub struct SplineCase {
     pub(super) probable: bool,
     /// The reduction that makes labels of them.
     pub(super) reduction: Reduction,
+    /// What is done to the labels, and the volume of a voxel in mm³.
+    pub(super) filters: (Vec<Filtered>, f64),
 }
 
 impl SplineCase {
@@ -45,7 +47,7 @@ impl SplineCase {
         let recipe = pipeline.recipe(card.input.axes);
         let channels = u32::try_from(pipeline.channels.len()).unwrap_or(u32::MAX);
         let mut needs = card.needs(0.0, Self::voxel_bytes(channels));
-        (needs.channels, needs.grey) = (channels, false);
+        (needs.channels, needs.grey) = (channels.saturating_add(recipe.added()), false);
         Self::of(Forward::new(&recipe, &scan.into(), needs)?, &recipe)
     }
 
@@ -55,7 +57,7 @@ impl SplineCase {
         let back = recipe.way_back().map_err(unsupported)?;
         let undo = forward.undo.as_slice();
         let (
-            WayBack::Spline { orders, half, regions },
+            WayBack::Spline { orders, half, regions, filters },
             [.., Undo::Cut { before, start }, Undo::Resampled { before: cropped, spacing, .. }],
         ) = (back, undo)
         else {
@@ -67,7 +69,10 @@ impl SplineCase {
         let volume = forward.into_volume();
         let axis = orders.axis_back(recipe.transpose().filter(|_| !half), spacing, volume.spacing);
         let reduction = regions.map_or(Reduction::ArgMax, Reduction::Regions);
-        Ok(Self { volume, whole, spacing, first, size, axes, affine, back: (orders, axis), probable: !half, reduction })
+        let mut file = [0.0; 3];
+        recipe.transpose().unwrap_or([0, 1, 2]).iter().zip(spacing).for_each(|(&axis, mm)| file[axis] = mm);
+        let filters = (filters, file[2] * file[1] * file[0]);
+        Ok(Self { volume, whole, spacing, first, size, axes, affine, back: (orders, axis), probable: !half, reduction, filters })
     }
 
     /// The bytes that a voxel of the cropped scan takes on the host: its channels and its label.
@@ -111,10 +116,12 @@ impl SplineCase {
             }
         }
         let turning = if axes == image.axes { 0 } else { read };
-        let prepared = 4 * channels * to.iter().map(|&n| n as u64).product::<u64>();
+        let added = u64::from(recipe.added());
+        let prepared = 4 * (channels + added) * to.iter().map(|&n| n as u64).product::<u64>();
         // the turned scan and a mask, or the cropped scan and what becomes of it
         let most = (turning + read + 10 * voxels).max(read + 2 * voxels + resampling + prepared + prepared / channels.max(1));
-        [read, prepared, read + most]
+        let stage = recipe.previous().map_or(0, |stage| stage.bytes(voxels, prepared / (4 * (channels + added).max(1))));
+        [read, prepared, read + most + stage]
     }
 
     /// The network's input.
@@ -162,6 +169,8 @@ mod tests {
             resample,
             resample_logits: Resampling { order: 1, ..resample },
             regions: None,
+            postprocessing: Vec::new(),
+            previous: None,
             reader: Reader::SimpleItk,
         };
         Ok((serde_json::from_str(r#"{"architecture":"x","config":{}}"#)?, pipeline))

@@ -125,24 +125,35 @@ impl Probabilities {
         self.layout.grid()
     }
 
+    /// The probabilities of a class, `[D][H][W]` over the scan.
+    pub(crate) fn class(&self, class: usize) -> Result<Vec<f32>, VolumeError> {
+        let mut values = self.maps.maps(class..class + 1)?;
+        Ok(self.placed(class, &mut values))
+    }
+
+    /// Probabilities of a class over the scan, of its scores in the box.
+    fn placed(&self, class: usize, values: &mut [f32]) -> Vec<f32> {
+        self.activation.apply(values);
+        let plane = self.layout.size[1] * self.layout.size[2];
+        let mut scan = vec![if class == 0 { self.outside } else { 0.0 }; self.layout.voxels()];
+        for (z, plane) in values.chunks_exact(plane.max(1)).enumerate() {
+            self.layout.put(z, plane, &mut scan);
+        }
+        scan
+    }
+
     /// Calls `take` with the probabilities of each class in turn, `[D][H][W]` over the scan.
     ///
     /// # Errors
     /// When scores that were spilled cannot be read, and those of `take`.
     pub fn each<E: From<VolumeError>>(&self, mut take: impl FnMut(&Volume<f32>) -> Result<(), E>) -> Result<(), E> {
         let voxels: usize = self.layout.size.iter().product();
-        let plane = self.layout.size[1] * self.layout.size[2];
         let group = self.maps.at_once().max(1);
         for first in (0..self.maps.classes()).step_by(group) {
             let classes = first..self.maps.classes().min(first + group);
             let mut values = self.maps.maps(classes.clone())?;
             for (class, values) in classes.zip(values.chunks_exact_mut(voxels.max(1))) {
-                self.activation.apply(values);
-                let mut scan = vec![if class == 0 { self.outside } else { 0.0 }; self.layout.voxels()];
-                for (z, plane) in values.chunks_exact(plane.max(1)).enumerate() {
-                    self.layout.put(z, plane, &mut scan);
-                }
-                take(&self.layout.volume(1, scan)?)?;
+                take(&self.layout.volume(1, self.placed(class, values))?)?;
             }
         }
         Ok(())

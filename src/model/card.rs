@@ -433,6 +433,13 @@ impl Card {
         channels(&self.config, "in_channels")
     }
 
+    /// Channels of a scan that the network takes: its own, without those that labels of a cascade's
+    /// previous stage become.
+    #[must_use]
+    pub fn scan_channels(&self) -> u32 {
+        self.in_channels().saturating_sub(self.input.recipe().added())
+    }
+
     /// Whether the network takes an input of so many channels: its own number, or one where its
     /// reference repeats a grey image.
     #[must_use]

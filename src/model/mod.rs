@@ -8,6 +8,7 @@ use crate::error::{LoadError, LoadErrorKind};
 use crate::graph::pass::{self, Applied};
 use crate::graph::{BatchNorm, Graph, KeyMask, NodeId, Norm, Op, Parameter, PositionalEncoding, RunInputs, WindowAttention};
 use crate::kernels::{pack_window_constant, position_add};
+use crate::scan::Filter;
 use crate::shape::Map;
 
 mod architecture;
@@ -56,8 +57,8 @@ use architecture::{Architecture, Built};
 pub use attention_unet::{AttentionUnet2dConfig, AttentionUnetConfig};
 pub use basic_unet::{BasicUnetConfig, BasicUpsampling};
 pub use card::{Card, Facts, Inference, InputSpec, Mirror, Mode, Scheme};
-pub(crate) use checkpoint::plain;
 pub use checkpoint::{Checkpoint, CheckpointFormat};
+pub(crate) use checkpoint::{pickled, plain};
 pub use cotr::CotrConfig;
 pub use expects::Expects;
 pub use former::{FineConfig, GlamNnFormerConfig, GlamVariant, NnFormerConfig};
@@ -180,6 +181,16 @@ impl Model {
         let config = serde_json::from_value::<FineConfig>(self.card.config.clone());
         let config = config.map_err(|e| bad("the card's config is not one of a fine".into()).caused_by(e))?;
         FineConfig { position, visited: visited.to_vec(), ..config }.run_inputs().map_err(bad)
+    }
+
+    /// The model with this post-processing in place of that of its nnU-Net pipeline.
+    pub(crate) fn with_postprocessing(mut self, filters: &[Filter]) -> Result<Self, LoadError> {
+        let Some(pipeline) = &mut self.card.input.nnunet else {
+            let text = "post-processing of nnU-Net's goes with a model of its pipeline, which this is not";
+            return Err(LoadError::new(LoadErrorKind::NotFound, text));
+        };
+        pipeline.postprocessing = filters.to_vec();
+        Ok(self)
     }
 
     /// The graph before any pass: what taps may name.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::postprocessing::{self, postprocessing};
 use super::{locate, v1, v2};
 use crate::error::{LoadError, LoadErrorKind};
 use crate::host::read_file;
@@ -201,6 +202,9 @@ impl Folder {
             Version::V2 { plans, dataset } => self.v2_card([plans, dataset], &FoldCheckpoint::read(&file)?)?,
         };
         card.provenance.push_str(&format!(", fold {fold}"));
+        if let (Some(pipeline), Some(file)) = (&mut card.input.nnunet, postprocessing::beside(&self.path)) {
+            pipeline.postprocessing = postprocessing(file)?;
+        }
         Ok(card)
     }
 
@@ -251,13 +255,6 @@ impl Folder {
         match &self.version {
             Version::V1 => {
                 notes.extend(self.sidecar(&checkpoint)?.note());
-                let file = self.path.join("postprocessing.json");
-                let asked = read_file(&file, LARGEST_JSON).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-                let asked =
-                    asked.and_then(|asked| Some(asked.get("for_which_classes")?.to_string())).filter(|list| list != "[]" && list != "null");
-                notes.extend(asked.map(|classes| {
-                    format!("{} keeps the largest part alone of the classes {classes} in nnU-Net; this is not done here", file.display())
-                }));
             }
             Version::V2 { plans, dataset } => {
                 let checkpoint = FoldCheckpoint::read(&checkpoint)?;
@@ -266,6 +263,25 @@ impl Folder {
             }
         }
         Ok(notes.into_iter().map(|text| Warning::new(WarningKind::Pipeline, text)).collect())
+    }
+
+    /// The folder of another configuration beside this one's: of the same trainer and plans, or else
+    /// of the same plans.
+    ///
+    /// # Errors
+    /// When there are several; the message names them.
+    pub(crate) fn sibling(&self, configuration: &str) -> Result<Option<PathBuf>, LoadError> {
+        let path = self.path.canonicalize().map_err(|e| io(&self.path, e))?;
+        locate::sibling(&path, configuration)
+    }
+
+    /// What says that the post-processing that a cross-validation of the model found is not applied.
+    pub(crate) fn unapplied(&self) -> Option<Warning> {
+        let none = postprocessing::beside(&self.path).is_none();
+        let file = Some(&self.path).filter(|_| none).and_then(|path| postprocessing::of_validation(path))?;
+        let file = file.display();
+        let text = format!("{file} is not applied, as nnUNetv2_predict does not; --postprocessing {file} does");
+        Some(Warning::new(WarningKind::Pipeline, text))
     }
 
     /// What a checkpoint carries of its own that reads otherwise than the folder's plans, which

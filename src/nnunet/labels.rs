@@ -17,6 +17,8 @@ pub(super) struct Heads {
     pub(super) names: BTreeMap<String, String>,
     /// The label that each channel writes, of regions.
     pub(super) regions: Option<Vec<u16>>,
+    /// The numbers of all labels but the background, in order.
+    pub(super) foreground: Vec<u16>,
 }
 
 fn bad(message: impl Into<String>) -> LoadError {
@@ -60,8 +62,12 @@ impl Heads {
         {
             return Err(bad(format!("the label \"ignore\" is {ignored:?}, not {}, the one after the highest", highest.saturating_add(1))));
         }
+        let mut foreground: Vec<u16> =
+            all.iter().flat_map(|(_, numbers)| numbers).filter_map(|&n| u16::try_from(n).ok()).filter(|&n| n > 0).collect();
+        foreground.sort_unstable();
+        foreground.dedup();
         if all.iter().any(|(_, numbers)| numbers.len() > 1) {
-            return Self::regions(&all, order);
+            return Ok(Self { foreground, ..Self::regions(&all, order)? });
         }
         let names: BTreeMap<u32, &String> = all.iter().map(|(name, numbers)| (numbers[0], *name)).collect();
         let count = names.len();
@@ -69,7 +75,7 @@ impl Heads {
             return Err(bad(format!("the labels {:?} are not 0, 1 and so on", names.keys().collect::<Vec<_>>())));
         }
         let names = names.into_iter().map(|(number, name)| (number.to_string(), name.clone())).collect();
-        Ok(Self { count, names, regions: None })
+        Ok(Self { count, names, regions: None, foreground })
     }
 
     fn regions(all: &[(&String, Vec<u32>)], order: Option<Vec<u16>>) -> Result<Self, LoadError> {
@@ -85,7 +91,7 @@ impl Heads {
         for (label, name) in order.iter().zip(&regions) {
             names.insert(label.to_string(), (*name).clone());
         }
-        Ok(Self { count: regions.len(), names, regions: Some(order) })
+        Ok(Self { count: regions.len(), names, regions: Some(order), foreground: Vec::new() })
     }
 }
 
@@ -103,6 +109,7 @@ mod tests {
         let whole = r#"{"background": 0, "whole": [1, 2, 3], "enhancing": 3, "core": [2, 3], "ignore": 4}"#;
         let found = heads(whole, Some(vec![1, 3, 2]))?;
         assert_eq!((found.count, found.regions.as_deref()), (3, Some(&[1, 3, 2][..])));
+        assert_eq!(found.foreground, [1, 2, 3]);
         let names: Vec<&str> = ["0", "1", "2", "3"].iter().filter_map(|n| found.names.get(*n)).map(String::as_str).collect();
         assert_eq!(names, ["background", "whole", "core", "enhancing"]);
         Ok(())

@@ -21,6 +21,9 @@
 //! `SimpleITKIO`. A scan has the spacing which that reader says: the pixdim, also where the sform
 //! says another, and for 2D images 999 times the greatest of both for the missing axis.
 //!
+//! `postprocessing` is what is done to the labels in the end, a list of
+//! [`Filter`](crate::scan::Filter)s: what a `postprocessing.pkl` or `.json` beside the plans says.
+//!
 //! With `"version": 1` it is the pipeline of nnU-Net v1, as nnunet 1.7.1 runs on a CPU. Its folders hold `plans.pkl` and, for each fold,
 //! `fold_K/model_final_checkpoint.model` and `.model.pkl`, whose plans and trainer are what counts; the scheme of its windows is
 //! `nnunet_v1`.
@@ -30,6 +33,7 @@ mod folder;
 mod labels;
 mod locate;
 mod pipeline;
+mod postprocessing;
 mod resampling;
 mod v1;
 mod v2;
@@ -37,7 +41,9 @@ mod v2;
 use crate::scan::reader;
 pub(crate) use folder::beside;
 pub use folder::{FoldCheckpoint, Folder};
+pub(crate) use locate::of_part;
 pub use pipeline::{Interpolation, Pipeline, Resampling, Scaling};
+pub use postprocessing::postprocessing;
 pub use reader::Reader;
 pub use v2::card;
 

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::reader::Reader;
+use crate::scan::{Filter, PreviousStage, Recipe, Resample, Restore, ResultStep, Step, is_default};
 pub use crate::scan::{Interpolation, Resampling, Scaling};
-use crate::scan::{Recipe, Resample, Restore, ResultStep, Step, is_default};
 use crate::volume::Axes;
 
 /// What nnU-Net does with a scan before the network sees it, and with its logits. In this order:
@@ -31,6 +31,12 @@ pub struct Pipeline {
     /// above 1/2, the later ones over the earlier ones; `None` where classes exclude each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regions: Option<Vec<u16>>,
+    /// What is done to labels in the end: nnU-Net's post-processing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub postprocessing: Vec<Filter>,
+    /// The labels that the network of a cascade's second stage takes beside the scan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<PreviousStage>,
     /// What scans are read with.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reader: Reader,
@@ -64,13 +70,16 @@ impl Pipeline {
         let mm = self.spacing_mm.clone();
         let resample = Step::Resample(Resample::Spline { mm, orders: self.resample });
         steps.extend(if self.is_first() { [resample, scale] } else { [scale, resample] });
+        steps.extend(self.previous.clone().map(Step::AddPrevious));
         let half = !self.is_first();
         let restore = Restore::Spline { orders: self.resample_logits, half };
         let labels = match &self.regions {
             Some(labels) => ResultStep::Regions { labels: labels.clone() },
             None => ResultStep::ArgMax,
         };
-        Recipe::new(steps, vec![ResultStep::Average { half }, ResultStep::Restore(restore), labels])
+        let mut results = vec![ResultStep::Average { half }, ResultStep::Restore(restore), labels];
+        results.extend(self.postprocessing.iter().cloned().map(ResultStep::Filter));
+        Recipe::new(steps, results)
     }
 
     /// Whether it is that of nnU-Net v1.
@@ -95,6 +104,8 @@ mod tests {
             resample,
             resample_logits: resample,
             regions: None,
+            postprocessing: Vec::new(),
+            previous: None,
             reader: Reader::SimpleItk,
         };
         assert_eq!(good.check(3, 1), Ok(()));
@@ -104,6 +115,8 @@ mod tests {
         bad(Pipeline { spacing_mm: vec![1.0; 2], ..good.clone() }, "spacing_mm");
         bad(Pipeline { spacing_mm: vec![1.0, 0.0, 1.0], ..good.clone() }, "spacing_mm");
         bad(Pipeline { channels: vec![], ..good.clone() }, "channels");
+        let filter = Filter::LargestComponents { labels: vec![1], connectivity: 4, background: 0, keep_mm3: None };
+        bad(Pipeline { postprocessing: vec![filter], ..good.clone() }, "no way to keep parts");
         bad(Pipeline { resample_logits: Resampling { order: 2, ..resample }, ..good }, "order 2");
     }
 }

@@ -83,6 +83,37 @@ pub(super) fn of(function: &str, kwargs: &Map<String, Value>) -> Result<Resampli
     })
 }
 
+/// The resampling that a function does with label maps, and whether it takes masks above a half.
+///
+/// # Errors
+/// As [`of`].
+pub(super) fn of_labels(function: &str, kwargs: &Map<String, Value>) -> Result<(Resampling, bool), LoadError> {
+    let wrong = |key: &str, value: &Value| bad(format!("the argument {key} = {value} of {function}, of label maps, is not supported"));
+    let mut others = kwargs.clone();
+    match others.remove("is_seg") {
+        Some(Value::Bool(true)) => {}
+        None if function == "no_resampling_hack" => {}
+        other => return Err(wrong("is_seg", &other.unwrap_or_default())),
+    }
+    let halves = match kwargs.get("memefficient_seg_resampling") {
+        None => false,
+        Some(Value::Bool(told)) => *told && function.starts_with("resample_torch"),
+        Some(other) => return Err(wrong("memefficient_seg_resampling", other)),
+    };
+    Ok((of(function, &others)?, halves))
+}
+
+/// Refuses labels of a previous stage that are not resampled with the scan.
+///
+/// # Errors
+/// When only the scan is resampled.
+pub(super) fn check_labels(scan: Resampling, labels: Resampling) -> Result<(), LoadError> {
+    if (scan.by == Interpolation::None) != (labels.by == Interpolation::None) {
+        return Err(bad("no_resampling_hack is for both the scan and the labels of the previous stage, or for neither"));
+    }
+    Ok(())
+}
+
 /// Refuses scores that are not brought back to a scan that was resampled.
 ///
 /// # Errors
@@ -137,7 +168,23 @@ mod tests {
         ] {
             assert!(read(function, kwargs).is_err_and(|e| e.contains(words)), "{words}");
         }
+        let labels = |function: &str, told: Value| {
+            let kwargs = told.as_object().cloned().unwrap_or_default();
+            of_labels(function, &kwargs).map_err(|e| e.to_string())
+        };
+        let order = Resampling { order: 1, separate: Some(false), ..Resampling::default() };
+        assert_eq!(labels("resample_data_or_seg_to_shape", serde_json::json!({"is_seg": true, "order": 1})), Ok((order, false)));
+        let torch = serde_json::json!({"is_seg": true, "memefficient_seg_resampling": true});
+        assert!(labels("resample_torch_fornnunet", torch).is_ok_and(|(_, halves)| halves));
+        assert!(labels("no_resampling_hack", Value::Null).is_ok());
+        for told in [serde_json::json!({"order": 1}), serde_json::json!({"is_seg": false})] {
+            assert!(labels("resample_data_or_seg_to_shape", told).is_err_and(|e| e.contains("of label maps, is not supported")));
+        }
+        let memory = serde_json::json!({"is_seg": true, "memefficient_seg_resampling": 1});
+        assert!(labels("resample_torch_fornnunet", memory).is_err_and(|e| e.contains("memefficient_seg_resampling = 1")));
         let (usual, none) = (Resampling::default(), Resampling { by: Interpolation::None, ..Resampling::default() });
+        assert!(check_labels(none, none).is_ok() && check_labels(usual, usual).is_ok());
+        assert!(check_labels(usual, none).is_err_and(|e| e.to_string().contains("or for neither")));
         assert!(check(none, usual).is_ok() && check(none, none).is_ok());
         assert!(check(usual, none).is_err_and(|e| e.to_string().contains("do not come back")));
     }

@@ -212,6 +212,8 @@ impl Sidecar {
                 ..Resampling::default()
             },
             regions: None,
+            postprocessing: Vec::new(),
+            previous: None,
             reader: Reader::SimpleItk,
         };
         let channels: Option<Vec<&String>> = (0..plans.num_modalities).map(|c| plans.modalities.get(&c.to_string())).collect();

@@ -13,6 +13,7 @@ use super::reader::Reader;
 use super::resampling;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::model::Card;
+use crate::scan::PreviousStage;
 
 /// The trainer of nnunetv2 2.8.1 that puts batch norm in place of the plans' norm.
 const BATCH_NORM: &str = "nnUNetTrainerBN";
@@ -73,6 +74,10 @@ struct Configuration {
     resampling_fn_data_kwargs: Map<String, Value>,
     resampling_fn_probabilities: String,
     resampling_fn_probabilities_kwargs: Map<String, Value>,
+    #[serde(default)]
+    resampling_fn_seg: String,
+    #[serde(default)]
+    resampling_fn_seg_kwargs: Map<String, Value>,
     previous_stage: Option<String>,
 }
 
@@ -99,7 +104,7 @@ fn parse<T: DeserializeOwned>(value: Value, what: &str) -> Result<T, LoadError> 
 ///
 /// # Errors
 /// When the plans are no plans, have no such configuration, or ask for what this version does not
-/// do: another network, a cascade, another reader, preprocessor or resampling. The message names
+/// do: another network, another reader, preprocessor or resampling. The message names
 /// it.
 pub fn card(plans: &Value, dataset: &Value, configuration: &str, mirror: &[u32]) -> Result<Card, LoadError> {
     of_trainer([plans, dataset], configuration, mirror, Trainer::default())
@@ -125,9 +130,6 @@ pub(super) fn of_trainer(
     let dataset: Dataset = parse(dataset.clone(), "dataset.json")?;
     let whole = inherited(&plans, configuration)?;
     let conf: Configuration = parse(Value::Object(whole.clone()), &format!("plans.json: {configuration}"))?;
-    if let Some(previous) = conf.previous_stage {
-        return Err(bad(format!("{configuration} is a cascade, which takes the labels of {previous} as input; this version does not")));
-    }
     if conf.preprocessor_name != "DefaultPreprocessor" {
         return Err(bad(format!("the preprocessor {:?} is not supported; DefaultPreprocessor is", conf.preprocessor_name)));
     }
@@ -147,12 +149,18 @@ pub(super) fn of_trainer(
         return Err(bad(format!("patches of {dims} dimensions, mirrored along {mirror:?}, are not supported")));
     }
     let channels = dataset.channel_names.len();
-    let Heads { count: classes, names: labels, regions } = Heads::of(&dataset.labels, dataset.regions_class_order)?;
+    let Heads { count: classes, names: labels, regions, foreground } = Heads::of(&dataset.labels, dataset.regions_class_order)?;
     let mut network = Network::of(&whole, dims)?;
     if trainer.name == Some(BATCH_NORM) || trainer.batch_norm && network.has_instance_norm() {
         network.take_batch_norm(dims);
     }
-    let (name, config) = network.config(dims, channels, classes)?;
+    let previous = conf.previous_stage.map(|stage| {
+        let (resample, halves) = resampling::of_labels(&conf.resampling_fn_seg, &conf.resampling_fn_seg_kwargs)?;
+        Ok::<_, LoadError>(PreviousStage { stage, labels: foreground, resample, halves })
+    });
+    let previous = previous.transpose()?;
+    let added = previous.as_ref().map_or(0, |stage| stage.labels.len());
+    let (name, config) = network.config(dims, channels + added, classes)?;
     let [data, logits] = [
         (&conf.resampling_fn_data, &conf.resampling_fn_data_kwargs),
         (&conf.resampling_fn_probabilities, &conf.resampling_fn_probabilities_kwargs),
@@ -160,6 +168,9 @@ pub(super) fn of_trainer(
     .map(|(function, kwargs)| resampling::of(function, kwargs));
     let (resample, resample_logits) = (data?, logits?);
     resampling::check(resample, resample_logits)?;
+    if let Some(stage) = &previous {
+        resampling::check_labels(resample, stage.resample)?;
+    }
     let pipeline = Pipeline {
         version: 2,
         transpose: plans.transpose_forward,
@@ -173,6 +184,8 @@ pub(super) fn of_trainer(
         resample,
         resample_logits,
         regions,
+        postprocessing: Vec::new(),
+        previous,
         reader,
     };
     let mirror: Vec<usize> = mirror.iter().map(|&axis| axis as usize + 3 - dims).collect();

@@ -1,12 +1,14 @@
-//! MONAI's transforms of labels: the largest part kept, small parts removed, holes filled.
+//! Transforms of labels: MONAI's (the largest part kept, small parts removed, holes filled), and
+//! nnU-Net's removal of all but the largest components.
 
 use serde::{Deserialize, Serialize};
 
+use super::components::Components;
 use super::largest::{Largest, keep, parts};
 use super::recipe::is_default;
 
-/// A transform of labels, after MONAI's of about the same name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A transform of labels, after MONAI's of about the same name, or nnU-Net's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "filter", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Filter {
     /// `KeepLargestConnectedComponent`; whether it is `first` is said beside it.
@@ -31,6 +33,22 @@ pub enum Filter {
         /// Along how many axes neighbours may differ by one voxel: 1 to 3.
         connectivity: u32,
     },
+    /// nnU-Net's post-processing: the voxels of some labels together fall into components, of which
+    /// those smaller than the largest become background. Of several largest ones all stay.
+    LargestComponents {
+        /// The labels that are taken together; none for each but 0 by itself.
+        #[serde(default, skip_serializing_if = "is_default")]
+        labels: Vec<u16>,
+        /// Along how many axes neighbours may differ by one voxel: 1 to 3.
+        connectivity: u32,
+        /// The label of what is removed.
+        #[serde(default, skip_serializing_if = "is_default")]
+        background: u16,
+        /// The volume in mm³ from which on components stay though they are smaller than the
+        /// largest; `None`: they all go.
+        #[serde(default, skip_serializing_if = "is_default")]
+        keep_mm3: Option<f64>,
+    },
 }
 
 /// A transform of labels, and whether it is done before they go the way back.
@@ -41,13 +59,48 @@ pub(crate) struct Filtered {
 }
 
 /// Applies those of the transforms that come before the way back, or those after it, to labels
-/// `[D][H][W]`.
-pub(crate) fn apply(filters: &[Filtered], first: bool, labels: &mut [u16], n: [usize; 3]) {
+/// `[D][H][W]` whose voxels have a volume in mm³.
+pub(crate) fn apply(filters: &[Filtered], first: bool, labels: &mut [u16], n: [usize; 3], voxel_mm3: f64) {
     for filtered in filters.iter().filter(|filtered| filtered.first == first) {
         match &filtered.filter {
             Filter::KeepLargest(largest) => keep(labels, n, largest),
             Filter::RemoveSmall { min_size, connectivity, union } => remove_small(labels, n, *min_size, *connectivity, *union),
             Filter::FillHoles { labels: of, connectivity } => fill_holes(labels, n, of, *connectivity),
+            Filter::LargestComponents { labels: of, connectivity, background, keep_mm3 } => {
+                let keeps = |size: u64, largest: u64| {
+                    #[expect(clippy::cast_precision_loss, reason = "a volume in mm³")]
+                    let mm3 = size as f64 * voxel_mm3;
+                    size == largest || keep_mm3.is_some_and(|least| mm3 >= least)
+                };
+                largest_components(labels, n, of, *connectivity, *background, &keeps);
+            }
+        }
+    }
+}
+
+/// Gives the label of the background to components that do not stay for their size and that of the
+/// largest.
+fn largest_components(
+    labels: &mut [u16],
+    n: [usize; 3],
+    of: &[u16],
+    connectivity: u32,
+    background: u16,
+    keeps: &impl Fn(u64, u64) -> bool,
+) {
+    if of.is_empty() {
+        let mut there = vec![false; usize::from(u16::MAX) + 1];
+        labels.iter().for_each(|&label| there[usize::from(label)] = true);
+        for label in (1..=u16::MAX).filter(|&label| there[usize::from(label)]) {
+            largest_components(labels, n, &[label], connectivity, background, keeps);
+        }
+        return;
+    }
+    let components = Components::of(n, connectivity, |at| of.contains(&labels[at]));
+    let largest = components.sizes.iter().copied().max().unwrap_or(0);
+    for (voxels, component) in components.runs() {
+        if !keeps(components.sizes[component], largest) {
+            labels[voxels].fill(background);
         }
     }
 }
@@ -58,7 +111,8 @@ impl Filter {
         match self {
             Self::KeepLargest(Largest { connectivity, .. })
             | Self::RemoveSmall { connectivity, .. }
-            | Self::FillHoles { connectivity, .. } => *connectivity,
+            | Self::FillHoles { connectivity, .. }
+            | Self::LargestComponents { connectivity, .. } => *connectivity,
         }
     }
 }
@@ -112,8 +166,27 @@ mod tests {
 
     fn filtered(labels: &[u16], n: [usize; 3], filter: Filter) -> Vec<u16> {
         let mut labels = labels.to_vec();
-        apply(&[Filtered { filter, first: true }], true, &mut labels, n);
+        apply(&[Filtered { filter, first: true }], true, &mut labels, n, 2.0);
         labels
+    }
+
+    #[test]
+    fn all_but_the_largest_components_go() {
+        let of = |labels: &[u16], of: &[u16], connectivity, background, keep_mm3| {
+            let filter = Filter::LargestComponents { labels: of.to_vec(), connectivity, background, keep_mm3 };
+            filtered(labels, [1, 3, 4], filter)
+        };
+        let plane = [1, 0, 2, 2, 0, 1, 0, 0, 1, 0, 0, 2];
+        assert_eq!(of(&plane, &[1], 3, 0, None), plane, "diagonals are neighbours");
+        assert_eq!(of(&plane, &[2], 3, 7, None), [1, 0, 2, 2, 0, 1, 0, 0, 1, 0, 0, 7]);
+        assert_eq!(of(&plane, &[1], 1, 0, None), plane, "of three equal ones all stay");
+        assert_eq!(of(&plane, &[1, 2], 1, 0, None), [0, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(of(&plane, &[1, 2], 3, 0, None), [1, 0, 2, 2, 0, 1, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(of(&plane, &[], 1, 0, None), [1, 0, 2, 2, 0, 1, 0, 0, 1, 0, 0, 0], "each by itself");
+        assert_eq!(of(&plane, &[2], 1, 0, Some(2.0)), plane, "a voxel has 2 mm³");
+        assert_eq!(of(&plane, &[2], 1, 0, Some(2.1))[11], 0);
+        assert_eq!(of(&plane, &[9], 1, 0, None), plane, "of nothing nothing goes");
+        assert_eq!(of(&plane, &[0], 1, 5, None), [1, 0, 2, 2, 5, 1, 0, 0, 1, 0, 0, 2], "the background, too");
     }
 
     #[test]

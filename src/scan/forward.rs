@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::grid_sample::{Reading, resample};
+use super::previous::{OUTSIDE, PreviousStage};
 use super::recipe::{Recipe, Resample, Step};
 use super::scaling::Scaling;
 use super::spacing::{self, Change};
@@ -11,7 +12,7 @@ use super::{Scan, crop, values};
 use crate::shape::Extent;
 use crate::volume::orient::turned_spacing;
 use crate::volume::resample::{self as linear, padded, place, plausible};
-use crate::volume::{Affine, Axes, Direction, Volume, VolumeError, VolumeErrorKind, closest, reorient, sizes};
+use crate::volume::{Affine, Axes, Direction, Volume, VolumeError, VolumeErrorKind, closest, reorient, same_grid, sizes};
 
 /// Spacings that differ by less than this share are taken as equal.
 const SPACING_TOLERANCE: f64 = 1e-3;
@@ -68,6 +69,8 @@ pub(crate) struct Forward<'a> {
     spacing: [f64; 3],
     /// The body, while a later step asks for it.
     body: Option<Vec<bool>>,
+    /// The labels of a cascade's previous stage, until the scan is resampled.
+    previous: Option<Volume<i32>>,
     /// What happened to the scan's space, in order.
     pub(crate) undo: Vec<Undo>,
     /// The axes and the place of the scan as it was seen.
@@ -85,6 +88,8 @@ impl<'a> Forward<'a> {
     /// values are not what the scaling is for, or it would have absurdly many voxels.
     pub(crate) fn new(recipe: &Recipe, scan: &Scan<'a>, needs: Needs<'a>) -> Result<Self, VolumeError> {
         let Needs { channels, grey, names, .. } = needs;
+        let previous = recipe.previous().map(|stage| previous_labels(stage, scan)).transpose()?;
+        let channels = channels.saturating_sub(recipe.added());
         if scan.image.channels != channels && !(grey && scan.image.channels == 1) {
             let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
             let text = format!("the scan has {} channels, the model needs {channels}{names}", scan.image.channels);
@@ -95,6 +100,7 @@ impl<'a> Forward<'a> {
             volume: Cow::Borrowed(image),
             spacing: image.spacing,
             body: None,
+            previous,
             undo: Vec::new(),
             seen: (image.axes, *image.affine()),
             file: None,
@@ -138,6 +144,7 @@ impl<'a> Forward<'a> {
             }
             Step::Scale(intensity) => intensity.apply(self.volume.to_mut()),
             Step::ScaleChannels { version, channels } => self.scale_channels(*version, channels)?,
+            Step::AddPrevious(stage) => self.add_previous(stage)?,
             Step::ScaleValues(transform) => {
                 let voxels = sizes(self.volume.extent).iter().product();
                 values::apply(transform, &mut self.volume.to_mut().data, voxels);
@@ -167,6 +174,7 @@ impl<'a> Forward<'a> {
         if before != to {
             self.spacing = turned_spacing(self.spacing, before, to);
             self.volume = Cow::Owned(turned(&self.volume, to));
+            self.previous = self.previous.take().map(|labels| reorient(&labels, to));
             self.undo.push(Undo::Turned { before });
         }
     }
@@ -179,6 +187,15 @@ impl<'a> Forward<'a> {
         let narrow = |values: [usize; 3]| values.map(|v| u32::try_from(v).unwrap_or(u32::MAX));
         let start = narrow(first).map(i64::from);
         let data = crop::cut(&volume.data, n, first, size);
+        let mut mask = mask;
+        if let Some(labels) = self.previous.take() {
+            let mut cropped = crop::cut(&labels.data, n, first, size);
+            let inside = crop::cut(&mask, n, first, size);
+            cropped.iter_mut().zip(inside).filter(|(label, inside)| **label == 0 && !inside).for_each(|(label, _)| *label = OUTSIDE);
+            // nnU-Net takes what the previous stage found for the body, too
+            mask.iter_mut().zip(&labels.data).for_each(|(inside, &label)| *inside |= label > 0);
+            self.previous = Some(Volume::new(1, narrow(size).into(), labels.spacing, labels.axes, cropped)?);
+        }
         self.body = body_asked.then(|| crop::cut(&mask, n, first, size));
         self.volume = Cow::Owned(volume.boxed(narrow(size).into(), start, data));
         self.undo.push(Undo::Cut { before, start });
@@ -248,7 +265,7 @@ impl<'a> Forward<'a> {
 
     /// Bytes that so many voxels of the network's input take on the host, there and back.
     fn bytes(&self) -> impl Fn(f64) -> f64 + use<> {
-        let channels = f64::from(self.volume.channels);
+        let channels = f64::from(self.volume.channels.max(self.needs.channels));
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let voxels = self.volume.extent.voxels() as f64;
         let (scores, restored) = (self.needs.scores, self.needs.restored * voxels);
@@ -291,6 +308,21 @@ impl<'a> Forward<'a> {
         self.body = self.body.take().map(|body| resized(&body, shapes, axis));
         self.set(Volume::new(self.volume.channels, shape, target, before.axes, data)?);
         self.undo.push(Undo::Resampled { before, spacing, nearest: false, align: false });
+        Ok(())
+    }
+
+    /// Adds the channels of the previous stage's labels, on the grid that the scan was resampled to.
+    fn add_previous(&mut self, stage: &PreviousStage) -> Result<(), VolumeError> {
+        let (Some(labels), Some(Undo::Resampled { before, spacing, .. })) = (self.previous.take(), self.undo.last()) else {
+            let text = "the labels of a previous stage are added to what was resampled by splines";
+            return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
+        };
+        let shapes = [sizes(before.extent), sizes(self.volume.extent)];
+        let axis = stage.resample.axis(*spacing, self.spacing);
+        let channels = stage.channels(&labels.data, shapes, axis);
+        let volume = self.volume.to_mut();
+        volume.data.extend(channels);
+        volume.channels += stage.added();
         Ok(())
     }
 
@@ -339,6 +371,21 @@ fn repeat_edges(volume: &mut Volume<f32>, first: [i64; 3], inner: Extent) {
             channel[at] = channel[from];
         }
     }
+}
+
+/// The labels of a cascade's previous stage, which lie on the scan's grid.
+fn previous_labels(stage: &PreviousStage, scan: &Scan<'_>) -> Result<Volume<i32>, VolumeError> {
+    let Some(labels) = scan.previous else {
+        let text = format!(
+            "the model is the second stage of a cascade, which takes the labels of {0} with the scan: put the folder of \
+             the model of {0} beside its own, or give labels by --previous LABELS",
+            stage.stage
+        );
+        return Err(VolumeError::new(VolumeErrorKind::Unsupported, text));
+    };
+    same_grid(scan.image, "scan", labels, "label map of the previous stage")?;
+    let data = labels.data.iter().map(|&label| i32::from(label)).collect();
+    Volume::new(1, labels.extent, scan.image.spacing, scan.image.axes, data)
 }
 
 fn singular() -> VolumeError {

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::components::Components;
+
 /// `KeepLargestConnectedComponent` on labels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,37 +56,12 @@ fn part(mask: &[bool], n: [usize; 3], connectivity: u32) -> Vec<bool> {
 /// and the voxels of each part. Voxels are neighbours if they differ by 1 along at most so many
 /// axes.
 pub(super) fn parts(mask: &[bool], n: [usize; 3], connectivity: u32) -> (Vec<u32>, Vec<u64>) {
-    let steps: Vec<[isize; 3]> = (0..27)
-        .map(|i: isize| [i / 9 - 1, i / 3 % 3 - 1, i % 3 - 1])
-        .filter(|step| (1..=connectivity as usize).contains(&step.iter().filter(|s| **s != 0).count()))
-        .collect();
-    let mut number = vec![0u32; mask.len()];
-    let (mut count, mut sizes) = (0, Vec::new());
-    let mut stack = Vec::new();
-    for start in 0..mask.len() {
-        if !mask[start] || number[start] != 0 {
-            continue;
-        }
-        count += 1;
-        let mut size = 0;
-        number[start] = count;
-        stack.push(start);
-        while let Some(at) = stack.pop() {
-            size += 1;
-            let place = [at / (n[1] * n[2]), at / n[2] % n[1], at % n[2]];
-            for step in &steps {
-                let there = [0, 1, 2].map(|axis| place[axis].checked_add_signed(step[axis]).filter(|&i| i < n[axis]));
-                let [Some(z), Some(y), Some(x)] = there else { continue };
-                let next = (z * n[1] + y) * n[2] + x;
-                if mask[next] && number[next] == 0 {
-                    number[next] = count;
-                    stack.push(next);
-                }
-            }
-        }
-        sizes.push(size);
+    let components = Components::of(n, connectivity, |at| mask[at]);
+    let mut number = vec![0; mask.len()];
+    for (voxels, component) in components.runs() {
+        number[voxels].fill(u32::try_from(component + 1).unwrap_or(u32::MAX));
     }
-    (number, sizes)
+    (number, components.sizes)
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! Scans on their way to a network and back.
 
+mod components;
 pub(crate) mod crop;
 mod filters;
 mod forward;
 mod grid_sample;
 pub(crate) mod largest;
 mod linear;
+mod previous;
 pub(crate) mod reader;
 mod recipe;
 mod scaling;
@@ -18,11 +20,13 @@ use std::borrow::Cow;
 use crate::volume::{Affine, Axes, Volume, VolumeError};
 use crate::warning::Warning;
 
+pub(crate) use components::bytes as components_bytes;
 pub use filters::Filter;
 pub(crate) use filters::{Filtered, apply as filter};
 pub(crate) use forward::{Forward, Grid, Needs, Undo, cut, resampled, turned};
 pub(crate) use grid_sample::Reading;
 pub use largest::Largest;
+pub use previous::PreviousStage;
 pub use reader::Reader;
 pub use recipe::{Invert, Recipe, Resample, Restore, ResultStep, Step};
 pub(crate) use recipe::{Overlapping, WayBack, is_default};
@@ -39,6 +43,8 @@ pub struct Scan<'a> {
     pub image: &'a Volume<f32>,
     /// Where the file contradicts itself, and how it was read.
     pub warnings: &'a [Warning],
+    /// The labels of a cascade's previous stage, on the grid of the voxels.
+    pub previous: Option<&'a Volume<u16>>,
     pub(crate) header: FileGeometry,
 }
 
@@ -68,11 +74,18 @@ pub(crate) struct Placed {
 impl<'a> From<&'a Volume<f32>> for Scan<'a> {
     fn from(image: &'a Volume<f32>) -> Self {
         let header = FileGeometry { pixdim: image.spacing, unit_mm: 1.0, planar: false, qform: true, monai: None };
-        Self { image, warnings: &[], header }
+        Self { image, warnings: &[], previous: None, header }
     }
 }
 
 impl<'a> Scan<'a> {
+    /// The scan with the labels of a cascade's previous stage, on the grid of the voxels.
+    #[must_use]
+    pub fn with_previous(mut self, labels: &'a Volume<u16>) -> Self {
+        self.previous = Some(labels);
+        self
+    }
+
     /// The image where MONAI's `NibabelReader` sees it: where `image` lies, unless the spacing of
     /// the sform is not the pixdim, to one part in 100,000. MONAI then takes the qform, with the
     /// pixdim, even if its code is 0.

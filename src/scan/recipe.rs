@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::filters::{Filter, Filtered};
 use super::largest::Largest;
+use super::previous::PreviousStage;
 use super::reader::Reader;
 use super::scaling::Scaling;
 use super::splines::Resampling;
@@ -104,6 +105,9 @@ pub enum Step {
     },
     /// Scales values as a transform of MONAI does.
     ScaleValues(Values),
+    /// Adds channels of the labels that a cascade's previous stage found, which went through the
+    /// steps before with the scan. It comes last.
+    AddPrevious(PreviousStage),
 }
 
 /// How a scan is resampled.
@@ -173,7 +177,7 @@ pub enum ResultStep {
         /// Along how many axes neighbours may differ by one voxel: 1 to 3.
         connectivity: u32,
     },
-    /// Removes small parts of labels, or fills holes, as MONAI does.
+    /// Removes small parts of labels, or fills holes, as MONAI or nnU-Net does.
     Filter(Filter),
     /// Brings scores or labels back to the scan's grid.
     Restore(Restore),
@@ -226,7 +230,7 @@ pub(crate) enum WayBack {
     /// Labels, and probabilities beside them.
     Direct,
     /// Scores by splines, averaged over folds.
-    Spline { orders: Resampling, half: bool, regions: Option<Vec<u16>> },
+    Spline { orders: Resampling, half: bool, regions: Option<Vec<u16>>, filters: Vec<Filtered> },
     /// As a MONAI bundle has it.
     Inverse { invert: Invert, nearest: bool, filters: Vec<Filtered>, overlapping: Option<Overlapping> },
 }
@@ -258,6 +262,19 @@ impl Recipe {
         })
     }
 
+    /// The previous stage of a cascade, whose labels it takes.
+    pub(crate) fn previous(&self) -> Option<&PreviousStage> {
+        self.steps.iter().find_map(|step| match step {
+            Step::AddPrevious(stage) => Some(stage),
+            _ => None,
+        })
+    }
+
+    /// How many of the network's channels are those of a previous stage.
+    pub(crate) fn added(&self) -> u32 {
+        self.previous().map_or(0, PreviousStage::added)
+    }
+
     /// The way back that the results describe.
     ///
     /// # Errors
@@ -268,13 +285,20 @@ impl Recipe {
             let results = serde_json::to_string(&self.results).unwrap_or_default();
             format!("the results {results} are in no order that is supported")
         };
+        let after = |results: &[ResultStep]| -> Result<Vec<Filtered>, String> {
+            let filter = |result: &ResultStep| match result {
+                R::Filter(filter) => Ok(Filtered { filter: filter.clone(), first: false }),
+                _ => Err(none()),
+            };
+            results.iter().map(filter).collect()
+        };
         match &self.results[..] {
             [R::ArgMax, R::Restore(Restore::HalfPixel)] => return Ok(WayBack::Direct),
-            [R::Average { half: sum }, R::Restore(Restore::Spline { orders, half }), R::ArgMax] if sum == half => {
-                return Ok(WayBack::Spline { orders: *orders, half: *half, regions: None });
+            [R::Average { half: sum }, R::Restore(Restore::Spline { orders, half }), R::ArgMax, rest @ ..] if sum == half => {
+                return Ok(WayBack::Spline { orders: *orders, half: *half, regions: None, filters: after(rest)? });
             }
-            [R::Average { half: true }, R::Restore(Restore::Spline { orders, half: true }), R::Regions { labels }] => {
-                return Ok(WayBack::Spline { orders: *orders, half: true, regions: Some(labels.clone()) });
+            [R::Average { half: true }, R::Restore(Restore::Spline { orders, half: true }), R::Regions { labels }, rest @ ..] => {
+                return Ok(WayBack::Spline { orders: *orders, half: true, regions: Some(labels.clone()), filters: after(rest)? });
             }
             _ => {}
         }
@@ -334,7 +358,10 @@ impl Recipe {
             return Err(format!("version {} is not supported; {VERSION} is", self.version));
         }
         let back = self.way_back()?;
-        if let WayBack::Inverse { filters, .. } = &back
+        let added = self.added();
+        let channels = channels.checked_sub(added).filter(|&n| n > 0);
+        let channels = channels.ok_or_else(|| format!("{added} of the network's channels are labels of a previous stage"))?;
+        if let WayBack::Inverse { filters, .. } | WayBack::Spline { filters, .. } = &back
             && let Some(Filtered { filter, .. }) = filters.iter().find(|f| !(1..=3).contains(&f.filter.connectivity()))
         {
             return Err(format!("{filter:?} is no way to keep parts of labels"));
@@ -346,6 +373,8 @@ impl Recipe {
                 (WayBack::Direct, Step::CropNonzero | Step::CropForeground { .. } | Step::Pad { .. }) => false,
                 (WayBack::Spline { .. }, Step::Pad { .. }) => false,
                 (WayBack::Direct, Step::Resample(r)) => matches!(r, Resample::HalfPixel { .. }),
+                (WayBack::Spline { .. }, Step::AddPrevious(_)) => i + 1 == self.steps.len(),
+                (_, Step::AddPrevious(_)) => false,
                 (WayBack::Spline { .. }, Step::CropForeground { .. }) => false,
                 (WayBack::Spline { .. }, Step::Resample(r)) => matches!(r, Resample::Spline { .. }),
                 (WayBack::Inverse { .. }, Step::CropNonzero) => false,
@@ -411,6 +440,12 @@ impl Step {
                 }
                 if list.len() != channels as usize {
                     return Err(format!("{} channels are scaled, the network takes {channels}", list.len()));
+                }
+            }
+            Self::AddPrevious(stage) => {
+                stage.resample.check()?;
+                if stage.labels.is_empty() || stage.labels.contains(&0) {
+                    return Err(format!("the labels {:?} of {} are no classes", stage.labels, stage.stage));
                 }
             }
             Self::ScaleValues(values) if !values.fits(channels) => {

@@ -2,6 +2,8 @@
 
 mod again;
 mod bounded;
+mod cascade;
+mod ensemble;
 mod error;
 mod explain;
 mod options;
@@ -51,6 +53,8 @@ pub struct Segmenter {
     grey: Option<Model>,
     runner: Runner,
     options: SegmentOptions,
+    /// The first stage of a cascade, once it was needed.
+    previous: Option<Box<Self>>,
 }
 
 impl Segmenter {
@@ -63,7 +67,7 @@ impl Segmenter {
         let networks = model.into();
         let mut runner = Runner::new(device).with_precision(options.precision);
         (runner.budget, runner.profile) = (options.budget, options.profile);
-        let segmenter = Self { networks, grey: None, runner, options };
+        let segmenter = Self { networks, grey: None, runner, options, previous: None };
         segmenter.check_options()?;
         Ok(segmenter)
     }
@@ -197,8 +201,15 @@ impl Segmenter {
     /// # Errors
     /// As [`Segmenter::check`]; when the scan does not suit the model; when there is no plan within
     /// the budget; when cancelled, which leaves the segmenter usable; or when the device fails.
-    pub async fn segment<'a>(&mut self, scan: impl Into<Scan<'a>>, how: RunOptions<'_>) -> Result<Segmentation, SegmentError> {
-        let prepared = self.prepare_scan(&scan.into())?;
+    pub async fn segment<'a>(&mut self, scan: impl Into<Scan<'a>>, mut how: RunOptions<'_>) -> Result<Segmentation, SegmentError> {
+        let scan = scan.into();
+        let previous = self.previous_stage(scan.clone(), how.reborrow()).await?;
+        let scan = match &previous {
+            Some(labels) => Scan { previous: Some(labels), ..scan },
+            None => scan,
+        };
+        let prepared = self.prepare_scan(&scan)?;
+        drop(previous);
         self.segment_prepared(prepared, how).await
     }
 

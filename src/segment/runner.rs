@@ -24,7 +24,7 @@ use crate::window::{Blended, Windows};
 /// less, as often as there is a smaller plan.
 #[derive(Debug)]
 pub struct Runner {
-    device: Device,
+    pub(super) device: Device,
     /// The most device bytes of a run; `None` for [`Device::default_budget`], or less.
     pub(super) budget: Option<u64>,
     precision: Elem,

@@ -93,8 +93,8 @@ fn occurring(labels: &Volume<u16>, legend: &Legend) -> Result<Vec<LabelStatistic
 /// The surface of a label that was measured.
 fn surface(labels: &Volume<u16>, one: &LabelStatistics) -> Result<Surface, VolumeError> {
     let sides = one.box_voxels.unwrap_or_default();
-    // with a voxel around that is outside
-    let shape = sides.map(|[first, last]| u64::from(last - first) + 3);
+    // with a voxel around that is outside, and one more after the last: the crate makes no faces of the last cells
+    let shape = sides.map(|[first, last]| u64::from(last - first) + 4);
     let shape32 = shape.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
     if shape.iter().product::<u64>() > u64::from(u32::MAX) {
         let text = format!("the surface of {}: its box has more than 2^32 voxels", one.name);

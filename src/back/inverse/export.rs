@@ -95,7 +95,8 @@ impl InverseExport {
         let maps = BackMaps { case, classes, scores };
         let voxels = sizes(grid.extent).iter().product();
         let (mut labelled, highest) = labels(&maps, voxels, &Reduction::ArgMax)?;
-        filter(&filters, false, &mut labelled, sizes(grid.extent));
+        let mm3 = grid.affine.spacing().iter().product();
+        filter(&filters, false, &mut labelled, sizes(grid.extent), mm3);
         let labels = placed(&layout, labelled)?;
         let probabilities = if !probabilities {
             None
@@ -109,7 +110,8 @@ impl InverseExport {
 
     fn labels_back(self) -> Result<Exported, VolumeError> {
         let Self { case, classes, mut labels, scores, .. } = self;
-        let keep = |labels: &mut [u16], extent: Extent, first: bool| filter(&case.filters, first, labels, sizes(extent));
+        let mm3 = case.scan.affine.spacing().iter().product();
+        let keep = |labels: &mut [u16], extent: Extent, first: bool| filter(&case.filters, first, labels, sizes(extent), mm3);
         keep(&mut labels, case.prepared.extent, true);
         let (labels, layout) = if case.invert == Invert::Nothing {
             // MONAI's axes are the fastest first

@@ -48,8 +48,9 @@ fn case(
 fn expected(case: &InverseCase, logits: Vec<f32>) -> Result<(Volume<u16>, Volume<f32>), VolumeError> {
     let padded = Volume::new(CLASSES, case.volume.extent, case.volume.spacing, case.volume.axes, logits)?;
     let mut logits = crop(&padded, case.offset, case.prepared.extent)?.data;
+    let mm3 = case.scan.affine.spacing().iter().product();
     let keep = |labels: &mut [u16], extent: Extent, first: bool| {
-        filter(&case.filters, first, labels, sizes(extent));
+        filter(&case.filters, first, labels, sizes(extent), mm3);
     };
     let (labels, maps) = if case.inverts_scores() {
         if case.invert == Invert::Probabilities {

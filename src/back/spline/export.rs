@@ -12,9 +12,9 @@ use crate::export::{
     Activation, ClassMaps, ExportBytes, Exported, LabelStream, Layout, PlaneSink, Probabilities, Reduction, Resize, ScorePlane, Scores,
     labels, narrowed, rounded, unreadable, whole, widened,
 };
-use crate::scan::{Interpolation, Resampling};
+use crate::scan::{Filtered, Interpolation, Resampling, components_bytes, filter};
 use crate::volume::spline::{self, Order};
-use crate::volume::{VolumeError, VolumeErrorKind, sizes};
+use crate::volume::{Volume, VolumeError, VolumeErrorKind, sizes};
 
 /// What is exported of a case, and how.
 #[derive(Debug)]
@@ -53,6 +53,8 @@ pub struct SplineExport {
     next: usize,
     stream: Option<LabelStream>,
     waiting: Option<Scores>,
+    /// What is done to the labels, and the volume of a voxel in mm³.
+    filters: (Vec<Filtered>, f64),
 }
 
 impl SplineExport {
@@ -70,8 +72,8 @@ impl SplineExport {
         let waiting = waits.then(|| Scores::new(from[0], classes, from[1] * from[2], half, None));
         let rounds = back.rounds();
         let stream = resize.map(|resize| LabelStream::new(resize, classes, rounds, reduction.clone(), layout.clone()));
-        let (fold, next, probable) = (0, 0, case.probable);
-        Self { back, classes, layout, reduction, probabilities, probable, folds, fold, next, stream, waiting }
+        let (fold, next, probable, filters) = (0, 0, case.probable, case.filters.clone());
+        Self { back, classes, layout, reduction, probabilities, probable, folds, fold, next, stream, waiting, filters }
     }
 
     /// What it takes of the host's memory.
@@ -81,9 +83,10 @@ impl SplineExport {
         let [source, target] = [from, to].map(|n| n.iter().product::<usize>() as u64);
         let scan = self.layout.voxels() as u64;
         let waiting = self.waiting.as_ref().map_or(0, Scores::bytes);
+        let filtering = if self.filters.0.is_empty() { 0 } else { components_bytes(scan) };
         if let Some(resize) = self.back.resize().filter(|_| self.stream.is_some()) {
             let running = 2 * scan + LabelStream::bytes(&resize, self.classes, self.back.half);
-            return ExportBytes { running, waiting, finishing: 0 };
+            return ExportBytes { running, waiting, finishing: filtering };
         }
         // a class here and there, and of each voxel its label, highest score and sum
         let resizing = match self.back.resize() {
@@ -91,7 +94,7 @@ impl SplineExport {
             None => 4 * target + spline::resized_bytes(from, to, self.back.orders().1),
         };
         let sums = if self.probabilities { 4 * target + 4 * scan } else { 0 };
-        let finishing = 4 * source + resizing + 6 * target + sums;
+        let finishing = (4 * source + resizing + 6 * target + sums).max(filtering);
         ExportBytes { running: 2 * scan, waiting, finishing }
     }
 
@@ -119,7 +122,8 @@ impl SplineExport {
             return Err(VolumeError::new(VolumeErrorKind::GridMismatch, text));
         }
         if let Some(stream) = self.stream {
-            return Ok(Exported { labels: stream.finish()?, probabilities: None });
+            let labels = filtered(&self.filters, stream.finish()?);
+            return Ok(Exported { labels, probabilities: None });
         }
         let scores = self.waiting.ok_or_else(|| unreadable(&io::ErrorKind::NotFound.into()))?;
         let resize = self.back.resize();
@@ -131,7 +135,7 @@ impl SplineExport {
             self.layout.put(z, plane, &mut scan);
         }
         drop(labelled);
-        let labels = self.layout.volume(1, scan)?;
+        let labels = filtered(&self.filters, self.layout.volume(1, scan)?);
         if !self.probabilities {
             return Ok(Exported { labels, probabilities: None });
         }
@@ -168,6 +172,12 @@ impl PlaneSink for SplineExport {
         }
         Ok(())
     }
+}
+
+/// Labels after what is done to them in the end.
+fn filtered((filters, voxel_mm3): &(Vec<Filtered>, f64), mut labels: Volume<u16>) -> Volume<u16> {
+    filter(filters, false, &mut labels.data, sizes(labels.extent), *voxel_mm3);
+    labels
 }
 
 /// The sum of the scores of folds: in 16-bit floats as nnU-Net v2 takes it, or in f32 as v1 does with

@@ -70,6 +70,7 @@ impl Setup {
             back: (self.resampling, self.axis),
             probable: self.version == 1,
             reduction: self.reduction(),
+            filters: (Vec::new(), 1.0),
         }
     }
 

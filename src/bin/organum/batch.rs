@@ -82,11 +82,12 @@ pub(crate) fn run(a: &args::Segment, pattern: &Path) -> Result<(), Failure> {
         ("--report", &a.report),
         ("--label-table", &a.label_table),
         ("--statistics", &a.statistics),
+        ("--previous", &a.previous),
     ] {
         of_case(option, path)?;
     }
-    let networks = models::open(&a.model, &super::segment::loading(a))?;
-    let mut all = cases(a.inputs(), networks.first.card().in_channels())?;
+    let networks = models::open(&a.model[0], &super::segment::loading(a)?)?;
+    let mut all = cases(a.inputs(), networks.first.card().scan_channels())?;
     if let Some([i, n]) = a.shard {
         all = all.into_iter().skip(i - 1).step_by(n).collect();
     }
@@ -106,14 +107,17 @@ pub(crate) fn run(a: &args::Segment, pattern: &Path) -> Result<(), Failure> {
             make(path.parent().unwrap_or(Path::new(".")))?;
         }
         outputs.check()?;
-        let read: Vec<&Path> = case.files.iter().chain([&a.model]).map(PathBuf::as_path).collect();
+        let read: Vec<&Path> = case.files.iter().chain(&a.model).chain(&outputs.previous).map(PathBuf::as_path).collect();
         need_different(&outputs.named(), &read)?;
     }
     if let Some(folder) = pattern.parent().filter(|folder| !folder.to_string_lossy().contains("{case}")) {
         make(folder)?;
     }
     let mut manifest = Manifest::open(a, pattern)?;
-    let model = json!({"path": a.model, "sha256": sha256(&a.model).ok()});
+    let mut model = json!(hashes(&a.model));
+    if a.model.len() == 1 {
+        model = model[0].take();
+    }
     let mut opening = Opening::new(a, networks, pattern, true)?;
     let device = json!({"name": opening.device.device.name(), "backend": opening.device.device.backend()});
     let mut failed = Vec::new();

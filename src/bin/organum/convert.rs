@@ -7,7 +7,7 @@ use organum::model::Checkpoint;
 use organum::monai::Bundle;
 use organum::nnunet::Folder;
 use organum::volume::write_whole;
-use organum::{Carried, LoadErrorKind, Model, aside, format_bytes};
+use organum::{Carried, LoadErrorKind, Model, Unpacked, aside, format_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::args;
@@ -42,23 +42,23 @@ fn given(a: &args::Convert) -> Result<Map<String, Value>, Failure> {
 }
 
 /// The network of a MONAI bundle, or of a fold of an nnU-Net folder.
-fn folder(a: &args::Convert) -> Result<Model, Failure> {
+fn folder(a: &args::Convert, source: &Path) -> Result<Model, Failure> {
     if a.architecture.is_some() || a.config.is_some() || a.card.is_some() {
         return Err(Failure::usage("--architecture, --config, --card: the plans or configs of a folder tell them"));
     }
     if a.weights.is_some() {
         return Err(Failure::usage("--weights: the checkpoints of a folder hold one network each"));
     }
-    if Bundle::locate(&a.source)?.is_some() {
+    if Bundle::locate(source)?.is_some() {
         if a.fold.is_some() {
             return Err(Failure::usage("--fold: a MONAI bundle has no folds"));
         }
         if a.checkpoint.is_some() {
             return Err(Failure::usage("--checkpoint: a MONAI bundle has no checkpoints to choose from"));
         }
-        return models::network(&a.source, a.allow_non_finite);
+        return models::network(source, &args::Which::default(), a.allow_non_finite);
     }
-    let folder = Folder::open_checkpoint(&a.source, a.checkpoint.as_deref())?;
+    let folder = Folder::open_checkpoint(source, a.checkpoint.as_deref())?;
     let fold = match &a.fold {
         Some(fold) => fold.clone(),
         None => match &folder.folds()?[..] {
@@ -70,7 +70,7 @@ fn folder(a: &args::Convert) -> Result<Model, Failure> {
         },
     };
     let options = models::options(&[fold], a.checkpoint.as_deref(), a.allow_non_finite);
-    let networks = models::open(&a.source, &options)?;
+    let networks = models::open(source, &options)?;
     Warnings::new(false).add(networks.warnings())?;
     Ok(networks.first)
 }
@@ -95,8 +95,11 @@ fn over(carried: &Carried, mut given: Map<String, Value>) -> Result<Map<String, 
 
 /// The network of the source.
 fn read(a: &args::Convert) -> Result<Model, Failure> {
+    if let Some(unpacked) = Unpacked::of(&a.source)? {
+        return folder(a, unpacked.path());
+    }
     if a.source.is_dir() || Bundle::locate(&a.source)?.is_some() {
-        return folder(a);
+        return folder(a, &a.source);
     }
     for (option, told) in [("--fold", a.fold.is_some()), ("--checkpoint", a.checkpoint.is_some())] {
         if told {

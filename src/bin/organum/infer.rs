@@ -131,7 +131,7 @@ fn write_trace(folder: &Path, model: &Model, wanted: &[String], values: &[Output
 /// `organum infer`.
 pub(crate) fn run(a: &args::Infer) -> Result<(), Failure> {
     let started = Instant::now();
-    let mut model = placed(models::network(&a.model, a.run.allow_non_finite)?, a)?;
+    let mut model = placed(models::network(&a.model, &a.which, a.run.allow_non_finite)?, a)?;
     if a.output.extension().is_none_or(|e| e != "npy") {
         return Err(Failure::usage(format!("{} must end in .npy", a.output.display())));
     }

@@ -2,7 +2,7 @@
 
 use organum::model::{Checkpoint, CheckpointFormat, Weights};
 use organum::monai::Bundle;
-use organum::{Model, format_bytes};
+use organum::{Model, Unpacked, format_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::args;
@@ -66,8 +66,9 @@ fn unrecognised(checkpoint: &Checkpoint, found: Value, why: &str, json: bool) ->
 
 /// `organum inspect`.
 pub(crate) fn run(a: &args::Inspect) -> Result<(), Failure> {
-    if a.model.is_dir() || Bundle::locate(&a.model)?.is_some() {
-        let model = models::network(&a.model, a.allow_non_finite)?;
+    let asked = a.which.fold.is_some() || a.which.checkpoint.is_some();
+    if asked || a.model.is_dir() || Unpacked::leads_to(&a.model) || Bundle::locate(&a.model)?.is_some() {
+        let model = models::network(&a.model, &a.which, a.allow_non_finite)?;
         let tensors = model.weights().list().len();
         let found = json!({"format": "folder", "wrapper": [], "prefix": "", "tensors": tensors, "card": true});
         return recognised(&model, found, a.json);

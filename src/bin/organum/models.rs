@@ -4,13 +4,15 @@ use std::path::Path;
 
 use organum::model::Checkpoint;
 use organum::monai::Bundle;
-use organum::{LoadOptions, Model, Networks};
+use organum::{LoadOptions, Model, Networks, Unpacked};
 
+use crate::args::Which;
 use crate::fail::Failure;
 
 /// The networks that `--model` and its options name.
 pub(crate) fn open(path: &Path, options: &LoadOptions) -> Result<Networks, Failure> {
-    if !path.is_dir() || Bundle::locate(path)?.is_some() {
+    let zipped = Unpacked::leads_to(path);
+    if !zipped && (!path.is_dir() || Bundle::locate(path)?.is_some()) {
         let told = [("--fold", !options.folds.is_empty(), "folds"), ("--checkpoint", options.checkpoint.is_some(), "checkpoints")];
         if let Some((option, _, what)) = told.into_iter().find(|(_, told, _)| *told) {
             let text = format!("{option}: a model file or a MONAI bundle has no {what}; folders of nnU-Net models have");
@@ -32,11 +34,13 @@ pub(crate) fn options(folds: &[String], checkpoint: Option<&str>, allow_non_fini
     options
 }
 
-/// The network alone: of an nnU-Net folder that of the first fold, of a file what its card or its
-/// tensors tell.
-pub(crate) fn network(path: &Path, allow_non_finite: bool) -> Result<Model, Failure> {
-    if path.is_dir() || Bundle::locate(path)?.is_some() {
-        return Ok(open(path, &options(&[], None, allow_non_finite))?.first);
+/// The network alone: of an nnU-Net folder that of the fold that is asked for, or the first; of a
+/// file what its card or its tensors tell.
+pub(crate) fn network(path: &Path, which: &Which, allow_non_finite: bool) -> Result<Model, Failure> {
+    let asked = which.fold.is_some() || which.checkpoint.is_some();
+    if asked || path.is_dir() || Unpacked::leads_to(path) || Bundle::locate(path)?.is_some() {
+        let folds: Vec<String> = which.fold.iter().cloned().collect();
+        return Ok(open(path, &options(&folds, which.checkpoint.as_deref(), allow_non_finite))?.first);
     }
     Ok(Checkpoint::open(path)?.allow_non_finite(allow_non_finite).into_model(None)?)
 }

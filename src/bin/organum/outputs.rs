@@ -14,7 +14,7 @@ use crate::fail::Failure;
 use crate::output::need_folder;
 use crate::report;
 
-/// The files of a result.
+/// The files of a result, and the labels that it begins with.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outputs {
     pub(crate) labels: Option<PathBuf>,
@@ -35,6 +35,8 @@ pub(crate) struct Outputs {
     pub(crate) model: Option<PathBuf>,
     /// The values that are black and white in pictures.
     pub(crate) grey: Option<[f32; 2]>,
+    /// Labels of a cascade's previous stage, which are read.
+    pub(crate) previous: Option<PathBuf>,
 }
 
 impl Outputs {
@@ -56,8 +58,9 @@ impl Outputs {
             surfaces: option(&a.surfaces),
             report: option(&a.report),
             inputs: Vec::new(),
-            model: Some(a.model.clone()),
+            model: a.model.first().cloned(),
             grey: a.grey,
+            previous: option(&a.previous),
         }
     }
 

@@ -21,7 +21,7 @@ pub(crate) fn run(a: &args::Plan) -> Result<(), Failure> {
             .map_err(|e| Failure { code: 4, message: format!("cannot read {}: {e}", a.model.display()) })?;
         organum::model::architecture(&text)?
     } else {
-        let model = models::network(&a.model, a.allow_non_finite)?;
+        let model = models::network(&a.model, &a.which, a.allow_non_finite)?;
         (model.card().clone(), model.graph().clone())
     };
     let caps = match a.caps.as_str() {
@@ -67,7 +67,7 @@ pub(crate) fn run(a: &args::Plan) -> Result<(), Failure> {
 /// The host's memory of a segmentation whose scan has the extent and the grid of the network's input;
 /// in windows where the card says so.
 fn host_plan(a: &args::Plan, (card, graph): (&Card, &Graph), caps: &DeviceCaps, options: &PlanOptions) -> Result<HostPlan, Failure> {
-    let (classes, scan) = (card.classes(), 4 * u64::from(card.in_channels()) * a.extent.voxels());
+    let (classes, scan) = (card.classes(), 4 * u64::from(card.scan_channels()) * a.extent.voxels());
     let bytes = [scan, scan, 3 * scan];
     let windows = (card.mode() == Mode::Window).then(|| Windows::new(card, a.extent)).transpose()?;
     let needs = match &windows {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use organum::model::Mode;
+use organum::volume::Volume;
 use organum::volume::file::{self, ReadOptions, Scan};
 use organum::{Segmentation, Segmenter};
 use serde_json::{Map, Value, json};
@@ -46,6 +47,8 @@ pub(crate) struct Opening<'a> {
     a: &'a args::Segment,
     pub(crate) device: Opened,
     pub(crate) segmenter: Segmenter,
+    /// The further models of an ensemble.
+    others: Vec<Segmenter>,
 }
 
 /// A scan that was segmented and written.
@@ -59,6 +62,9 @@ pub(crate) struct Done {
 impl<'a> Opening<'a> {
     /// Opens model and device. `keep` keeps the session for the next scan of the same extent.
     pub(crate) fn new(a: &'a args::Segment, networks: organum::Networks, output: &Path, keep: bool) -> Result<Self, Failure> {
+        if a.model.len() > 1 && (a.previous.is_some() || a.attention.is_some()) {
+            return Err(Failure::usage("--previous, --attention: they go with one model, not with an ensemble"));
+        }
         let device = Opened::new(&a.run)?;
         let mut options = Opened::options(&a.run);
         options.mode = a.mode.map(Mode::from);
@@ -67,11 +73,19 @@ impl<'a> Opening<'a> {
         (options.overlap, options.step, options.unmirrored) = (a.overlap, a.step_size, a.no_mirror);
         options.close_session &= !keep;
         a.host.bound(&mut options, output);
+        let load = loading(a)?;
+        let other = |path: &PathBuf| Ok(Segmenter::new(models::open(path, &load)?, device.device.clone(), options.clone())?);
+        let others = a.model[1..].iter().map(other).collect::<Result<Vec<_>, Failure>>()?;
         let segmenter = Segmenter::new(networks, device.device.clone(), options)?;
+        segmenter.check_ensemble(&others)?;
         let drawn = [("--overlay", &a.overlay), ("--report", &a.report)].into_iter().find(|(_, path)| path.is_some());
         if let Some((option, _)) = drawn.filter(|_| !segmenter.keeps_grid()) {
             let text = "the bundle inverts nothing, its labels lie on another grid than the scan";
             return Err(Failure::usage(format!("{option}: {text}")));
+        }
+        let card = segmenter.model().card();
+        if a.previous.is_some() && card.scan_channels() == card.in_channels() {
+            return Err(Failure::usage("--previous: the model is no second stage of a cascade, which takes labels of a previous one"));
         }
         let format = file::LabelFormat::of(output).ok();
         if segmenter.model().card().labels_overlap() {
@@ -94,7 +108,7 @@ impl<'a> Opening<'a> {
             let text = "--output: the bundle inverts nothing, its labels do not lie on the images of a DICOM series";
             return Err(Failure::usage(text));
         }
-        Ok(Self { a, device, segmenter })
+        Ok(Self { a, device, segmenter, others })
     }
 
     /// Segments a scan that was read from `started` on, and writes the result.
@@ -103,17 +117,49 @@ impl<'a> Opening<'a> {
         let before = self.segmenter.check(&scan)?;
         warnings.add(&before)?;
         let load: Duration = started.elapsed();
-        let mut prepared = self.segmenter.prepare(&scan)?;
+        if !self.others.is_empty() {
+            let (segmenter, others) = (&mut self.segmenter, &mut self.others);
+            let result = self.device.watch(&self.a.run, |how| segmenter.segment_with_blocking(others, &scan, how))?;
+            return self.written((scan, result), warnings, before.len(), outputs, (load, started));
+        }
+        let previous = self.previous(&scan, outputs)?;
+        let mut seen = organum::scan::Scan::from(&scan);
+        seen.previous = previous.as_ref();
+        let mut prepared = self.segmenter.prepare(seen)?;
+        drop(previous);
         if !outputs.need_scan() {
             scan.image.data = Vec::new();
             prepared = prepared.without_scan();
         }
         let segmenter = &mut self.segmenter;
         let result = self.device.watch(&self.a.run, |how| segmenter.segment_prepared_blocking(prepared, how))?;
-        warnings.add(&result.warnings[before.len()..])?;
+        self.written((scan, result), warnings, before.len(), outputs, (load, started))
+    }
+
+    /// Writes a result; `told` of its warnings were shown before.
+    fn written(
+        &self,
+        (scan, result): (Scan, Segmentation),
+        mut warnings: Warnings,
+        told: usize,
+        outputs: &Outputs,
+        (load, started): (Duration, Instant),
+    ) -> Result<Done, Failure> {
+        warnings.add(&result.warnings[told..])?;
         outputs.write(&scan, &result, &self.segmenter)?;
         let took = self.device.took(&self.a.run, result.report.run.clone(), load);
         Ok(Done { result, took, warnings, started })
+    }
+}
+
+impl Opening<'_> {
+    /// The labels of a cascade's previous stage: those of `--previous`, or what its model finds.
+    fn previous(&mut self, scan: &Scan, outputs: &Outputs) -> Result<Option<Volume<u16>>, Failure> {
+        if let Some(path) = &outputs.previous {
+            return Ok(Some(file::read_labels(path)?.labels));
+        }
+        let segmenter = &mut self.segmenter;
+        Ok(self.device.watch(&self.a.run, |how| segmenter.previous_stage_blocking(scan, how))?)
     }
 }
 
@@ -131,10 +177,15 @@ impl Done {
 }
 
 /// Options to load the model.
-pub(crate) fn loading(a: &args::Segment) -> organum::LoadOptions {
+pub(crate) fn loading(a: &args::Segment) -> Result<organum::LoadOptions, Failure> {
     let mut load = models::options(&a.fold, a.checkpoint.as_deref(), a.run.allow_non_finite);
     load.weights.clone_from(&a.weights);
-    load
+    if let Some(file) = &a.postprocessing {
+        load.postprocessing = Some(organum::nnunet::postprocessing(file)?);
+    } else if a.no_postprocessing {
+        load.postprocessing = Some(Vec::new());
+    }
+    Ok(load)
 }
 
 /// Options to read scans.
@@ -156,9 +207,9 @@ pub(crate) fn run(a: &args::Segment) -> Result<(), Failure> {
     }
     let mut outputs = Outputs::of(a, &a.output, None);
     outputs.check()?;
-    let networks = models::open(&a.model, &loading(a))?;
-    let inputs = channel_files(a.inputs(), networks.first.card().in_channels());
-    let read: Vec<&Path> = inputs.iter().chain([&a.model]).map(PathBuf::as_path).collect();
+    let networks = models::open(&a.model[0], &loading(a)?)?;
+    let inputs = channel_files(a.inputs(), networks.first.card().scan_channels());
+    let read: Vec<&Path> = inputs.iter().chain(&a.model).chain(&a.previous).map(PathBuf::as_path).collect();
     need_different(&outputs.named(), &read)?;
     outputs.inputs.clone_from(&inputs);
     let mut opening = Opening::new(a, networks, &a.output, false)?;

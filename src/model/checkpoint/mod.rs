@@ -26,7 +26,7 @@ use super::weights::{Bytes, Place, Stored, Weights};
 use super::{Card, Model};
 use crate::error::{LoadError, LoadErrorKind};
 use pickle::Pickle;
-pub(crate) use plain::plain;
+pub(crate) use plain::{pickled, plain};
 
 /// Axes of the least convolution: a tensor of so many beside a network is a part of one that is not
 /// known.

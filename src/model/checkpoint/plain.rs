@@ -21,14 +21,23 @@ const MOST_ELEMENTS: usize = 4096;
 const DEEPEST: u32 = 32;
 
 /// The pickle's root as JSON. Of dicts, keys that are text are told if they are among `keys`, and whole numbers always, as text.
-/// Tuples, sets and numpy's arrays are lists; what is no plain value is null, and so are numbers that are not finite and arrays of
-/// more than 4096 elements.
+/// Tuples, sets and numpy's arrays are lists, a class or function is its name; what is no plain
+/// value is null, and so are numbers that are not finite and arrays of more than 4096 elements.
 ///
 /// # Errors
 /// Says what is damaged, nested too deeply or too large.
 pub(crate) fn plain(bytes: &[u8], keys: &[&str]) -> Result<Json, String> {
     let pickle = Pickle::read(bytes)?;
     Telling { pickle: &pickle, keys: Some(keys), told: 0, bytes: 0 }.value(pickle.root, 0)
+}
+
+/// The same with all keys of its dicts.
+///
+/// # Errors
+/// As [`plain`].
+pub(crate) fn pickled(bytes: &[u8]) -> Result<Json, String> {
+    let pickle = Pickle::read(bytes)?;
+    value(&pickle, pickle.root)
 }
 
 /// A value of a pickle as JSON, with all keys of its dicts; otherwise as [`plain`].
@@ -120,7 +129,11 @@ impl Telling<'_> {
                 told.into()
             }
             Value::Object { callee, arguments, state } => self.object(*callee, *arguments, *state, depth)?,
-            Value::None | Value::Bytes(_) | Value::Global(..) | Value::Persistent(_) | Value::Opaque => Json::Null,
+            Value::Global(module, name) => {
+                let name = format!("{}.{}", pickle.span(module), pickle.span(name));
+                self.copied(&name)?.into()
+            }
+            Value::None | Value::Bytes(_) | Value::Persistent(_) | Value::Opaque => Json::Null,
         })
     }
 

@@ -90,7 +90,7 @@ impl Scan {
 impl<'a> From<&'a Scan> for crate::Scan<'a> {
     fn from(scan: &'a Scan) -> Self {
         let header = scan.own.clone().unwrap_or_else(|| nifti::file_geometry(&scan.header));
-        Self { image: &scan.image, warnings: &scan.warnings, header }
+        Self { image: &scan.image, warnings: &scan.warnings, previous: None, header }
     }
 }
 

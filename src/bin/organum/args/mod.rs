@@ -132,11 +132,25 @@ pub(crate) struct Demo {
     pub(crate) run: Run,
 }
 
+/// Which network of an nnU-Net folder.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Which {
+    /// Which fold of an nnU-Net folder: a number, or `all`. Not given: the first
+    #[arg(long, value_name = "K")]
+    pub(crate) fold: Option<String>,
+    /// The checkpoint of the fold: `final`, `best`, `latest`, or a file's name. Not given: that of
+    /// the whole training
+    #[arg(long, value_name = "NAME")]
+    pub(crate) checkpoint: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Infer {
-    /// Model file, or a folder of nnU-Net's (its first fold) or MONAI's
+    /// Model file, or a folder of nnU-Net's (its first fold) or MONAI's, also zipped
     #[arg(short, long)]
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) which: Which,
     /// .npy of (1,C,[D,]H,W) f32, or a safetensors file holding `input`
     #[arg(short, long)]
     pub(crate) input: PathBuf,

@@ -6,12 +6,14 @@ use clap::Args;
 use organum::Extent;
 
 use super::values::{extent, size};
-use super::{Host, Precision};
+use super::{Host, Precision, Which};
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
-    /// Model file, a folder of nnU-Net's or MONAI's, or a card alone (.json)
+    /// Model file, a folder of nnU-Net's or MONAI's, also zipped, or a card alone (.json)
     #[arg(short, long)]
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) which: Which,
     /// Extent of the input, DxHxW (1xHxW or HxW for an image)
     #[arg(long, value_parser = extent)]
     pub(crate) extent: Extent,
@@ -84,8 +86,10 @@ pub(crate) struct Convert {
 
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// Model file or checkpoint, or a folder of nnU-Net's or MONAI's
+    /// Model file or checkpoint, or a folder of nnU-Net's or MONAI's, also zipped
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) which: Which,
     /// Take NaN and infinite weights
     #[arg(long)]
     pub(crate) allow_non_finite: bool,

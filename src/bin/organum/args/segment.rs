@@ -17,9 +17,11 @@ pub(crate) struct Segment {
     /// The same as INPUT
     #[arg(short, long = "input", id = "input_option", value_name = "INPUT", num_args = 1.., conflicts_with = "input")]
     pub(crate) input_option: Vec<PathBuf>,
-    /// Model file, the folder of an nnU-Net model (all its folds, averaged), or a MONAI bundle
-    #[arg(short, long)]
-    pub(crate) model: PathBuf,
+    /// Model file, the folder of an nnU-Net model (all its folds, averaged), or a MONAI bundle, the
+    /// latter two also zipped. Given several times, an ensemble: the models' probabilities are
+    /// averaged
+    #[arg(short, long, required = true)]
+    pub(crate) model: Vec<PathBuf>,
     /// The folds to take of an nnU-Net folder, averaged: numbers, or `all`. Not given: those there
     /// are
     #[arg(long, value_name = "K,..", value_delimiter = ',')]
@@ -44,6 +46,19 @@ pub(crate) struct Segment {
     /// Leave out the mirror images of windows that the model asks for, nnU-Net's --disable_tta
     #[arg(long, aliases = ["disable-tta", "disable_tta"])]
     pub(crate) no_mirror: bool,
+    /// postprocessing.pkl or postprocessing.json of nnU-Net, applied to the labels; absent: that
+    /// beside the model, if there is one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) postprocessing: Option<PathBuf>,
+    /// Leave out the postprocessing.pkl or .json beside the model, nnU-Net v1's
+    /// --disable_postprocessing
+    #[arg(long, alias = "disable_postprocessing", conflicts_with = "postprocessing")]
+    pub(crate) no_postprocessing: bool,
+    /// Label map of the previous stage of a cascade, on the input's grid; absent: the model of that
+    /// stage, whose folder lies beside the model's, runs first. For many scans with {case} in its
+    /// name
+    #[arg(long, value_name = "LABELS")]
+    pub(crate) previous: Option<PathBuf>,
     /// UID of the DICOM series to take, where there are several
     #[arg(long, value_name = "UID")]
     pub(crate) series: Option<String>,
