@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{LoadError, LoadErrorKind};
-use crate::model::{Checkpoint, InputSpec, Model};
+use crate::model::{Checkpoint, CheckpointFormat, InputSpec, Model};
 use crate::monai::Bundle;
 use crate::nnunet::{self, Folder};
 use crate::warning::{Warning, WarningKind};
@@ -70,16 +70,18 @@ impl LoadOptions {
     }
 }
 
-/// A warning that names the tensors beside a network.
+/// A warning that names the tensors beside a network, or the outputs besides the first of an ONNX file.
 #[must_use]
 pub fn aside(checkpoint: &Checkpoint) -> Option<Warning> {
     const MOST: usize = 6;
-    if checkpoint.card().is_some() {
+    let onnx = checkpoint.format() == CheckpointFormat::Onnx;
+    if checkpoint.card().is_some() && !onnx {
         return None;
     }
     let names = checkpoint.left_aside();
+    let what = if onnx { "outputs besides the first" } else { "tensors beside the network" };
     let more = if names.len() > MOST { ", .." } else { "" };
-    let text = format!("{} tensors beside the network are left aside: {}{more}", names.len(), names[..names.len().min(MOST)].join(", "));
+    let text = format!("{} {what} are left aside: {}{more}", names.len(), names[..names.len().min(MOST)].join(", "));
     (!names.is_empty()).then(|| Warning::new(WarningKind::Pipeline, text))
 }
 

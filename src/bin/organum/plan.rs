@@ -6,7 +6,9 @@ use organum::export::ExportBytes;
 use organum::graph::Graph;
 use organum::host::read_text;
 use organum::model::Mode;
-use organum::{Card, DeviceCaps, Elem, Extent, HostNeeds, HostPlan, OutputMode, Plan, PlanOptions, Windows, format_bytes};
+use organum::{
+    Card, DeviceCaps, Elem, Extent, HostNeeds, HostPlan, Model, OutputMode, Plan, PlanError, PlanOptions, Windows, format_bytes,
+};
 use serde_json::json;
 
 use crate::args;
@@ -14,16 +16,39 @@ use crate::fail::Failure;
 use crate::models;
 use crate::output::{LARGEST_JSON, say, say_json};
 
+/// What is planned: a network with its weights, or the card of one without.
+enum Network {
+    Card(Card, Graph),
+    Model(Model),
+}
+
+impl Network {
+    fn card(&self) -> &Card {
+        match self {
+            Self::Card(card, _) => card,
+            Self::Model(model) => model.card(),
+        }
+    }
+
+    fn plan(&self, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Plan, PlanError> {
+        match self {
+            Self::Card(_, graph) => Plan::of_graph(graph, extent, caps, options),
+            Self::Model(model) => Plan::new(model, extent, caps, options),
+        }
+    }
+}
+
 /// `organum plan`.
 pub(crate) fn run(a: &args::Plan) -> Result<(), Failure> {
-    let (card, graph) = if a.model.extension().is_some_and(|e| e == "json") {
+    let network = if a.model.extension().is_some_and(|e| e == "json") {
         let text = read_text(&a.model, LARGEST_JSON)
             .map_err(|e| Failure { code: 4, message: format!("cannot read {}: {e}", a.model.display()) })?;
-        organum::model::architecture(&text)?
+        let (card, graph) = organum::model::architecture(&text)?;
+        Network::Card(card, graph)
     } else {
-        let model = models::network(&a.model, a.allow_non_finite)?;
-        (model.card().clone(), model.graph().clone())
+        Network::Model(models::network(&a.model, a.allow_non_finite)?)
     };
+    let card = network.card();
     let caps = match a.caps.as_str() {
         "default" => DeviceCaps::default(),
         "desktop" => DeviceCaps::desktop(),
@@ -43,15 +68,15 @@ pub(crate) fn run(a: &args::Plan) -> Result<(), Failure> {
     if let Some(bytes) = a.memory {
         options = options.with_budget(bytes);
     }
-    organum::plan::check_extent(a.extent, &card)?;
+    organum::plan::check_extent(a.extent, card)?;
     if a.table {
-        return table(&graph, a.extent, &caps, &options);
+        return table(&network, a.extent, &caps, &options);
     }
-    let plan = Plan::of_graph(&graph, a.extent, &caps, &options)?;
+    let plan = network.plan(a.extent, &caps, &options)?;
     if let Some(path) = &a.plot {
         crate::plot::occupancy(plan.occupancy(), path)?;
     }
-    let host = host_plan(a, (&card, &graph), &caps, &options)?;
+    let host = host_plan(a, &network, &caps, &options)?;
     if a.json {
         let mut told = serde_json::to_value(plan.report()).map_err(|e| Failure::internal(e.to_string()))?;
         told["host_memory"] = json!(host);
@@ -66,7 +91,8 @@ pub(crate) fn run(a: &args::Plan) -> Result<(), Failure> {
 
 /// The host's memory of a segmentation whose scan has the extent and the grid of the network's input;
 /// in windows where the card says so.
-fn host_plan(a: &args::Plan, (card, graph): (&Card, &Graph), caps: &DeviceCaps, options: &PlanOptions) -> Result<HostPlan, Failure> {
+fn host_plan(a: &args::Plan, network: &Network, caps: &DeviceCaps, options: &PlanOptions) -> Result<HostPlan, Failure> {
+    let card = network.card();
     let (classes, scan) = (card.classes(), 4 * u64::from(card.in_channels()) * a.extent.voxels());
     let bytes = [scan, scan, 3 * scan];
     let (needs, extent, options) = if card.mode() == Mode::Window {
@@ -80,7 +106,7 @@ fn host_plan(a: &args::Plan, (card, graph): (&Card, &Graph), caps: &DeviceCaps, 
     let session = |memory: Option<u64>| {
         let mut options = options.clone();
         options.budget = memory;
-        Ok(Plan::of_graph(graph, extent, caps, &options)?.report().clone())
+        Ok(network.plan(extent, caps, &options)?.report().clone())
     };
     let on_host = a.caps == "host";
     Ok(match a.host.host_memory {
@@ -94,7 +120,7 @@ const BUDGETS: [Option<u64>; 7] =
     [None, Some(16_000_000_000), Some(8_000_000_000), Some(4_000_000_000), Some(2_000_000_000), Some(1_000_000_000), Some(500_000_000)];
 
 /// `organum plan --table`: Markdown, all figures planned.
-fn table(graph: &Graph, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<(), Failure> {
+fn table(network: &Network, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<(), Failure> {
     say("| budget | precision | device bytes, planned | to the host and back | work |");
     say("|---|---|---|---|---|");
     for precision in [Elem::F16, Elem::F32] {
@@ -102,7 +128,7 @@ fn table(graph: &Graph, extent: Extent, caps: &DeviceCaps, options: &PlanOptions
             let mut options = options.clone().with_precision(precision);
             options.budget = budget;
             let asked = budget.map_or_else(|| "none".to_owned(), |b| format!("{} GB", decimal(b)));
-            match Plan::of_graph(graph, extent, caps, &options) {
+            match network.plan(extent, caps, &options) {
                 Ok(plan) => {
                     let r = plan.report();
                     let once = (r.flops - r.recomputed_flops).max(1);
