@@ -151,6 +151,9 @@ error_type! {
         Tensors,
         /// A tensor that the network uses holds NaN or infinite values; the message names it.
         NonFinite,
+        /// An ONNX graph has an operation or an attribute that is not read; [`LoadError::node`] is the
+        /// node, and the message says what to do.
+        Unsupported,
     }
 }
 

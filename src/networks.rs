@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 #[cfg(feature = "archives")]
 use crate::archive::Unpacked;
 use crate::error::{LoadError, LoadErrorKind};
-use crate::model::{Checkpoint, InputSpec, Model};
+use crate::model::{Checkpoint, CheckpointFormat, InputSpec, Model};
 use crate::monai::Bundle;
 use crate::nnunet::{self, Folder};
 use crate::scan::Filter;
@@ -92,16 +92,18 @@ impl LoadOptions {
     }
 }
 
-/// A warning that names the tensors beside a network.
+/// A warning that names the tensors beside a network, or the outputs besides the first of an ONNX file.
 #[must_use]
 pub fn aside(checkpoint: &Checkpoint) -> Option<Warning> {
     const MOST: usize = 6;
-    if checkpoint.card().is_some() {
+    let onnx = checkpoint.format() == CheckpointFormat::Onnx;
+    if checkpoint.card().is_some() && !onnx {
         return None;
     }
     let names = checkpoint.left_aside();
+    let what = if onnx { "outputs besides the first" } else { "tensors beside the network" };
     let more = if names.len() > MOST { ", .." } else { "" };
-    let text = format!("{} tensors beside the network are left aside: {}{more}", names.len(), names[..names.len().min(MOST)].join(", "));
+    let text = format!("{} {what} are left aside: {}{more}", names.len(), names[..names.len().min(MOST)].join(", "));
     (!names.is_empty()).then(|| Warning::new(WarningKind::Pipeline, text))
 }
 

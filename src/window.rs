@@ -212,7 +212,8 @@ impl Windows {
     /// As [`Plan::new`].
     pub fn plan(&self, model: &Model, channels: u32, labels: bool, caps: &DeviceCaps, options: &PlanOptions) -> Result<Plan, PlanError> {
         check_extent(self.tile, model.card())?;
-        self.plan_graph(&model.graph_with(&options.taps), model.card().classes(), (channels, labels), caps, options)
+        let graph = model.graph_for(self.tile, &options.taps)?;
+        self.plan_graph(&graph, model.card().classes(), (channels, labels), caps, options)
     }
 
     /// The same of a graph without weights, that makes scores of so many classes: channels of the scan, and whether labels

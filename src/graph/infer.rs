@@ -6,7 +6,7 @@ use crate::kernels::{Load, Scope, channel_stats};
 use crate::shape::{Extent, Map};
 
 /// The map that an operation makes of its inputs; `extent` is that of the network's input.
-pub(super) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
+pub(crate) fn infer_node(op: &Op, inputs: &[Map], extent: Extent) -> Result<Map, String> {
     let arity = match op {
         Op::Input { .. } | Op::InputAgain { .. } | Op::Parameter(_) => 0..=0,
         Op::Conv(c) | Op::HeadArgmax(c) => {

@@ -17,8 +17,7 @@ mod position;
 mod resample;
 mod tokens;
 
-use infer::infer_node;
-pub(crate) use infer::scale_scope;
+pub(crate) use infer::{infer_node, scale_scope};
 
 pub use attention::{Attention, Deformable, KeyMask, RelativeBias, WindowAttention};
 pub use combine::Combine;

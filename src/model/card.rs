@@ -295,8 +295,25 @@ impl Card {
 
     /// Parses and checks a card.
     pub(super) fn parse(json: &str) -> Result<Self, LoadError> {
-        let bad = |message: String| LoadError::new(LoadErrorKind::Card, message);
-        let card: Self = serde_json::from_str(json).map_err(|e| bad("the card is not what it should be".into()).caused_by(e))?;
+        Self::read(json)?.validated()
+    }
+
+    /// The same of a card whose network was built otherwise than of the card.
+    pub(super) fn parse_built(json: &str, built: &Built) -> Result<Self, LoadError> {
+        let mut card = Self::read(json)?;
+        card.know(built);
+        card.expects.check(&card).map_err(|e| LoadError::new(LoadErrorKind::Card, format!("the card's expects: {e}")))?;
+        card.validated()
+    }
+
+    fn read(json: &str) -> Result<Self, LoadError> {
+        let not_one = |e| LoadError::new(LoadErrorKind::Card, "the card is not what it should be").caused_by(e);
+        serde_json::from_str(json).map_err(not_one)
+    }
+
+    /// The card, if what it says goes together.
+    fn validated(self) -> Result<Self, LoadError> {
+        let (card, bad) = (self, |message: String| LoadError::new(LoadErrorKind::Card, message));
         match card.input.resample.as_deref() {
             None | Some("linear") => {}
             Some(other) => return Err(bad(format!("the card asks for {other:?} resampling; this version has: linear"))),
@@ -353,7 +370,7 @@ impl Card {
             return Err(bad(format!("the card's inference.mirror {axes:?} is not some of the axes 0, 1, 2")));
         }
         if inference.mode == Some(Mode::Slices) {
-            card.clone().build()?;
+            card.facts()?;
             card.slice().map_err(|e| bad(format!("the card's inference.mode is slices: {e}")))?;
         }
         Ok(card)

@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::{LoadError, LoadErrorKind};
+use serde_json::{Value, json};
+
+use crate::error::{LoadError, LoadErrorKind, PlanError, PlanErrorKind};
 use crate::graph::pass::{self, Applied};
-use crate::graph::{BatchNorm, Graph, KeyMask, NodeId, Norm, Op, Parameter, PositionalEncoding, RunInputs, WindowAttention};
+use crate::graph::{BatchNorm, Graph, GraphError, KeyMask, NodeId, Norm, Op, Parameter, PositionalEncoding, RunInputs, WindowAttention};
 use crate::kernels::{pack_window_constant, position_add};
 use crate::scan::Filter;
-use crate::shape::Map;
+use crate::shape::{Extent, Map};
 
 mod architecture;
 mod attention_unet;
@@ -27,6 +29,7 @@ mod layers;
 mod layout;
 mod monai_parts;
 mod monai_unet;
+mod onnx;
 mod pack;
 mod plain_conv_unet;
 mod residual_encoder_unet;
@@ -91,6 +94,8 @@ pub struct Model {
     applied: Applied,
     weights: Arc<Weights>,
     tolerance: Tolerance,
+    /// The ONNX file that the graph was made of, and is made of anew for other extents.
+    onnx: Option<Arc<onnx::Source>>,
 }
 
 impl Model {
@@ -199,7 +204,7 @@ impl Model {
         &self.raw
     }
 
-    fn with(self, key: &str, value: serde_json::Value) -> Result<Self, LoadError> {
+    fn with(self, key: &str, value: Value) -> Result<Self, LoadError> {
         let Self { mut card, weights, .. } = self;
         if card.architecture != FineConfig::NAME {
             let text = format!("the architecture {} has no volume tokens", card.architecture);
@@ -227,7 +232,7 @@ impl Model {
         let Built { graph: raw, tolerance, .. } = built;
         let (graph, applied) = pass::optimise(&raw, &[]);
         weights.check(&graph.parameters(), &raw.parameters(), &tolerance)?;
-        Ok(Self { card, raw, graph, applied, weights, tolerance })
+        Ok(Self { card, raw, graph, applied, weights, tolerance, onnx: None })
     }
 
     /// The model, if all values of the tensors that it uses are finite.
@@ -239,8 +244,13 @@ impl Model {
     /// Writes a model file: the tensors as they are, under the reference implementation's names, and the card.
     ///
     /// # Errors
-    /// When the file cannot be written; what was written of it stays.
+    /// When the file cannot be written, what was written of it stays; and for the network of an
+    /// ONNX file.
     pub fn save(&self, path: impl AsRef<Path>) -> std::io::Result<()> {
+        if self.onnx.is_some() {
+            let text = "an ONNX file is a model as it is, and its graph is kept in no other; put a card beside it";
+            return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, text));
+        }
         self.weights.save(&serde_json::to_string(&self.card)?, path.as_ref())
     }
 
@@ -254,6 +264,47 @@ impl Model {
     #[must_use]
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// The network of an ONNX file; `card` is the JSON of what it takes and gives, without
+    /// architecture and config.
+    fn of_onnx(source: onnx::Source, card: serde_json::Map<String, Value>) -> Result<Self, LoadError> {
+        let (built, weights, classes) = source.network()?;
+        let mut card = card;
+        card.insert("architecture".into(), onnx::ARCHITECTURE.into());
+        card.insert("config".into(), json!({ "in_channels": source.channels(), "classes": classes }));
+        let card = Card::parse_built(&Value::Object(card).to_string(), &built)?;
+        let model = Self::of(card, built, Arc::new(weights))?;
+        Ok(Self { onnx: Some(Arc::new(source)), ..model })
+    }
+
+    /// The graph after folding and fusing for an input of one extent: that of an ONNX file may be
+    /// another for each, as extents are numbers in it; all others have one graph.
+    ///
+    /// # Errors
+    /// When an ONNX file does not take the extent.
+    pub fn graph_at(&self, extent: Extent) -> Result<Cow<'_, Graph>, PlanError> {
+        self.graph_for(extent, &[])
+    }
+
+    /// The same with the values of these nodes stored; see [`Model::graph_with`].
+    pub(crate) fn graph_for(&self, extent: Extent, taps: &[String]) -> Result<Cow<'_, Graph>, PlanError> {
+        let Some(source) = &self.onnx else { return Ok(self.graph_with(taps)) };
+        let refused = |e: GraphError| PlanError::new(PlanErrorKind::Extent, format!("{} on an input of {extent}", e.message)).at(e.node);
+        let raw = source.graph(extent).map_err(refused)?;
+        if raw == self.raw {
+            return Ok(self.graph_with(taps));
+        }
+        let keep: Vec<NodeId> = taps.iter().filter_map(|tap| raw.find(tap)).collect();
+        let (graph, _) = pass::optimise(&raw, &keep);
+        let other = graph.parameters().into_iter().find(|(name, shape)| self.weights.shape(name) != Some(shape));
+        if let Some((name, shape)) = other {
+            let text = format!(
+                "the weights {name} are of shape {shape:?} on an input of {extent}, which the file does not have: it fits one extent"
+            );
+            return Err(PlanError::new(PlanErrorKind::Extent, text));
+        }
+        Ok(Cow::Owned(graph))
     }
 
     /// The graph in which the values of these nodes are stored: where a pass took one away, folding and fusing stop short of it.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use safetensors::tensor::{TensorInfo, TensorView};
@@ -51,7 +52,8 @@ impl Default for Tolerance {
 /// The tensors of a model file or checkpoint.
 #[derive(Debug)]
 pub struct Weights {
-    bytes: Bytes,
+    /// The file, and those beside it.
+    files: Arc<[Bytes]>,
     tensors: BTreeMap<String, Stored>,
     /// What a safetensors file says beside its tensors; the card is one of its keys.
     metadata: HashMap<String, String>,
@@ -70,6 +72,8 @@ pub(super) struct Stored {
 pub(super) enum Place {
     /// In the file.
     File(Range<usize>),
+    /// In a file beside it, by its number from 1 on.
+    Beside(usize, Range<usize>),
     /// Here, as the file has them in another order.
     Held(Vec<u8>),
 }
@@ -77,7 +81,7 @@ pub(super) enum Place {
 impl Place {
     fn len(&self) -> usize {
         match self {
-            Self::File(range) => range.len(),
+            Self::File(range) | Self::Beside(_, range) => range.len(),
             Self::Held(bytes) => bytes.len(),
         }
     }
@@ -150,19 +154,20 @@ impl Weights {
             data: Place::File(header + 8 + info.data_offsets.0..header + 8 + info.data_offsets.1),
         };
         let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, stored(info))).collect();
-        Ok(Self { bytes, tensors, metadata: said })
+        Ok(Self { files: Arc::new([bytes]), tensors, metadata: said })
     }
 
-    /// Tensors of a file of another format.
-    pub(super) fn of_tensors(bytes: Bytes, tensors: BTreeMap<String, Stored>) -> Self {
-        Self { bytes, tensors, metadata: HashMap::new() }
+    /// Tensors of a file of another format, or of several, the first first.
+    pub(super) fn of_tensors(files: impl Into<Arc<[Bytes]>>, tensors: BTreeMap<String, Stored>) -> Self {
+        Self { files: files.into(), tensors, metadata: HashMap::new() }
     }
 
     /// Bytes of memory that the file takes, and tensors beside it.
     pub(super) fn held(&self) -> u64 {
-        let file = if matches!(self.bytes.0, Cow::Owned(_)) { self.bytes.get().len() } else { 0 };
+        let owned = |file: &&Bytes| matches!(file.0, Cow::Owned(_));
+        let files: usize = self.files.iter().filter(owned).map(|file| file.get().len()).sum();
         let tensors = self.tensors.values().map(|t| if matches!(t.data, Place::Held(_)) { t.data.len() } else { 0 });
-        (file + tensors.sum::<usize>()) as u64
+        (files + tensors.sum::<usize>()) as u64
     }
 
     /// The card's JSON, if the file holds one.
@@ -221,7 +226,8 @@ impl Weights {
     /// A tensor's bytes in row-major order, little-endian.
     pub(super) fn data(&self, name: &str) -> Option<&[u8]> {
         match &self.tensors.get(name)?.data {
-            Place::File(range) => self.bytes.get().get(range.clone()),
+            Place::File(range) => self.files.first()?.get().get(range.clone()),
+            Place::Beside(file, range) => self.files.get(*file)?.get().get(range.clone()),
             Place::Held(bytes) => Some(bytes),
         }
     }
@@ -447,7 +453,7 @@ fn is_float(dtype: Dtype) -> bool {
 }
 
 /// Elements of a tensor of floats, or of signed integers, as f64; `None` for other types.
-fn floats_of(dtype: Dtype, data: &[u8]) -> Option<Vec<f64>> {
+pub(super) fn floats_of(dtype: Dtype, data: &[u8]) -> Option<Vec<f64>> {
     fn each<const N: usize>(data: &[u8], f: impl Fn([u8; N]) -> f64) -> Vec<f64> {
         data.as_chunks::<N>().0.iter().map(|&b| f(b)).collect()
     }

@@ -136,7 +136,8 @@ impl Plan {
     /// device's limits rule the network out.
     pub fn new(model: &Model, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Self, PlanError> {
         check_extent(extent, model.card())?;
-        Self::of_graph(&model.graph_with(&options.taps), extent, caps, options)
+        let graph = model.graph_for(extent, &options.taps)?;
+        Self::of_graph(&graph, extent, caps, options)
     }
 
     /// Plans a graph without weights: what `organum plan` and tests need.
@@ -199,7 +200,8 @@ impl Planner {
     /// As [`Plan::new`], but for the budget.
     pub fn new(model: &Model, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Self, PlanError> {
         check_extent(extent, model.card())?;
-        Self::of_graph(&model.graph_with(&options.taps), extent, caps, options)
+        let graph = model.graph_for(extent, &options.taps)?;
+        Self::of_graph(&graph, extent, caps, options)
     }
 
     /// As [`Plan::of_graph`], whatever the options' budget.

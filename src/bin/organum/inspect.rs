@@ -16,6 +16,7 @@ fn found(checkpoint: &Checkpoint) -> Value {
         CheckpointFormat::Safetensors => "safetensors",
         CheckpointFormat::Torch => "torch",
         CheckpointFormat::TorchScript => "torchscript",
+        CheckpointFormat::Onnx => "onnx",
         _ => "other",
     };
     json!({

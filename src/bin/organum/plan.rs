@@ -6,7 +6,7 @@ use organum::export::ExportBytes;
 use organum::graph::Graph;
 use organum::host::read_text;
 use organum::model::Mode;
-use organum::{Card, DeviceCaps, Elem, Extent, HostNeeds, HostPlan, Plan, PlanOptions, Windows, format_bytes};
+use organum::{Card, DeviceCaps, Elem, Extent, HostNeeds, HostPlan, Model, Plan, PlanError, PlanOptions, Windows, format_bytes};
 use serde_json::json;
 
 use crate::args;
@@ -14,16 +14,48 @@ use crate::fail::Failure;
 use crate::models;
 use crate::output::{LARGEST_JSON, say, say_json};
 
+/// What is planned: a network with its weights, or the card of one without.
+enum Network {
+    Card(Card, Graph),
+    Model(Model),
+}
+
+impl Network {
+    fn card(&self) -> &Card {
+        match self {
+            Self::Card(card, _) => card,
+            Self::Model(model) => model.card(),
+        }
+    }
+
+    fn plan(&self, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<Plan, PlanError> {
+        match self {
+            Self::Card(_, graph) => Plan::of_graph(graph, extent, caps, options),
+            Self::Model(model) => Plan::new(model, extent, caps, options),
+        }
+    }
+
+    /// The plan of a session that runs windows, whose labels come back.
+    fn windows(&self, windows: &Windows, caps: &DeviceCaps, options: &PlanOptions) -> Result<Plan, PlanError> {
+        let (channels, classes) = (self.card().in_channels(), self.card().classes());
+        match self {
+            Self::Card(_, graph) => windows.plan_graph(graph, classes, (channels, true), caps, options),
+            Self::Model(model) => windows.plan(model, channels, true, caps, options),
+        }
+    }
+}
+
 /// `organum plan`.
 pub(crate) fn run(a: &args::Plan) -> Result<(), Failure> {
-    let (card, graph) = if a.model.extension().is_some_and(|e| e == "json") {
+    let network = if a.model.extension().is_some_and(|e| e == "json") {
         let text = read_text(&a.model, LARGEST_JSON)
             .map_err(|e| Failure { code: 4, message: format!("cannot read {}: {e}", a.model.display()) })?;
-        organum::model::architecture(&text)?
+        let (card, graph) = organum::model::architecture(&text)?;
+        Network::Card(card, graph)
     } else {
-        let model = models::network(&a.model, &a.which, a.allow_non_finite)?;
-        (model.card().clone(), model.graph().clone())
+        Network::Model(models::network(&a.model, &a.which, a.allow_non_finite)?)
     };
+    let card = network.card();
     let caps = match a.caps.as_str() {
         "default" => DeviceCaps::default(),
         "desktop" => DeviceCaps::desktop(),
@@ -43,15 +75,15 @@ pub(crate) fn run(a: &args::Plan) -> Result<(), Failure> {
     if let Some(bytes) = a.memory {
         options = options.with_budget(bytes);
     }
-    organum::plan::check_extent(a.extent, &card)?;
+    organum::plan::check_extent(a.extent, card)?;
     if a.table {
-        return table(&graph, a.extent, &caps, &options);
+        return table(&network, a.extent, &caps, &options);
     }
-    let plan = Plan::of_graph(&graph, a.extent, &caps, &options)?;
+    let plan = network.plan(a.extent, &caps, &options)?;
     if let Some(path) = &a.plot {
         crate::plot::occupancy(plan.occupancy(), path)?;
     }
-    let host = host_plan(a, (&card, &graph), &caps, &options)?;
+    let host = host_plan(a, &network, &caps, &options)?;
     if a.json {
         let mut told = serde_json::to_value(plan.report()).map_err(|e| Failure::internal(e.to_string()))?;
         told["host_memory"] = json!(host);
@@ -66,7 +98,8 @@ pub(crate) fn run(a: &args::Plan) -> Result<(), Failure> {
 
 /// The host's memory of a segmentation whose scan has the extent and the grid of the network's input;
 /// in windows where the card says so.
-fn host_plan(a: &args::Plan, (card, graph): (&Card, &Graph), caps: &DeviceCaps, options: &PlanOptions) -> Result<HostPlan, Failure> {
+fn host_plan(a: &args::Plan, network: &Network, caps: &DeviceCaps, options: &PlanOptions) -> Result<HostPlan, Failure> {
+    let card = network.card();
     let (classes, scan) = (card.classes(), 4 * u64::from(card.scan_channels()) * a.extent.voxels());
     let bytes = [scan, scan, 3 * scan];
     let windows = (card.mode() == Mode::Window).then(|| Windows::new(card, a.extent)).transpose()?;
@@ -78,8 +111,8 @@ fn host_plan(a: &args::Plan, (card, graph): (&Card, &Graph), caps: &DeviceCaps, 
         let mut options = options.clone();
         options.budget = memory;
         let plan = match &windows {
-            Some(windows) => windows.plan_graph(graph, classes, (card.in_channels(), true), caps, &options)?,
-            None => Plan::of_graph(graph, a.extent, caps, &options)?,
+            Some(windows) => network.windows(windows, caps, &options)?,
+            None => network.plan(a.extent, caps, &options)?,
         };
         Ok(plan.report().clone())
     };
@@ -95,7 +128,7 @@ const BUDGETS: [Option<u64>; 7] =
     [None, Some(16_000_000_000), Some(8_000_000_000), Some(4_000_000_000), Some(2_000_000_000), Some(1_000_000_000), Some(500_000_000)];
 
 /// `organum plan --table`: Markdown, all figures planned.
-fn table(graph: &Graph, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<(), Failure> {
+fn table(network: &Network, extent: Extent, caps: &DeviceCaps, options: &PlanOptions) -> Result<(), Failure> {
     say("| budget | precision | device bytes, planned | to the host and back | work |");
     say("|---|---|---|---|---|");
     for precision in [Elem::F16, Elem::F32] {
@@ -103,7 +136,7 @@ fn table(graph: &Graph, extent: Extent, caps: &DeviceCaps, options: &PlanOptions
             let mut options = options.clone().with_precision(precision);
             options.budget = budget;
             let asked = budget.map_or_else(|| "none".to_owned(), |b| format!("{} GB", decimal(b)));
-            match Plan::of_graph(graph, extent, caps, &options) {
+            match network.plan(extent, caps, &options) {
                 Ok(plan) => {
                     let r = plan.report();
                     let once = (r.flops - r.recomputed_flops).max(1);

@@ -22,6 +22,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::infer::{self, Guess, Shapes};
+use super::onnx::{self, Source};
 use super::weights::{Bytes, Place, Stored, Weights};
 use super::{Card, Model};
 use crate::error::{LoadError, LoadErrorKind};
@@ -45,6 +46,8 @@ pub enum CheckpointFormat {
     Torch,
     /// What torch.jit.save writes; its tensors are read, its code is not.
     TorchScript,
+    /// An ONNX file: the graph with its weights.
+    Onnx,
 }
 
 /// A file of tensors that may lack a card.
@@ -60,6 +63,8 @@ pub struct Checkpoint {
     order: Vec<String>,
     /// What nnU-Net says beside the tensors.
     told: Map<String, Value>,
+    /// The graph of an ONNX file.
+    onnx: Option<Source>,
 }
 
 /// Keys beside the tensors that are read: nnU-Net's. Of a safetensors file they are keys of its
@@ -131,12 +136,14 @@ impl Found {
     /// The checkpoint whose bytes these are.
     fn checkpoint(self, bytes: Bytes, format: CheckpointFormat) -> Checkpoint {
         let Self { stored, order, wrapper, prefix, told } = self;
-        Checkpoint { weights: Weights::of_tensors(bytes, stored), format, wrapper, prefix, non_finite: false, order, told }
+        Checkpoint { weights: Weights::of_tensors([bytes], stored), format, wrapper, prefix, non_finite: false, order, told, onnx: None }
     }
 }
 
 impl Checkpoint {
-    /// Reads a safetensors file or a PyTorch checkpoint (.pth, .pt, .ckpt, .model), whatever it is called.
+    /// Reads a safetensors file, a PyTorch checkpoint (.pth, .pt, .ckpt, .model) or an ONNX file,
+    /// whatever it is called. The card of `net.onnx` may lie beside it, as `net.card.json` or
+    /// `net.json`.
     ///
     /// # Errors
     /// When the file is missing, damaged, of another format, or holds no tensors.
@@ -151,8 +158,13 @@ impl Checkpoint {
     /// As [`Checkpoint::open`], or when there are no tensors under that key.
     pub fn open_under(path: impl AsRef<Path>, key: Option<&str>) -> Result<Self, LoadError> {
         let path = path.as_ref();
-        Self::read(Bytes::read(path)?, key)
-            .map_err(|e| LoadError::new(e.kind(), format!("{} is not a model file", path.display())).caused_by(e))
+        let bytes = Bytes::read(path)?;
+        if onnx::is_one(bytes.get()) {
+            let source = Source::open(bytes, path);
+            let named = |e: LoadError| LoadError::new(e.kind(), format!("{} is not a model file", path.display())).caused_by(e);
+            return Self::of_onnx(source.map_err(named)?, key);
+        }
+        Self::read(bytes, key).map_err(|e| LoadError::new(e.kind(), format!("{} is not a model file", path.display())).caused_by(e))
     }
 
     /// The same from bytes in memory.
@@ -164,7 +176,20 @@ impl Checkpoint {
         Self::read(bytes.into(), None)
     }
 
+    fn of_onnx(source: Source, key: Option<&str>) -> Result<Self, LoadError> {
+        if let Some(key) = key {
+            let text = format!("an ONNX file holds one network, and none under {key:.80}");
+            return Err(LoadError::new(LoadErrorKind::NotFound, text));
+        }
+        let found = Found { stored: BTreeMap::new(), order: Vec::new(), wrapper: Vec::new(), prefix: String::new(), told: Map::new() };
+        let checkpoint = found.checkpoint(Cow::Borrowed(&[][..]).into(), CheckpointFormat::Onnx);
+        Ok(Self { weights: source.weights(), onnx: Some(source), ..checkpoint })
+    }
+
     fn read(bytes: Bytes, key: Option<&str>) -> Result<Self, LoadError> {
+        if onnx::is_one(bytes.get()) {
+            return Self::of_onnx(Source::read(bytes, None)?, key);
+        }
         if legacy::is_one(bytes.get()) {
             let (pickle, entries) = legacy::read(bytes.get()).map_err(format_error)?;
             let (found, left) = Found::of(&pickle, &tensor::Archive { entries: &entries, folder: "" }, bytes.get(), key, "")?;
@@ -192,6 +217,7 @@ impl Checkpoint {
             non_finite: false,
             order: Vec::new(),
             told,
+            onnx: None,
         };
         found.part(key)
     }
@@ -265,7 +291,7 @@ impl Checkpoint {
     /// The JSON of the card in the file, if there is one.
     #[must_use]
     pub fn card(&self) -> Option<&str> {
-        self.weights.card()
+        self.onnx.as_ref().map_or_else(|| self.weights.card(), Source::card)
     }
 
     /// Architecture and config as JSON (`{"architecture":"..","config":{..}}`), as far as names and shapes tell them.
@@ -297,6 +323,11 @@ impl Checkpoint {
             Ok(_) => Err(bad("the card is no JSON object")),
             Err(e) => Err(bad("the card is not what it should be").caused_by(e)),
         };
+        if let Some(source) = self.onnx.take() {
+            let mut card = source.card().map(object).transpose()?.unwrap_or_default();
+            card.append(&mut given.map(object).transpose()?.unwrap_or_default());
+            return Model::of_onnx(source, card);
+        }
         let Some(given) = given else {
             return match self.card() {
                 Some(card) => {
@@ -407,9 +438,12 @@ impl Checkpoint {
     }
 
     /// The names of the tensors that are beside the network, if one is told: of losses, metrics or
-    /// averages.
+    /// averages. Of an ONNX file those of the outputs besides the first.
     #[must_use]
     pub fn left_aside(&self) -> Vec<String> {
+        if let Some(source) = &self.onnx {
+            return source.left_aside().to_vec();
+        }
         let Ok(Some(told)) = self.guess(None) else { return Vec::new() };
         self.beside(&told).map(str::to_owned).collect()
     }
