@@ -268,13 +268,16 @@ fn refusal(bytes: Vec<u8>) -> (LoadErrorKind, String, String) {
     (e.kind(), e.node().unwrap_or_default().to_owned(), e.to_string())
 }
 
+/// A node, the weights beside it, and what the refusal says.
+type Refused<'a> = (Vec<u8>, Vec<Vec<u8>>, &'a str);
+
 #[test]
 fn what_is_not_read_is_refused_by_the_name_of_the_node() {
     let kernel = || tensor("w", &[1, 1, 3, 3, 3], &[0.5; 27]);
     let pool = |attributes: &[Vec<u8>]| node("MaxPool", &["x"], &["y"], attributes);
     let threes = ints_attribute("kernel_shape", &[3, 3, 3]);
     let minus = u64::MAX;
-    let cases: Vec<(Vec<u8>, Vec<Vec<u8>>, &str)> = vec![
+    let cases: Vec<Refused<'_>> = vec![
         (node("GridSample", &["x", "x"], &["y"], &[]), vec![], "does not read"),
         (node("Relu", &["z"], &["y"], &[]), vec![], "no node before it makes"),
         (node("Relu", &[], &["y"], &[]), vec![], "does not read"),

@@ -113,8 +113,9 @@ impl Translator<'_> {
         }
         let signed = |n: u32| i32::try_from(n).map_err(|_| "has a padding beyond 31 bits".to_owned());
         let mut shift = [Shift::NONE; 3];
-        for axis in 0..3 {
-            shift[axis] = Shift::Pad { before: signed(window.padding[0][axis])?, after: signed(window.padding[1][axis])? };
+        for (axis, shift) in shift.iter_mut().enumerate() {
+            let [before, after] = window.padding.map(|side| signed(side[axis]));
+            *shift = Shift::Pad { before: before?, after: after? };
         }
         Ok((self.emit(&format!("{name}.pad"), Op::Shift(shift), &[node])?, [0; 3]))
     }
@@ -190,9 +191,9 @@ impl Translator<'_> {
             Needed::Tensor(weights)
         } else {
             let (narrow_kernel, dilation) = (kernel.map(|n| n as usize), window.dilation.map(|n| n as usize));
-            for axis in 0..3 {
-                let wide = (u64::from(kernel[axis]) - 1) * u64::from(window.dilation[axis]) + 1;
-                kernel[axis] = u32::try_from(wide).map_err(|_| "has a kernel beyond 32-bit extents")?;
+            for (size, step) in kernel.iter_mut().zip(window.dilation) {
+                let wide = (u64::from(*size) - 1) * u64::from(step) + 1;
+                *size = u32::try_from(wide).map_err(|_| "has a kernel beyond 32-bit extents")?;
             }
             shape.extend(kernel[if self.flat { 1 } else { 0 }..].iter().map(|&n| n as usize));
             fold::count(&shape)?;
@@ -218,9 +219,9 @@ impl Translator<'_> {
         if before != after {
             let rest = |side: [u32; 3], axis: usize| i32::try_from(side[axis] - padding[axis]).map(|n| -n);
             let mut shift = [Shift::NONE; 3];
-            for axis in 0..3 {
-                let [before, after] = [rest(before, axis), rest(after, axis)].map(|n| n.map_err(|_| "has pads beyond 31 bits"));
-                shift[axis] = Shift::Pad { before: before?, after: after? };
+            for (axis, shift) in shift.iter_mut().enumerate() {
+                let [before, after] = [before, after].map(|side| rest(side, axis).map_err(|_| "has pads beyond 31 bits"));
+                *shift = Shift::Pad { before: before?, after: after? };
             }
             id = self.emit(&format!("{}.crop", node.name), Op::Shift(shift), &[id])?;
         }

@@ -243,7 +243,7 @@ impl Translator<'_> {
                 let half = self.affine_of(x.node).is_some_and(|a| a.scale.iter().all(|&s| s == 0.5) && a.shift.iter().all(|&t| t == 0.0));
                 let own = x.node == part.of.node && x.dims == part.of.dims;
                 let halved = half && self.input_of(x.node) == Some(part.of.node) && x.dims == part.of.dims;
-                if !own && !(halved && stage == Stage::OneMore) {
+                if !(own || halved && stage == Stage::OneMore) {
                     return Err(odd());
                 }
                 let made = self.activated(&node.name, &part.of.clone(), Activation::Gelu)?;
