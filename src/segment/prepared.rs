@@ -55,8 +55,8 @@ pub(super) type Restored = (Volume<u16>, Option<Probabilities>);
 /// What takes the class scores of a prepared scan plane by plane, and makes labels of them.
 #[derive(Debug)]
 pub(super) enum Export {
-    Spline(SplineExport),
-    Inverse(InverseExport),
+    Spline(Box<SplineExport>),
+    Inverse(Box<InverseExport>),
 }
 
 impl Export {
@@ -202,9 +202,9 @@ impl PreparedScan {
             Back::Direct(_) => None,
             Back::Spline(case) => {
                 let options = SplineExportOptions { folds, ..case.export_options(probabilities) };
-                Some(Export::Spline(SplineExport::new(case, self.classes, options)))
+                Some(Export::Spline(Box::new(SplineExport::new(case, self.classes, options))))
             }
-            Back::Inverse(case) => Some(Export::Inverse(InverseExport::new(case, self.classes, probabilities))),
+            Back::Inverse(case) => Some(Export::Inverse(Box::new(InverseExport::new(case, self.classes, probabilities)))),
         }
     }
 
