@@ -163,7 +163,7 @@ fn attention_equals_torch() {
         let expected = weights.floats(&format!("{name}.output")).expect("it is there");
         let data: Vec<f32> = weights.floats(&format!("{name}.input")).expect("it is there").iter().map(|&v| v as f32).collect();
         let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
-        let model = Model { card, raw, graph, applied, weights: weights.into(), tolerance: Tolerance::default() };
+        let model = Model { card, raw, graph, applied, weights: weights.into(), tolerance: Tolerance::default(), onnx: None };
         for (depth, device) in [(1, None), (16, None), (1, engine.as_ref()), (16, engine.as_ref())] {
             let options = PlanOptions::default().with_output(OutputMode::Logits).with_slab_depth(depth);
             let caps = device.map_or_else(DeviceCaps::host, |engine| engine.caps().clone());
@@ -255,7 +255,7 @@ fn what_does_not_fit_is_refused() {
     (op.shape.heads, op.shape.qk_channels, op.shape.v_channels, op.shape.first) = (1, 132, 132, [0; 3]);
     wide.add("wide", Op::WindowAttention(op), &[x, x]);
     let error = Plan::of_graph(&wide, extent, &DeviceCaps::host(), &PlanOptions::default()).expect_err("too wide a head");
-    assert_eq!((error.kind(), error.node()), (crate::PlanErrorKind::Unsupported, Some("wide")));
+    assert_eq!((error.kind(), error.node()), (PlanErrorKind::Unsupported, Some("wide")));
 }
 
 #[test]
@@ -274,6 +274,7 @@ fn an_index_must_point_into_its_table() {
         applied: Applied::default(),
         weights: weights.into(),
         tolerance: Tolerance::default(),
+        onnx: None,
     };
     op.shape.first = [0, 0, 10];
     assert!(model.window_constant(&op).is_ok());

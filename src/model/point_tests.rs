@@ -74,7 +74,8 @@ fn layer_norms_prelus_and_softmax_equal_torch() {
             let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
             let weights = Weights::from_bytes(bytes.clone().into()).expect("they are safetensors");
             let nodes = graph.nodes().len();
-            let model = Model { card, raw: raw.clone(), graph, applied, weights: weights.into(), tolerance: Tolerance::default() };
+            let model =
+                Model { card, raw: raw.clone(), graph, applied, weights: weights.into(), tolerance: Tolerance::default(), onnx: None };
             for (depth, device) in [(1, None), (16, None), (1, engine.as_ref()), (16, engine.as_ref())] {
                 let caps = device.map_or_else(DeviceCaps::host, |engine| engine.caps().clone());
                 let options = PlanOptions::default().with_output(OutputMode::Logits).with_slab_depth(depth);

@@ -59,7 +59,7 @@ fn model(op: Op, channels: u32) -> Model {
     let weights = Weights::from_bytes(bytes.into()).expect("it is one");
     let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
     let (raw, (graph, applied)) = (graph.clone(), pass::optimise(&graph, &[]));
-    Model { card, raw, graph, applied, weights: weights.into(), tolerance: Tolerance::default() }
+    Model { card, raw, graph, applied, weights: weights.into(), tolerance: Tolerance::default(), onnx: None }
 }
 
 #[test]
@@ -144,6 +144,7 @@ fn convolutions_through_resampling_have_the_bits_of_the_stored() {
                     applied: Applied::default(),
                     weights: weights.into(),
                     tolerance: Tolerance::default(),
+                    onnx: None,
                 };
                 let options = PlanOptions::default().with_output(OutputMode::Logits).with_slab_depth(depth).with_precision(elem);
                 let caps = engine.map_or_else(DeviceCaps::host, |engine| engine.caps().clone());

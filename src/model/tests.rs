@@ -104,7 +104,7 @@ pub(super) fn compare(name: &str, weights: Weights, graph: Graph, applied: Appli
     let expected = weights.floats(&format!("{name}.output")).expect("it is there");
     let data: Vec<f32> = weights.floats(&format!("{name}.input")).expect("it is there").iter().map(|&v| v as f32).collect();
     let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
-    let model = Model { card, raw: graph.clone(), graph, applied, weights: weights.into(), tolerance: Tolerance::default() };
+    let model = Model { card, raw: graph.clone(), graph, applied, weights: weights.into(), tolerance: Tolerance::default(), onnx: None };
     let (mut most, mut whole): (f64, Vec<f32>) = (0.0, Vec::new());
     let runs = [None, engine].into_iter().take(1 + usize::from(engine.is_some())).flat_map(|on| [(16, on), (1, on)]);
     for (depth, device) in runs {
@@ -137,7 +137,7 @@ fn statistics_leave_the_device_in_f32() {
     let bytes = weights::random(r#"{"architecture": "none", "config": {}}"#, &[], 1).expect("it is a file");
     let weights = Weights::from_bytes(bytes.into()).expect("it is one");
     let card = Card::parse(r#"{"architecture": "none", "config": {}}"#).expect("it is a card");
-    let model = Model { card, raw: graph.clone(), graph, applied, weights: weights.into(), tolerance: Tolerance::default() };
+    let model = Model { card, raw: graph.clone(), graph, applied, weights: weights.into(), tolerance: Tolerance::default(), onnx: None };
     let extent = Extent::new(2, 10, 5);
     // 100 voxels a channel, 1 to 100 beyond what f16 tells from its neighbours
     let data: Vec<f32> = (0..300u16).map(|i| f32::from(i % 100 + 1)).collect();
