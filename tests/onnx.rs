@@ -164,6 +164,25 @@ fn a_card_lies_beside_the_file_or_in_it() -> Outcome {
     Ok(())
 }
 
+#[cfg(feature = "cli")]
+#[test]
+fn commands_take_the_file() -> Outcome {
+    let organum = |args: &[&str]| std::process::Command::new(env!("CARGO_BIN_EXE_organum")).args(args).output();
+    let lost = tempfile::tempdir()?;
+    let (net, made) = (folder().join("resenc.onnx"), lost.path().join("m.safetensors"));
+    let (net, made) = (net.to_str().ok_or("a name")?, made.to_str().ok_or("a name")?);
+    let told = organum(&["convert", net, "--output", made])?;
+    assert_eq!(told.status.code(), Some(4), "{told:?}");
+    assert!(String::from_utf8_lossy(&told.stderr).contains("put a card beside it"), "{told:?}");
+    assert!(!Path::new(made).exists());
+    let told = organum(&["inspect", net, "--json"])?;
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+    assert_eq!((&told["checkpoint"]["format"], &told["stride"]), (&"onnx".into(), &serde_json::json!([1, 2, 2])));
+    assert_eq!(organum(&["plan", "--model", net, "--extent", "7x8x10"])?.status.code(), Some(0));
+    assert_eq!(organum(&["plan", "--model", net, "--extent", "7x8x9"])?.status.code(), Some(3));
+    Ok(())
+}
+
 #[test]
 fn extents_that_the_graph_does_not_take_are_refused() -> Outcome {
     let options = PlanOptions::default();

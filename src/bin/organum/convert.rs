@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use organum::host::read_text;
-use organum::model::Checkpoint;
+use organum::model::{Checkpoint, CheckpointFormat};
 use organum::monai::Bundle;
 use organum::nnunet::Folder;
 use organum::volume::write_whole;
@@ -108,6 +108,10 @@ fn read(a: &args::Convert) -> Result<Model, Failure> {
     }
     let mut card = given(a)?;
     let checkpoint = Checkpoint::open_under(&a.source, a.weights.as_deref())?.allow_non_finite(a.allow_non_finite);
+    if checkpoint.format() == CheckpointFormat::Onnx {
+        let text = "is an ONNX file, a model as it is, whose graph is kept in no other; put a card beside it";
+        return Err(Failure { code: 4, message: format!("{} {text}", a.source.display()) });
+    }
     Warnings::new(false).add(aside(&checkpoint).as_slice())?;
     if checkpoint.card().is_none() {
         match Carried::of_part(&a.source, a.weights.as_deref()) {
