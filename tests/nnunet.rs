@@ -283,7 +283,7 @@ fn what_is_not_supported_is_told() {
     told("features_per_stage", &|plans, _| args(plans, "n_stages", json!(9)));
     told("norm_op", &|plans, _| args(plans, "norm_op", json!("torch.nn.GroupNorm")));
     // batch norm runs; these weights are of another network
-    told("missing decoder.stages.0.convs.0.norm.running_mean", &|plans, _| args(plans, "norm_op", json!("torch.nn.BatchNorm3d")));
+    told("missing encoder.stages.0.0.convs.0.norm.running_mean", &|plans, _| args(plans, "norm_op", json!("torch.nn.BatchNorm3d")));
     told("label manager \"OwnManager\"", &|plans, _| plans["label_manager"] = json!("OwnManager"));
     for key in ["nonlin", "conv_op"] {
         told(&format!("{key} = null"), &|plans, _| args(plans, key, Value::Null));
@@ -369,7 +369,7 @@ fn trainers_are_known_or_told() {
         4,
         "nnUNet_Primus_M_Trainer is not supported: its network is Primus",
     );
-    refused(&trained_by(out.path(), Some("nnUNetTrainerBN")), &[], 4, "missing decoder.stages.0.convs.0.norm.running_mean");
+    refused(&trained_by(out.path(), Some("nnUNetTrainerBN")), &[], 4, "missing encoder.stages.0.0.convs.0.norm.running_mean");
 }
 
 #[test]

@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(of(&plane, &[2], 1, 0, Some(2.0)), plane, "a voxel has 2 mm³");
         assert_eq!(of(&plane, &[2], 1, 0, Some(2.1))[11], 0);
         assert_eq!(of(&plane, &[9], 1, 0, None), plane, "of nothing nothing goes");
-        assert_eq!(of(&plane, &[0], 1, 5, None), [1, 0, 2, 2, 5, 1, 0, 0, 1, 0, 0, 2], "the background, too");
+        assert_eq!(of(&plane, &[0], 1, 5, None), [1, 5, 2, 2, 5, 1, 0, 0, 1, 0, 0, 2], "the background, too");
     }
 
     #[test]

@@ -138,6 +138,9 @@ impl Segmenter {
     /// # Errors
     /// [`SegmentError::Option`].
     pub fn check_ensemble(&self, others: &[Self]) -> Result<(), SegmentError> {
+        if others.is_empty() {
+            return Ok(());
+        }
         let refused = |text: String| Err(SegmentError::option("ensemble", text));
         let card = self.model().card();
         for member in std::iter::once(self).chain(others) {

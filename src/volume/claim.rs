@@ -55,7 +55,6 @@ impl Claim {
             return Err(Refused::Nothing);
         }
         let takes = format!(", which take {} bytes ({:.1} GiB)", shown(self.bytes), self.bytes / 1_073_741_824.0);
-        let takes = if self.bytes < READABLE { takes } else { format!(", which take {} bytes", shown(self.bytes)) };
         match available {
             _ if all.is_nan() || all > MOST_VOXELS => Err(Refused::TooLarge(takes)),
             Some(there) if self.bytes.is_nan() || self.bytes > there as f64 => {
@@ -95,6 +94,9 @@ mod tests {
             assert!(matches!(within(voxels, None), Err(Refused::TooLarge(_))), "{voxels:?}");
         }
         assert_eq!(within([65536.0, 32768.0, 1.0], None), Ok(Extent::new(65536, 32768, 1)));
-        assert_eq!(Claim::of([i64::MAX, 1, 1], |n| n).within(None), Err(Refused::TooLarge(", which take 9.22e18 bytes".into())));
+        assert_eq!(
+            Claim::of([i64::MAX, 1, 1], |n| n).within(None),
+            Err(Refused::TooLarge(", which take 9.22e18 bytes (8589934592.0 GiB)".into()))
+        );
     }
 }

@@ -114,15 +114,10 @@ impl<T> Volume<T> {
         Self { affine, ..self }
     }
 
-    /// The grid in words, for messages.
-    pub(crate) fn describe(&self) -> String {
-        let numbers = |v: [f64; 3]| v.map(|x| format!("{x:.4}"));
-        let (s, o) = (numbers(self.spacing).join("x"), numbers(self.affine.origin).join(", "));
-        let unit = |step: [f64; 3], s: f64| step.map(|x| format!("{:.4}", x / s)).join(" ");
-        let lengths = self.affine.spacing();
-        let steps = [0, 1, 2].map(|axis| unit(self.affine.steps[axis], lengths[axis])).join("; ");
-        let (extent, axes) = (self.extent, self.axes);
-        format!("{extent} voxels of {s} mm along {axes}, origin ({o}), directions [{steps}]")
+    /// Extent, spacing, axes and origin, for messages.
+    fn place(&self) -> String {
+        let [[d, h, w], [x, y, z]] = [self.spacing, self.affine.origin].map(|v| v.map(|x| format!("{x:.4}")));
+        format!("{} voxels of {d}x{h}x{w} mm along {} from ({x}, {y}, {z})", self.extent, self.axes)
     }
 
     /// The map from voxel indices to patient coordinates.
@@ -179,10 +174,10 @@ pub(crate) fn same_grid<T, U>(a: &Volume<T>, a_name: &str, b: &Volume<U>, b_name
     Err(VolumeError::new(
         VolumeErrorKind::GridMismatch,
         format!(
-            "the {a_name} ({}) and the {b_name} ({}) lie on different grids ({why}); \
+            "the {a_name} and the {b_name} lie on different grids ({why}): {} and {}; \
              resample one onto the grid of the other first",
-            a.describe(),
-            b.describe()
+            a.place(),
+            b.place()
         ),
     ))
 }

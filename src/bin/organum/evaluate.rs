@@ -41,10 +41,13 @@ pub(crate) fn run(a: &args::Evaluate) -> Result<(), Failure> {
             warnings.add(&read.warnings)?;
             Ok(read.labels)
         };
+        let base = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let both = format!("{} and {}", base(&prediction), base(&reference));
         let (prediction, reference) = (read(&prediction)?, read(&reference)?);
         let scores = evaluate_at(&prediction, &reference, a.tolerance).map_err(|e| {
             let e = Failure::from(e);
-            if folders { Failure { message: format!("{name}: {}", e.message), ..e } } else { e }
+            let which = if folders { &name } else { &both };
+            Failure { message: format!("{which}: {}", e.message), ..e }
         })?;
         cases.push(Case { name, scores });
     }

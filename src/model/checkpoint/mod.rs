@@ -484,8 +484,7 @@ fn complete(guess: &Guess, given: &Map<String, Value>) -> Result<Map<String, Val
         let what: Vec<String> = missing.iter().map(|(key, what)| format!("{key} ({what})")).collect();
         let keys: Vec<String> = missing.iter().map(|(key, _)| format!("\"{key}\": ..")).collect();
         let text = format!(
-            "the model has no card (safetensors metadata under the key \"organum\"); its tensors are those of the architecture {}, but names \
-             and shapes do not tell {}; convert it with --config C.json, where C.json says: {{{}}}",
+            "the model has no card, and the tensors of its {} do not tell {}; convert it with --config C.json, where C.json says: {{{}}}",
             guess.architecture,
             what.join(", "),
             keys.join(", ")
