@@ -226,7 +226,10 @@ fn what_tensors_do_not_tell_is_asked_for() {
         let e = Checkpoint::open(&file).and_then(|c| c.infer()).expect_err("it is not told");
         let list: Vec<String> = keys.iter().map(|key| format!("\"{key}\": ..")).collect();
         assert_eq!(e.kind(), LoadErrorKind::Undetermined, "{name}: {e}");
-        assert!(e.to_string().ends_with(&format!("{{{}}}", list.join(", "))) && e.to_string().contains(default), "{name}: {e}");
+        let told = e.to_string();
+        // questions that do not fit a line are cut in the middle; the keys stand at the end
+        let answers = told.contains(default) || told.contains(" .. ");
+        assert!(told.ends_with(&format!("{{{}}}", list.join(", "))) && answers, "{name}: {told}");
         // answers that no kernel is there for are refused by name, not taken for others
         for (key, value) in [("norm", "layer"), ("activation", "swish")] {
             let told = CASES.iter().find(|(case, _)| *case == name).expect("it is one").1;

@@ -295,7 +295,7 @@ fn what_is_not_supported_is_told() {
     for key in ["norm_op", "norm_op_kwargs"] {
         told("extra decoder.encoder.stages.0.0.convs.0.norm.bias", &|plans, _| args(plans, key, Value::Null));
     }
-    told("extra encoder.stages.0.0.convs.0.conv.bias", &|plans, _| args(plans, "conv_bias", Value::Null));
+    told("extra decoder.encoder.stages.0.0.convs.0.conv.bias", &|plans, _| args(plans, "conv_bias", Value::Null));
     told("squeeze_excitation", &|plans, _| args(plans, "squeeze_excitation", json!(true)));
     told("normalisation", &|plans, _| conf(plans, "normalization_schemes", json!(["OwnNormalization"])));
     told("normalise 2 channels", &|plans, _| conf(plans, "normalization_schemes", json!(["NoNormalization", "NoNormalization"])));
