@@ -14,17 +14,17 @@ use crate::shape::{Elem, Extent};
 /// A sum is the host's, bit by bit: `sum + value * share * weight`, every step rounded.
 #[derive(Clone, Debug)]
 pub struct TileAccumulate {
-    /// Which tile: computed of input that was mirrored, it is turned back.
+    /// The tile: computed of input that was mirrored, it is turned back.
     pub place: TilePlace,
     /// Classes.
     pub channels: u32,
-    /// How voxels weigh; `None` adds the values as they are.
+    /// Rounding of the voxels' weights; `None` adds the values as they are.
     pub weights: Option<TileRounding>,
     /// Factor of all values.
     pub share: f32,
     /// Sums are rounded to 16-bit floats.
     pub rounded: bool,
-    /// What was there is replaced.
+    /// True to replace the accumulator's values instead of adding to them.
     pub fresh: bool,
     /// Storage type of the tile.
     pub elem: Elem,
@@ -36,7 +36,7 @@ pub struct TileAccumulate {
     pub target: Target,
 }
 
-/// How products of weights along the axes become the weight of a voxel.
+/// Rounding and bound of a voxel's weight, a product of weights along the axes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TileRounding {
     /// They are rounded to 16-bit floats.

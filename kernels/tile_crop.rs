@@ -15,7 +15,7 @@ pub struct TilePlace {
     pub whole: Extent,
     /// Planes of the volume that are at hand: plane z lies at z % ring.
     pub ring: u32,
-    /// Where the tile begins along D, H, W, which may be outside of the volume.
+    /// The tile's first voxel along D, H, W, which may be outside of the volume.
     pub origin: [i32; 3],
     /// The tile is mirrored along these axes.
     pub flip: [bool; 3],
@@ -47,7 +47,7 @@ impl TilePlace {
 /// One dispatch. The source is the ring of the scan's planes, `[C][ring][H][W]`, always f32.
 #[derive(Clone, Debug)]
 pub struct TileCrop {
-    /// Which tile.
+    /// The tile.
     pub place: TilePlace,
     /// Channels of the scan; one is repeated to all channels of the network.
     pub channels: u32,
@@ -55,7 +55,7 @@ pub struct TileCrop {
     pub map: Map,
     /// Its storage type.
     pub elem: Elem,
-    /// Where the scan's planes lie.
+    /// Place of the scan's planes.
     pub windows: [Window; 1],
     /// Planes of the tile.
     pub target: Target,

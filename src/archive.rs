@@ -17,7 +17,7 @@ use crate::shape::format_bytes;
 /// Most entries of an archive.
 const MOST_ENTRIES: usize = 1 << 17;
 
-/// What a model may take unpacked: a multiple of the archive, and so many bytes more. Weights hardly
+/// The bound of a model unpacked: a multiple of the archive, and so many bytes more. Weights hardly
 /// shrink when they are compressed.
 const MOST_TIMES: u64 = 8;
 const MOST_MORE: u64 = 64 << 20;
@@ -25,7 +25,7 @@ const MOST_MORE: u64 = 64 << 20;
 /// The most models that a message names.
 const MOST_NAMED: usize = 20;
 
-/// What a bundle is told by.
+/// Names of the config that makes a folder a bundle.
 const CONFIGS: [&str; 3] = ["inference.json", "inference.yaml", "inference.yml"];
 
 /// A model of a zip archive, unpacked into a folder that goes with the last of its clones.
@@ -128,7 +128,7 @@ impl Unpacked {
         Ok(Some(unpacked))
     }
 
-    /// Whether a path leads to or into a file whose name ends in `.zip`.
+    /// True if a path leads to or into a file whose name ends in `.zip`.
     #[must_use]
     pub fn leads_to(path: impl AsRef<Path>) -> bool {
         within(path.as_ref()).is_some()
@@ -218,7 +218,7 @@ fn models(entries: &BTreeMap<PathBuf, usize>) -> BTreeSet<PathBuf> {
     planned.intersection(&trained).cloned().chain(bundles).collect()
 }
 
-/// Whether a path within a model's folder is of use.
+/// True if a path within a model's folder is of use.
 fn belongs(path: &Path) -> bool {
     let folder = parent(path);
     let ends = |endings: &[&str]| endings.iter().any(|ending| named(path).ends_with(ending));

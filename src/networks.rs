@@ -23,9 +23,9 @@ pub struct Networks {
     /// The file, if the model is one.
     file: Option<PathBuf>,
     allow_non_finite: bool,
-    /// What is done to labels in place of what the model's cards say.
+    /// Filters of labels in place of those of the model's cards.
     postprocessing: Option<Vec<Filter>>,
-    /// How they were opened.
+    /// The options that they were opened with.
     options: LoadOptions,
     /// The archive's model, as long as files of it are read.
     #[cfg(feature = "archives")]
@@ -47,7 +47,7 @@ pub struct LoadOptions {
     pub weights: Option<String>,
     /// Whether weights may be NaN or infinite.
     pub allow_non_finite: bool,
-    /// What is done to the labels of an nnU-Net model in the end, as
+    /// Filters of an nnU-Net model's labels in the end, as
     /// [`nnunet::postprocessing`] reads it; none of it where the list is empty. `None` for what a
     /// file beside the model says.
     pub postprocessing: Option<Vec<Filter>>,

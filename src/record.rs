@@ -199,14 +199,14 @@ pub struct WindowSums {
     pub weights: Region,
     /// And their values.
     pub along: Vec<f32>,
-    /// What runs after the passes of a window, where there are several: the mean is added to the sums. Then what finishes a
+    /// Dispatches after the passes of a window, where there are several: the mean is added to the sums. Then those that finish a
     /// plane: the sums become scores, and these labels.
     pub after: Vec<Command>,
     /// A finished plane.
     pub plane: Output,
     /// Type of its scores.
     pub elem: Elem,
-    /// Where it lies.
+    /// Its place.
     pub finished: Region,
 }
 

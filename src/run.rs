@@ -146,7 +146,7 @@ fn channels(recording: &Recording) -> u32 {
 pub(crate) struct Run<'a, 'o> {
     recording: &'a Recording,
     graph: &'a Graph,
-    /// What the network reads, unless the device crops it.
+    /// The network's input, unless the device crops it.
     input: Option<Input<'a>>,
     pass: Option<Pass>,
     /// Operations of one pass.

@@ -247,7 +247,7 @@ async fn perform(memory: &mut Memory, run: Run<'_, '_>, timed: bool) -> Result<V
     }
 }
 
-/// What is wrong with an output of which so many values are not finite; `first` is the first node
+/// The error of an output of which so many values are not finite; `first` is the first node
 /// that makes such values.
 fn not_finite(output: &OutputVolume, first: Option<String>, broken: usize, elem: Elem) -> RunError {
     let hint = match elem {

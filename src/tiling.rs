@@ -79,7 +79,7 @@ impl TileWeights {
         (0..d * h * w).map(move |i| self.at(i / (h * w), i / w % h, i % w))
     }
 
-    /// How products of weights along the axes are rounded and bounded.
+    /// Rounding and bound of products of weights along the axes.
     #[must_use]
     pub const fn rounding(&self) -> TileRounding {
         TileRounding { half: self.half, least: self.least }

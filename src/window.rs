@@ -410,7 +410,7 @@ impl Windows {
         sums.settle(self.image.d as i32, sink)
     }
 
-    /// Whether sums are rounded to 16-bit floats.
+    /// True if sums are rounded to 16-bit floats.
     fn rounds(&self) -> bool {
         self.scheme == Scheme::NnunetV2
     }

@@ -281,7 +281,7 @@ fn file_of(nodes: &[Vec<u8>], tensors: &[Vec<u8>], inputs: &[(&str, &[Option<u64
     [tag(1, 0, &[9]), part(8, &tag(2, 0, &varint(opset))), part(7, &graph.concat())].concat()
 }
 
-/// What a file is refused with: the kind, the node, the message.
+/// The refusal of a file: the kind, the node, the message.
 fn refusal(bytes: Vec<u8>) -> (LoadErrorKind, String, String) {
     let e = Model::from_bytes(bytes).expect_err("it is refused");
     (e.kind(), e.node().unwrap_or_default().to_owned(), e.to_string())

@@ -55,7 +55,7 @@ fn browser() -> Option<&'static str> {
     ["chromium", "chromium-browser", "google-chrome"].into_iter().find(starts)
 }
 
-/// What the page says of itself once a browser has run it: pixels of labels in each plane.
+/// The page's report of itself once a browser has run it: pixels of labels in each plane.
 fn drawn(browser: &str, desk: &Desk, page: &str, fragment: &str) -> Vec<u64> {
     let profile = desk.at("profile");
     let url = format!("file://{page}{fragment}");

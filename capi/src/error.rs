@@ -1,11 +1,11 @@
-//! What went wrong.
+//! Errors, and how calls end.
 
 use std::ffi::{CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate_organum::SegmentError;
 
-/// How a call ended; the numbers are the exit codes of the command line.
+/// The end of a call; the numbers are the exit codes of the command line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum organum_status {

@@ -37,7 +37,7 @@ pub struct organum_volume {
     pub voxels: *const f32,
 }
 
-/// How a volume is segmented. All zeros is a good choice.
+/// Options of a segmentation. All zeros is a good choice.
 #[repr(C)]
 pub struct organum_options {
     /// An index or part of a name of `organum devices`, "gpu", "cpu" or "reference"; null for a
@@ -47,9 +47,9 @@ pub struct organum_options {
     pub memory: u64,
     /// The most bytes of host memory; 0 for no bound.
     pub host_memory: u64,
-    /// Whether activations and weights are 16-bit floats.
+    /// True for activations and weights in 16-bit floats.
     pub half_precision: bool,
-    /// Whether mirror images of windows are left out.
+    /// True to leave mirror images of windows out.
     pub no_mirror: bool,
     /// Called with operations done and operations of the run, on the calling thread; false stops
     /// the run. May be null. It must return: no longjmp, no exception.
@@ -68,7 +68,7 @@ const NONE: organum_options = organum_options {
     user: null_mut(),
 };
 
-/// What a run needs; of one window where the model runs in windows.
+/// Memory and work of a run; of one window where the model runs in windows.
 #[repr(C)]
 pub struct organum_plan {
     /// The voxels along D, H, W that the network runs on.

@@ -19,7 +19,7 @@ use crate::scan::{Scan, shape};
 use crate::segmentation::{Done, Segmentation};
 use crate::watch::{LOOK, watched};
 
-/// What a run is asked for: a dict with all of these keys.
+/// Options of a run: a dict with all of these keys.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct Asked {
@@ -63,7 +63,7 @@ impl Asked {
     }
 }
 
-/// What one call after the other works with.
+/// The state that one call leaves to the next.
 struct State {
     networks: Networks,
     /// The device, and the name by which it was asked for.
@@ -199,7 +199,7 @@ impl Model {
         self.networks.folds().to_vec()
     }
 
-    /// What the results lack of the reference implementation's.
+    /// Warnings of what the results lack of the reference implementation's.
     #[getter]
     fn warnings(&self) -> Vec<String> {
         self.networks.warnings().iter().map(ToString::to_string).collect()

@@ -27,17 +27,17 @@ pub(crate) struct Segmentation {
     report: Value,
 }
 
-/// What a run gave, without the interpreter.
+/// Results of a run, without the interpreter.
 pub(crate) struct Done {
     pub(crate) found: Found,
     pub(crate) probabilities: Option<Volume<f32>>,
     pub(crate) keeps_grid: bool,
     pub(crate) device: Device,
-    /// Whether the model has labels above 255.
+    /// True if the model has labels above 255.
     pub(crate) wide: bool,
 }
 
-/// Where a run's time and memory went; keys are those of the command line's JSON.
+/// Time and memory of a run; keys are those of the command line's JSON.
 fn report(device: &Device, report: &SegmentReport) -> Value {
     let run = &report.run;
     let mut told = json!({
@@ -120,7 +120,7 @@ impl Segmentation {
         self.probabilities.as_ref().map(|maps| maps.clone_ref(py))
     }
 
-    /// Whether the labels lie on the scan's grid.
+    /// True if the labels lie on the scan's grid.
     #[getter]
     fn keeps_grid(&self) -> bool {
         self.keeps_grid

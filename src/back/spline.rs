@@ -32,7 +32,7 @@ pub struct SplineCase {
     pub(super) probable: bool,
     /// The reduction that makes labels of them.
     pub(super) reduction: Reduction,
-    /// What is done to the labels, and the volume of a voxel in mm³.
+    /// Filters of the labels, and the volume of a voxel in mm³.
     pub(super) filters: (Vec<Filtered>, f64),
 }
 

@@ -62,7 +62,7 @@ struct Inner {
     /// Bytes of the buffers that exist, and the most that may.
     allocated: AtomicU64,
     most: u64,
-    /// How many buffers are created until one is refused; 0: none is.
+    /// Number of buffers until one is refused; 0 refuses none.
     refuse: AtomicU64,
 }
 

@@ -176,7 +176,7 @@ impl Bundle {
         network::card(definition.as_ref())
     }
 
-    /// Whether the network merges patches in the order that MONAI had before 1.5, when weights were
+    /// True if the network merges patches in the order that MONAI had before 1.5, when weights were
     /// trained with it.
     fn merged_otherwise(&self, card: &Map<String, Value>) -> Result<bool, LoadError> {
         let config = &card["config"];

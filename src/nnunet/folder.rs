@@ -275,7 +275,7 @@ impl Folder {
         locate::sibling(&path, configuration)
     }
 
-    /// What says that the post-processing that a cross-validation of the model found is not applied.
+    /// A note that the post-processing that a cross-validation of the model found is not applied.
     pub(crate) fn unapplied(&self) -> Option<Warning> {
         let none = postprocessing::beside(&self.path).is_none();
         let file = Some(&self.path).filter(|_| none).and_then(|path| postprocessing::of_validation(path))?;

@@ -16,7 +16,7 @@ pub(super) fn has_plans(folder: &Path) -> bool {
     folder.join("plans.pkl").is_file() || folder.join("plans.json").is_file()
 }
 
-/// Whether a folder holds plans and the folder of a fold, as those of cross-validated ensembles do
+/// True if a folder holds plans and the folder of a fold, as those of cross-validated ensembles do
 /// not.
 fn is_trained(folder: &Path) -> bool {
     let fold = |name: &str| name == "all" || name.starts_with("fold_");

@@ -31,7 +31,7 @@ pub struct Pipeline {
     /// above 1/2, the later ones over the earlier ones; `None` where classes exclude each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regions: Option<Vec<u16>>,
-    /// What is done to labels in the end: nnU-Net's post-processing.
+    /// Filters of labels in the end: nnU-Net's post-processing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub postprocessing: Vec<Filter>,
     /// The labels that the network of a cascade's second stage takes beside the scan.

@@ -1,4 +1,4 @@
-//! What nnU-Net does to labels in the end, read of `postprocessing.pkl` or `postprocessing.json`.
+//! nnU-Net's post-processing of labels, read of `postprocessing.pkl` or `postprocessing.json`.
 //!
 //! Source: `nnunetv2.postprocessing.remove_connected_components` of nnunetv2 2.8.1 and
 //! `nnunet.postprocessing.connected_components` of nnunet 1.7.1.

@@ -195,7 +195,7 @@ fn dispatch(call: Call, bindings: Vec<Region>, node: NodeId) -> Command {
     Command::Dispatch { call: Box::new(call), bindings, node }
 }
 
-/// Whether the device can run all dispatches.
+/// True if the device can run all dispatches.
 fn fits(recording: &Recording, caps: &DeviceCaps) -> bool {
     recording.dispatches().all(|(call, regions)| call.workgroups(caps).is_ok() && regions.iter().all(|r| r.size <= caps.max_binding))
 }
@@ -209,7 +209,7 @@ impl Plan {
 }
 
 impl Report {
-    /// Whether a run does no more work and moves no more to the host and back than another.
+    /// True if a run does no more work and moves no more to the host and back than another.
     pub(crate) fn is_as_fast_as(&self, other: &Self) -> bool {
         self.flops <= other.flops && self.spilled_bytes <= other.spilled_bytes && self.fetched_bytes <= other.fetched_bytes
     }

@@ -1,4 +1,4 @@
-//! What lasts through the passes of windows, and what each of them changes.
+//! The state of a run through the passes of windows, and what each of them changes.
 
 use std::collections::VecDeque;
 
@@ -15,7 +15,7 @@ pub(crate) fn plane_tag(recording: &Recording, z: u32) -> u32 {
 /// A pass of the network over a window that is cropped on the device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pass {
-    /// Where the window begins along D, H, W.
+    /// The window's first voxel along D, H, W.
     pub(crate) origin: [i32; 3],
     /// It is mirrored along these axes.
     pub(crate) flip: [bool; 3],
@@ -47,7 +47,7 @@ impl Pass {
     }
 }
 
-/// What lasts through one run, or through all passes of windows.
+/// The state of one run, or of all passes of windows.
 #[derive(Debug)]
 pub(crate) struct Flight<'o> {
     pub(super) options: RunOptions<'o>,
@@ -57,7 +57,7 @@ pub(crate) struct Flight<'o> {
     pub(super) passes: u64,
     /// Operations of the passes before this one.
     pub(super) before: u64,
-    /// What each dispatch writes is looked through: the run ends with [`RunErrorKind::NonFinite`]
+    /// True to look through what each dispatch writes: the run ends with [`RunErrorKind::NonFinite`]
     /// at the first node whose values are not finite.
     pub(super) traced: bool,
 }

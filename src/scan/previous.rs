@@ -34,7 +34,7 @@ pub struct PreviousStage {
 }
 
 impl PreviousStage {
-    /// How many channels they become.
+    /// Number of channels that they become.
     pub(super) fn added(&self) -> u32 {
         u32::try_from(self.labels.len()).unwrap_or(u32::MAX)
     }

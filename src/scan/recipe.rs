@@ -270,7 +270,7 @@ impl Recipe {
         })
     }
 
-    /// How many of the network's channels are those of a previous stage.
+    /// Number of the network's channels that are those of a previous stage.
     pub(crate) fn added(&self) -> u32 {
         self.previous().map_or(0, PreviousStage::added)
     }

@@ -33,7 +33,7 @@ pub struct Runner {
     kept: Option<(Key, Session)>,
 }
 
-/// What a session is planned for.
+/// The work that a session is planned for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Planned<'a> {
     /// Runs on an input of this extent.
@@ -137,7 +137,7 @@ pub(crate) enum Done {
 }
 
 impl Work<'_> {
-    /// What its session is planned for, if results that are not finite are allowed or not: the device tells them from
+    /// The work that its session is planned for, if results that are not finite are allowed or not: the device tells them from
     /// others, but has no labels for them.
     fn planned(&self, non_finite: bool) -> Planned<'_> {
         match self {

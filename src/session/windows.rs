@@ -15,7 +15,7 @@ impl Session {
         }
     }
 
-    /// Whether labels of windows leave the device.
+    /// True if labels of windows leave the device.
     pub(crate) fn sums_labels(&self) -> bool {
         self.plan.recording().windows.as_ref().is_some_and(|windows| windows.plane.kind == OutputKind::Labels)
     }

@@ -32,7 +32,7 @@ const LONGEST_PX: f64 = 2048.0;
 const GAP: usize = 8;
 /// Pixels across the colour bar.
 const BAR: usize = 10;
-/// How much of the scan the least and the greatest attention cover.
+/// The share of the scan that the least and the greatest attention cover.
 const VEIL: [f32; 2] = [0.15, 0.75];
 
 /// An RGB picture.

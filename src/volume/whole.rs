@@ -17,14 +17,14 @@ const LOCK: &str = "lock";
 /// end the process meanwhile.
 const DELAY: &str = "ORGANUM_TEST_WRITE_DELAY_MS";
 
-/// What this process writes.
+/// The files that this process writes.
 #[derive(Default)]
 struct Writing {
     /// Folders of files that are not whole yet.
     folders: BTreeSet<PathBuf>,
     /// Folders that were looked through for what ended processes left.
     swept: BTreeSet<PathBuf>,
-    /// Whether no file may appear any more.
+    /// True once no file may appear any more.
     stopped: bool,
 }
 

@@ -11,7 +11,7 @@ use crate::run::{Cancel, Flight, Pass, RunOptions};
 use crate::session::{Session, check_finite};
 use crate::transfer::{Input, OutputData, OutputVolume};
 
-/// What takes finished planes.
+/// A taker of finished planes.
 pub(super) enum Planes<'a> {
     /// Labels, `[D][H][W]`.
     Labels(&'a mut Vec<u16>),

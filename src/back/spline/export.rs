@@ -53,7 +53,7 @@ pub struct SplineExport {
     next: usize,
     stream: Option<LabelStream>,
     waiting: Option<Scores>,
-    /// What is done to the labels, and the volume of a voxel in mm³.
+    /// Filters of the labels, and the volume of a voxel in mm³.
     filters: (Vec<Filtered>, f64),
 }
 

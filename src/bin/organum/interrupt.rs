@@ -17,9 +17,9 @@ const PATIENCE: Duration = Duration::from_millis(400);
 /// The time from the end of a run to that of the program.
 const CLOSING: Duration = Duration::from_millis(100);
 
-/// Whether something runs that looks at the handle.
+/// True while something runs that looks at the handle.
 static RUNNING: AtomicBool = AtomicBool::new(false);
-/// Whether it was said that the command was cancelled.
+/// True once the command was said to be cancelled.
 static SAID: AtomicBool = AtomicBool::new(false);
 
 /// The handle that Ctrl-C raises. A process has one handler: all its runs share a handle.

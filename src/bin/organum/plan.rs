@@ -14,7 +14,7 @@ use crate::fail::Failure;
 use crate::models;
 use crate::output::{LARGEST_JSON, say, say_json};
 
-/// What is planned: a network with its weights, or the card of one without.
+/// A network to plan: with its weights, or the card of one without.
 enum Network {
     Card(Card, Graph),
     Model(Model),

@@ -31,7 +31,7 @@ fn told(warnings: &[Warning]) -> Vec<String> {
     warnings.iter().map(ToString::to_string).collect()
 }
 
-/// What a report tells of a segmentation.
+/// Facts and warnings of a segmentation for a report.
 pub(crate) fn text(outputs: &Outputs, result: &Segmentation, segmenter: &Segmenter) -> ReportText {
     let run = &result.report.run;
     let mut facts = hashed("input", &outputs.inputs);

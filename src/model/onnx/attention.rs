@@ -25,7 +25,7 @@ pub(super) struct Scores {
     softmax: bool,
 }
 
-/// What is added to the scores of tokens that are neighbours in a rolled map alone.
+/// The number added to the scores of tokens that are neighbours in a rolled map alone.
 const HIDDEN: f32 = -100.0;
 
 impl Scores {

@@ -68,7 +68,7 @@ pub(super) struct Source {
     /// Outputs besides the first.
     others: Vec<String>,
     channels: u32,
-    /// Whether it is a network of images.
+    /// True for a network of images.
     flat: bool,
     /// The extents along D, H, W that the file fixes.
     fixed: [Option<u32>; 3],
@@ -76,7 +76,7 @@ pub(super) struct Source {
     card: Option<String>,
 }
 
-/// What an ONNX file takes and gives.
+/// Input and output of an ONNX file.
 #[derive(Clone, Copy, Debug)]
 struct Extents {
     /// One that it takes.
@@ -93,7 +93,7 @@ fn unsupported(e: GraphError) -> LoadError {
     LoadError::new(LoadErrorKind::Unsupported, e.message).at(e.node)
 }
 
-/// Whether bytes are those of an ONNX file: the version comes first, and no other format that is
+/// True if bytes are those of an ONNX file: the version comes first, and no other format that is
 /// read begins so.
 pub(super) fn is_one(bytes: &[u8]) -> bool {
     bytes.first() == Some(&proto::FIRST_BYTE)
@@ -151,7 +151,7 @@ impl Source {
         Ok(Self { files, nodes: read, constants, uses, input, output, others, channels, flat, fixed, card })
     }
 
-    /// How often a value is read, the graph's outputs included.
+    /// Number of times that a value is read, the graph's outputs included.
     fn uses(&self, name: &str) -> usize {
         self.uses.get(name).copied().unwrap_or(0)
     }

@@ -10,7 +10,7 @@ use super::view::{C, Part, View};
 use crate::graph::{Conv, Norm, Op};
 use crate::kernels::Activation;
 
-/// What a norm adds to the variance if it says nothing else.
+/// The epsilon of a norm that names none.
 const EPS: f32 = 1e-5;
 
 /// A part of a norm that is written out: over some axes of a value.
@@ -19,7 +19,7 @@ pub(super) struct Statistic {
     kind: Kind,
     of: View,
     axes: Vec<usize>,
-    /// Whether the axes stay as axes of one.
+    /// True if the axes stay as axes of one.
     kept: bool,
     eps: f64,
 }
@@ -43,7 +43,7 @@ impl Statistic {
         Value::Statistic(Self { kind, ..self.clone() })
     }
 
-    /// Whether another is of the same value.
+    /// True if another is of the same value.
     fn goes_with(&self, other: &Self) -> bool {
         self.is_of(&other.of) && self.axes == other.axes
     }

@@ -9,7 +9,7 @@ use super::wire::{Field, Items, Part};
 /// The version that ONNX files begin with; the field's number and type are its first byte.
 pub(super) const FIRST_BYTE: u8 = 8;
 
-/// What is read of `ModelProto`.
+/// The fields read of `ModelProto`.
 #[derive(Debug, Default)]
 pub(super) struct ModelProto {
     pub graph: GraphProto,
@@ -19,7 +19,7 @@ pub(super) struct ModelProto {
     pub opset: i64,
 }
 
-/// What is read of `GraphProto`.
+/// The fields read of `GraphProto`.
 #[derive(Debug, Default)]
 pub(super) struct GraphProto {
     pub nodes: Vec<NodeProto>,
@@ -68,7 +68,7 @@ pub(super) struct TensorProto {
     pub dims: Vec<i64>,
     pub kind: i64,
     pub values: Values,
-    /// Where the values lie outside the file, by `location`, `offset`, `length`.
+    /// Place of the values outside the file, by `location`, `offset`, `length`.
     pub external: BTreeMap<String, String>,
 }
 

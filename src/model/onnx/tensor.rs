@@ -97,7 +97,7 @@ fn dtype(kind: i64) -> Option<(Dtype, bool)> {
     })
 }
 
-/// Whether ONNX's number of a type is one of floats.
+/// True if ONNX's number of a type is one of floats.
 pub(super) fn is_float(kind: i64) -> Option<bool> {
     dtype(kind).map(|(_, float)| float)
 }

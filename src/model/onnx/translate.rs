@@ -21,7 +21,7 @@ use crate::shape::{Extent, Map};
 /// Most elements of all constants that are computed.
 const MOST_ELEMENTS: usize = 1 << 28;
 
-/// What a name of the ONNX graph stands for.
+/// The value that a name of the ONNX graph stands for.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Constant(Arc<Tensor>),
@@ -62,7 +62,7 @@ pub(super) struct Translator<'a> {
     graph: Graph,
     maps: Vec<Map>,
     extent: Extent,
-    /// Whether it is a network of images, each plane one of its own.
+    /// True for a network of images, each plane one of its own.
     pub flat: bool,
     values: HashMap<&'a str, Value>,
     /// Of norms and of scalings.
@@ -221,7 +221,7 @@ impl<'a> Translator<'a> {
         self.graph.node(id).inputs.first().copied()
     }
 
-    /// What a norm or a scaling scales and adds.
+    /// Scale and shift of a norm or a scaling.
     pub(super) fn affine_of(&self, id: NodeId) -> Option<&Affine> {
         self.affines.get(&id)
     }

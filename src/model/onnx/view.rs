@@ -27,12 +27,12 @@ pub(super) struct View {
     pub dims: Vec<Vec<Part>>,
     /// The first place of each axis of the map.
     pub first: [usize; 4],
-    /// What the elements are multiplied by.
+    /// Factor of the elements.
     pub gain: f64,
     /// Voxels along D, H, W by which the map is rolled before anything is taken of it, as
     /// `torch.roll` by minus them.
     pub roll: [i32; 3],
-    /// Whether nothing else reads the map.
+    /// True if nothing else reads the map.
     pub alone: bool,
 }
 
@@ -80,19 +80,19 @@ impl View {
         self.shape().iter().product()
     }
 
-    /// Whether it is all of its map, and nothing is to be done to it but an order of axes.
+    /// True if it is all of its map, and nothing is to be done to it but an order of axes.
     pub(super) fn is_whole(&self, map: Map) -> bool {
         let n = sizes(map);
         let covered = |axis: usize| self.parts(axis).map(|part| part.size).product::<usize>() == n[axis];
         self.first == [0; 4] && self.gain == 1.0 && (0..4).all(covered)
     }
 
-    /// Whether it is its map as an image.
+    /// True if it is its map as an image.
     pub(super) fn is_image(&self, map: Map, flat: bool) -> bool {
         self.roll == [0; 3] && self.is_whole(map) && self.dims == Self::image(self.node, map, flat).dims
     }
 
-    /// Whether an axis of the value is all channels of the map, in order.
+    /// True if an axis of the value is all channels of the map, in order.
     pub(super) fn is_channels(&self, dim: usize, map: Map) -> bool {
         self.first[C] == 0 && self.dims.get(dim) == Some(&whole(C, map.channels as usize))
     }
@@ -179,7 +179,7 @@ impl View {
         Some(shift)
     }
 
-    /// Whether the places of an axis of the map are neighbours.
+    /// True if the places of an axis of the map are neighbours.
     pub(super) fn is_dense(&self, axis: usize) -> bool {
         let mut parts: Vec<Part> = self.parts(axis).filter(|part| part.size > 1).collect();
         parts.sort_by_key(|part| part.step);

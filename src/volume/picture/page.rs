@@ -77,7 +77,7 @@ fn entries(labels: &Volume<u16>, legend: &Legend) -> Vec<(u16, String)> {
 struct Montage<'a> {
     scene: Scene<'a>,
     plane: Plane,
-    /// Where the slices cut, along the shown axis.
+    /// Places of the slices along the shown axis.
     cuts: Vec<usize>,
     across: usize,
 }

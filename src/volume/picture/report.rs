@@ -17,14 +17,14 @@ const LONGEST: f64 = 320.0;
 /// Slices across an axis, at most.
 const SLICES: usize = 32;
 
-/// What a report tells beside the scan and its labels.
+/// The text of a report beside the scan and its labels.
 #[derive(Clone, Debug, Default)]
 pub struct ReportText {
     /// The heading.
     pub title: String,
     /// Warnings, a paragraph each.
     pub warnings: Vec<String>,
-    /// How the labels were made: names and values.
+    /// Facts of how the labels were made: names and values.
     pub facts: Vec<(String, String)>,
 }
 

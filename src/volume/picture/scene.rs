@@ -7,7 +7,7 @@ use crate::volume::orient::{Axes, Direction, View};
 use crate::volume::resample::{Tap, source_position};
 use crate::volume::{Volume, VolumeError};
 
-/// How much of the scan a label's inside covers.
+/// The share of the scan that a label's inside covers.
 const FILL: f32 = 0.35;
 /// Pixels a voxel from which outlines are two pixels wide.
 const BOLD_FROM: usize = 4;
@@ -15,7 +15,7 @@ const BOLD_FROM: usize = 4;
 /// The axes in which rows run down and columns run right in every plane.
 const SHOWN: [Direction; 3] = [Direction::Inferior, Direction::Posterior, Direction::Left];
 
-/// Which shown axes a plane's rows and columns follow, and which it cuts.
+/// The shown axes of a plane's rows and columns, and the one that it cuts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plane {
     pub(super) rows: usize,
@@ -85,7 +85,7 @@ impl<'a> Scene<'a> {
         (self.pixels[plane.columns], self.pixels[plane.rows])
     }
 
-    /// Where a plane cuts the patient, such as `R 26.3`, in mm; on an oblique grid where the voxel
+    /// The place where a plane cuts the patient, such as `R 26.3`, in mm; on an oblique grid where the voxel
     /// that all three planes share lies.
     pub(super) fn place(&self, plane: Plane) -> String {
         let axis = SHOWN[plane.cuts].world_axis();

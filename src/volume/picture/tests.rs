@@ -11,7 +11,7 @@ fn volume<T: Copy>(extent: Extent, fill: T) -> Result<Volume<T>, VolumeError> {
     Volume::new(1, extent, [3.0, 2.0, 1.0], "SAR".parse()?, vec![fill; voxels])
 }
 
-/// Where the label's colour lies in the picture: mean column and row within a panel.
+/// Place of the label's colour in the picture: mean column and row within a panel.
 fn middle(picture: &Picture, columns: std::ops::Range<usize>, rows: usize) -> Option<(usize, usize)> {
     let mut found = Vec::new();
     for y in 0..rows {

@@ -27,7 +27,7 @@ pub(super) fn cut(text: &str, letters: usize) -> String {
     text.chars().take(letters.saturating_sub(2)).chain("..".chars()).collect()
 }
 
-/// How much of a pixel of a text, given by its column and row, is ink: from 0 to 1. Letters that
+/// The share of ink in a pixel of a text, given by its column and row: from 0 to 1. Letters that
 /// the font lacks are question marks.
 fn ink(text: &[char], x: usize, y: usize) -> f32 {
     let step = get_raster_width(WEIGHT, SIZE);

@@ -23,6 +23,7 @@ pub(crate) struct Man {
     pub(crate) folder: PathBuf,
 }
 
+/// A scan and its labels, as they are drawn.
 #[derive(Debug, Args)]
 pub(crate) struct Picture {
     /// Scan of any format that is read
