@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// How a call ended; the numbers are the exit codes of the command line.
+// The end of a call; the numbers are the exit codes of the command line.
 typedef enum organum_status {
   // Done.
   ORGANUM_OK = 0,
@@ -48,7 +48,7 @@ typedef struct organum_label {
   double ml;
 } organum_label;
 
-// What a run needs; of one window where the model runs in windows.
+// Memory and work of a run; of one window where the model runs in windows.
 typedef struct organum_plan {
   // The voxels along D, H, W that the network runs on.
   uint32_t extent[3];
@@ -77,7 +77,7 @@ typedef struct organum_volume {
   const float *voxels;
 } organum_volume;
 
-// How a volume is segmented. All zeros is a good choice.
+// Options of a segmentation. All zeros is a good choice.
 typedef struct organum_options {
   // An index or part of a name of `organum devices`, "gpu", "cpu" or "reference"; null for a
   // hardware GPU if there is one, else the host.
@@ -86,9 +86,9 @@ typedef struct organum_options {
   uint64_t memory;
   // The most bytes of host memory; 0 for no bound.
   uint64_t host_memory;
-  // Whether activations and weights are 16-bit floats.
+  // True for activations and weights in 16-bit floats.
   bool half_precision;
-  // Whether mirror images of windows are left out.
+  // True to leave mirror images of windows out.
   bool no_mirror;
   // Called with operations done and operations of the run, on the calling thread; false stops
   // the run. May be null. It must return: no longjmp, no exception.
@@ -103,141 +103,6 @@ extern "C" {
 
 // The version of organum.
 const char *organum_version(void);
-
-// The text of an error, UTF-8 on one line; it lives as long as the error.
-//
-// # Safety
-// `error` is one that a function gave.
-const char *organum_error_message(const struct organum_error *error);
-
-// The stage and kind of an error in snake case, such as `plan.budget`; it lives as long as the
-// error.
-//
-// # Safety
-// `error` is one that a function gave.
-const char *organum_error_kind(const struct organum_error *error);
-
-// The smallest budget in bytes that works, for the kinds `plan.budget` and `plan.host_budget`,
-// else 0.
-//
-// # Safety
-// `error` is one that a function gave.
-uint64_t organum_error_smallest_budget(const struct organum_error *error);
-
-// Frees an error; null is left alone.
-//
-// # Safety
-// `error` is null or one that a function gave, and is not used again.
-void organum_error_free(struct organum_error *error);
-
-// The label of each voxel, C order; it lives as long as the labels.
-//
-// # Safety
-// `labels` are those that a function gave.
-const uint16_t *organum_labels_voxels(const struct organum_labels *labels);
-
-// Channels C, D, H, W of the voxels. C is 1; where labels may overlap there is a mask of each
-// class.
-//
-// # Safety
-// `labels` are those that a function gave; `shape` has room for four numbers.
-void organum_labels_shape(const struct organum_labels *labels, uint32_t *shape);
-
-// The number of classes but the background.
-//
-// # Safety
-// `labels` are those that a function gave.
-size_t organum_labels_classes(const struct organum_labels *labels);
-
-// The class at an index below [`organum_labels_classes`]; false, and nothing is written, where
-// there is none.
-//
-// # Safety
-// `labels` are those that a function gave; `label` has room.
-bool organum_labels_class(const struct organum_labels *labels,
-                          size_t index,
-                          struct organum_label *label);
-
-// The number of warnings of model, volume and labels.
-//
-// # Safety
-// `labels` are those that a function gave.
-size_t organum_labels_warnings(const struct organum_labels *labels);
-
-// The text of the warning at an index, or null where there is none; it lives as long as the
-// labels.
-//
-// # Safety
-// `labels` are those that a function gave.
-const char *organum_labels_warning(const struct organum_labels *labels, size_t index);
-
-// Frees labels; null is left alone.
-//
-// # Safety
-// `labels` are null or those that a function gave, and are not used again.
-void organum_labels_free(struct organum_labels *labels);
-
-// Opens a model file, a PyTorch checkpoint, an nnU-Net folder or a MONAI bundle, whose path is
-// UTF-8. No code of a file is run.
-//
-// # Safety
-// `path` is a text; `model` has room for a pointer; `error` is null or has room for one.
-enum organum_status organum_open(const char *path,
-                                 struct organum_model **model,
-                                 struct organum_error **error);
-
-// The number of channels that a volume must have.
-//
-// # Safety
-// `model` is one that was opened.
-uint32_t organum_model_channels(const struct organum_model *model);
-
-// Frees a model, and what it holds of the device; null is left alone.
-//
-// # Safety
-// `model` is null or one that was opened, and is not used again.
-void organum_model_free(struct organum_model *model);
-
-// Plans a run over `extent` voxels along D, H, W, as the network is given them, within `memory`
-// bytes of a device with the limits that every WebGPU device has; 0 for no bound. No device is
-// opened.
-//
-// # Safety
-// `model` is one that was opened; `extent` are three numbers; `plan` has room; `error` is null or
-// has room for a pointer.
-enum organum_status organum_plan_run(const struct organum_model *model,
-                                     const uint32_t *extent,
-                                     uint64_t memory,
-                                     struct organum_plan *plan,
-                                     struct organum_error **error);
-
-// Segments a volume; the labels lie on its grid. The session stays open for the next volume of the
-// same extent, until the model is freed or another device is asked for.
-//
-// # Safety
-// `model` is one that was opened; `volume` and what it names are there; `options` is null or its
-// texts and callback are there; `labels` has room for a pointer; `error` is null or has room for
-// one.
-enum organum_status organum_segment(struct organum_model *model,
-                                    const struct organum_volume *volume,
-                                    const struct organum_options *options,
-                                    struct organum_labels **labels,
-                                    struct organum_error **error);
-
-// Segments the scan in a file (NIfTI, NRRD, MetaImage, MGH, a DICOM folder) and writes the labels
-// to `output`, on the scan's grid and with their names: `.nii`, `.nii.gz`, `.nrrd`, `.seg.nrrd`,
-// `.mha`; `.dcm` where the scan is DICOM. The file appears whole or not at all. Gives the labels,
-// too, unless `labels` is null.
-//
-// # Safety
-// `model` is one that was opened; `scan` and `output` are texts; `options` is null or its texts
-// and callback are there; `labels` and `error` are null or have room for a pointer.
-enum organum_status organum_segment_file(struct organum_model *model,
-                                         const char *scan,
-                                         const char *output,
-                                         const struct organum_options *options,
-                                         struct organum_labels **labels,
-                                         struct organum_error **error);
 
 // The text of an error, UTF-8 on one line; it lives as long as the error.
 //

@@ -7,10 +7,8 @@ use std::path::Path;
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let config = cbindgen::Config::from_file(folder.join("cbindgen.toml"))?;
-    let mut builder = cbindgen::Builder::new().with_config(config);
-    for name in ["lib.rs", "error.rs", "labels.rs", "model.rs"] {
-        builder = builder.with_src(folder.join("src").join(name));
-    }
+    // its modules are found from there
+    let builder = cbindgen::Builder::new().with_config(config).with_src(folder.join("src/lib.rs"));
     let mut made = Vec::new();
     builder.generate()?.write(&mut made);
     let file = folder.join("include/organum.h");
